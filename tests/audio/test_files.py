@@ -1,0 +1,333 @@
+"""Reading and writing recordings, including bad ones."""
+
+import pickle
+
+import numpy as np
+import pytest
+import soundfile
+
+from uap_jax.audio import files
+
+RATE_HZ = 16000
+
+
+def sine(rate_hz, *, frequency_hz=440.0, num_samples=None, amplitude=0.5):
+    time_s = np.arange(num_samples or rate_hz) / rate_hz
+    return (amplitude * np.sin(2 * np.pi * frequency_hz * time_s)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("subtype", "tolerance"),
+    [
+        ("PCM_U8", 2**-7),
+        ("PCM_16", 2**-15),
+        ("PCM_24", 2**-23),
+        ("PCM_32", 2**-23),
+        ("FLOAT", 0.0),
+        ("DOUBLE", 0.0),
+    ],
+)
+def test_reads_wav_of_every_depth(tmp_path, subtype, tolerance):
+    path, expected = tmp_path / "a.wav", sine(RATE_HZ)
+    soundfile.write(path, expected, RATE_HZ, subtype=subtype)
+    waveform = files.read_audio(path, sample_rate_hz=RATE_HZ)
+    assert waveform.dtype == np.float32
+    np.testing.assert_allclose(waveform, expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("name", "tolerance"), [("a.flac", 2**-15), ("a.ogg", 0.05), ("a.mp3", 0.05)]
+)
+def test_reads_compressed_formats(tmp_path, name, tolerance):
+    path, expected = tmp_path / name, sine(RATE_HZ)
+    soundfile.write(path, expected, RATE_HZ)
+    waveform = files.read_audio(path, sample_rate_hz=RATE_HZ)
+    assert waveform.shape == expected.shape
+    np.testing.assert_allclose(
+        waveform[1000:-1000], expected[1000:-1000], atol=tolerance
+    )
+
+
+def test_averages_channels(tmp_path):
+    path, left = tmp_path / "stereo.wav", sine(RATE_HZ)
+    right = sine(RATE_HZ, frequency_hz=1000)
+    soundfile.write(path, np.stack([left, right], axis=1), RATE_HZ, subtype="FLOAT")
+    waveform = files.read_audio(path, sample_rate_hz=RATE_HZ)
+    np.testing.assert_allclose(waveform, (left + right) / 2, atol=1e-7)
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 44100, 96000])
+def test_resamples_to_the_same_sound(tmp_path, rate_hz):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, sine(rate_hz), rate_hz, subtype="FLOAT")
+    waveform = files.read_audio(path, sample_rate_hz=RATE_HZ)
+    assert waveform.shape == (RATE_HZ,)
+    expected = sine(RATE_HZ)
+    np.testing.assert_allclose(waveform[500:-500], expected[500:-500], atol=1e-3)
+
+
+def test_resampling_removes_what_the_lower_rate_cannot_hold(tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, sine(96000, frequency_hz=12000), 96000, subtype="FLOAT")
+    waveform = files.read_audio(path, sample_rate_hz=RATE_HZ)
+    assert np.abs(waveform[500:-500]).max() < 1e-3
+
+
+def test_reads_long_files_by_blocks(tmp_path, monkeypatch):
+    path, expected = tmp_path / "a.flac", sine(RATE_HZ, num_samples=3000)
+    soundfile.write(path, expected, RATE_HZ)
+    whole = files.read_audio(path, sample_rate_hz=RATE_HZ)
+    for block in (999, 1000, 1500):
+        monkeypatch.setattr(files, "_BLOCK_FRAMES", block)
+        waveform = files.read_audio(path, sample_rate_hz=RATE_HZ)
+        np.testing.assert_array_equal(waveform, whole)
+
+
+def test_keeps_float_samples_beyond_full_scale(tmp_path):
+    path, loud = tmp_path / "loud.wav", sine(RATE_HZ, amplitude=3.0)
+    soundfile.write(path, loud, RATE_HZ, subtype="FLOAT")
+    waveform = files.read_audio(path, sample_rate_hz=RATE_HZ)
+    np.testing.assert_array_equal(waveform, loud)
+    assert files.to_pcm16(waveform).max() == 32767
+
+
+def test_num_samples_cuts_and_pads_the_end(tmp_path):
+    path, whole = tmp_path / "a.wav", sine(RATE_HZ, num_samples=1000)
+    soundfile.write(path, whole, RATE_HZ, subtype="FLOAT")
+    cut = files.read_audio(path, sample_rate_hz=RATE_HZ, num_samples=600)
+    padded = files.read_audio(path, sample_rate_hz=RATE_HZ, num_samples=1600)
+    np.testing.assert_array_equal(cut, whole[:600])
+    np.testing.assert_array_equal(padded, np.append(whole, np.zeros(600)))
+    assert padded.dtype == np.float32
+
+
+def test_name_that_is_not_utf8(tmp_path):
+    path = tmp_path / "caf\udce9.wav"
+    files.write_wav(path, sine(RATE_HZ), sample_rate_hz=RATE_HZ)
+    assert len(files.read_audio(path, sample_rate_hz=RATE_HZ)) == RATE_HZ
+
+
+def test_wav_cut_short_gives_what_is_left(tmp_path):
+    path, whole = tmp_path / "a.wav", sine(RATE_HZ)
+    files.write_wav(path, whole, sample_rate_hz=RATE_HZ)
+    content = path.read_bytes()
+    path.write_bytes(content[: 44 + 2 * 5000])
+    waveform = files.read_audio(path, sample_rate_hz=RATE_HZ)
+    np.testing.assert_array_equal(waveform, files.to_pcm16(whole[:5000]) / 32768)
+
+
+def write_missing(path):
+    pass
+
+
+def write_folder(path):
+    path.mkdir()
+
+
+def write_empty(path):
+    path.touch()
+
+
+def write_text(path):
+    path.write_text("not a recording\n" * 100)
+
+
+def write_header_only(path):
+    soundfile.write(path, sine(RATE_HZ), RATE_HZ, subtype="PCM_16")
+    path.write_bytes(path.read_bytes()[:44])
+
+
+def write_part_of_header(path):
+    soundfile.write(path, sine(RATE_HZ), RATE_HZ, subtype="PCM_16")
+    path.write_bytes(path.read_bytes()[:20])
+
+
+def write_no_samples(path):
+    soundfile.write(path, np.zeros(0), RATE_HZ)
+
+
+def write_one_sample_at_a_high_rate(path):
+    soundfile.write(path, np.zeros(1), 96000)
+
+
+def write_nan(path):
+    soundfile.write(path, np.array([0.0, np.nan, 0.5]), RATE_HZ, subtype="FLOAT")
+
+
+def write_infinity(path):
+    soundfile.write(path, np.array([0.0, -np.inf, 0.5]), RATE_HZ, subtype="FLOAT")
+
+
+def write_flac_cut_short(path):
+    noise = np.random.default_rng(0).uniform(-1, 1, RATE_HZ)
+    soundfile.write(path, noise, RATE_HZ, format="FLAC")
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def write_flac_that_promises_too_much(path):
+    soundfile.write(path, sine(RATE_HZ), RATE_HZ, format="FLAC")
+    content = bytearray(path.read_bytes())
+    content[22:26] = b"\xff\xff\xff\xff"  # Low bits of the number of samples.
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("write", "reason"),
+    [
+        (write_missing, "does not exist"),
+        (write_folder, "is a folder"),
+        (write_empty, "is empty"),
+        (write_text, "cannot be read as audio"),
+        (write_header_only, "holds no samples"),
+        (write_part_of_header, "cannot be read as audio"),
+        (write_no_samples, "holds no samples"),
+        (write_one_sample_at_a_high_rate, "holds no samples at 16000 Hz"),
+        (write_nan, "NaN"),
+        (write_infinity, "infinite"),
+        (write_flac_cut_short, "cannot be read as audio"),
+        (write_flac_that_promises_too_much, "cannot be read as audio"),
+    ],
+)
+def test_bad_file_is_named_in_one_line(tmp_path, write, reason):
+    path = tmp_path / "bad.wav"
+    write(path)
+    with pytest.raises(files.AudioFileError) as caught:
+        files.read_audio(path, sample_rate_hz=RATE_HZ, num_samples=100)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert reason in message
+    assert "\n" not in message
+    assert message.count(str(path)) == 1
+
+
+def test_headerless_format_is_an_audio_file_error(tmp_path):
+    path = tmp_path / "a.raw"
+    path.write_bytes(bytes(100))
+    with pytest.raises(files.AudioFileError, match="cannot be read as audio"):
+        files.read_audio(path, sample_rate_hz=RATE_HZ)
+
+
+def test_error_survives_pickling():
+    error = pickle.loads(pickle.dumps(files.AudioFileError("a.wav", "is empty")))
+    assert isinstance(error, ValueError)
+    assert str(error) == "a.wav: is empty"
+
+
+def test_pcm16_round_trips_every_value():
+    values = np.arange(-32768, 32768)
+    pcm = files.to_pcm16((values / 32768).astype(np.float32))
+    assert pcm.dtype == np.int16
+    np.testing.assert_array_equal(pcm, values)
+
+
+def test_pcm16_rounds_and_clips():
+    waveform = np.array([0.6, -0.6, 1.4, 32768, 40000, -40000]) / 32768
+    np.testing.assert_array_equal(
+        files.to_pcm16(waveform), [1, -1, 1, 32767, 32767, -32768]
+    )
+
+
+@pytest.mark.parametrize(
+    ("waveform", "message"),
+    [
+        (np.array([0.0, np.nan]), "finite"),
+        (np.array([0.0, np.inf]), "finite"),
+        (np.array([1, 2], np.int16), "floating-point samples, got int16"),
+    ],
+)
+def test_pcm16_refuses(waveform, message):
+    with pytest.raises(ValueError, match=message):
+        files.to_pcm16(waveform)
+
+
+def test_written_pcm16_reads_back_exactly(tmp_path):
+    path = tmp_path / "a.wav"
+    waveform = np.random.default_rng(0).uniform(-1.2, 1.2, 5000).astype(np.float32)
+    files.write_wav(path, waveform, sample_rate_hz=44100)
+    assert soundfile.info(path).subtype == "PCM_16"
+    np.testing.assert_array_equal(
+        files.read_audio(path, sample_rate_hz=44100), files.to_pcm16(waveform) / 32768
+    )
+
+
+def test_written_float_reads_back_exactly(tmp_path):
+    path = tmp_path / "a.wav"
+    waveform = np.random.default_rng(0).uniform(-1.2, 1.2, 5000).astype(np.float32)
+    files.write_wav(path, waveform, sample_rate_hz=RATE_HZ, subtype="FLOAT")
+    assert soundfile.info(path).subtype == "FLOAT"
+    np.testing.assert_array_equal(
+        files.read_audio(path, sample_rate_hz=RATE_HZ), waveform
+    )
+
+
+def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.wav"
+    files.write_wav(path, sine(RATE_HZ), sample_rate_hz=RATE_HZ)
+    before = path.read_bytes()
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(files.os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        files.write_wav(path, sine(RATE_HZ) / 2, sample_rate_hz=RATE_HZ)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"waveform": np.zeros((2, 3))}, "waveform: expected"),
+        ({"waveform": np.zeros(0)}, "waveform: expected"),
+        ({"waveform": np.array([np.nan])}, "waveform: expected finite"),
+        ({"subtype": "PCM_24"}, "subtype: expected"),
+        ({"sample_rate_hz": 0}, "sample_rate_hz: expected a positive"),
+    ],
+)
+def test_write_refuses(tmp_path, changes, message):
+    arguments = {"waveform": np.zeros(3), "sample_rate_hz": RATE_HZ} | changes
+    with pytest.raises(ValueError, match=message):
+        files.write_wav(tmp_path / "a.wav", **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_write_needs_an_existing_folder(tmp_path):
+    with pytest.raises(ValueError, match="path: expected an existing folder"):
+        files.write_wav(tmp_path / "b" / "a.wav", np.zeros(3), sample_rate_hz=RATE_HZ)
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 16000, 44100])
+def test_mel_spectrogram_of_a_sine(rate_hz):
+    waveform = sine(rate_hz, frequency_hz=1000, amplitude=1.0)
+    levels = files.mel_spectrogram_db(waveform, sample_rate_hz=rate_hz)
+    assert levels.shape == (64, 1 + rate_hz // round(0.008 * rate_hz))
+    assert levels.dtype == np.float32
+    middle = levels[:, 10:-10]
+    bands = np.argmax(middle, axis=0)
+    assert np.ptp(bands) == 0
+    # Slaney's scale is linear up to 1000 Hz = 15 mel, and logarithmic above.
+    top = 15 + 27 * np.log(rate_hz / 2000) / np.log(6.4)
+    assert abs((bands[0] + 1) * top / 65 - 15) <= top / 65
+    total_db = 10 * np.log10(np.sum(10 ** (middle / 10), axis=0))
+    np.testing.assert_allclose(total_db, 0, atol=0.05)
+    assert middle[-1].max() < -60
+
+
+def test_mel_spectrogram_scales_in_db_down_to_its_floor():
+    noise = np.random.default_rng(0).standard_normal(RATE_HZ) * 0.1
+    loud = files.mel_spectrogram_db(noise, sample_rate_hz=RATE_HZ)
+    quiet = files.mel_spectrogram_db(noise / 10, sample_rate_hz=RATE_HZ)
+    np.testing.assert_allclose(loud - quiet, 20, atol=1e-3)
+    silent = files.mel_spectrogram_db(
+        np.zeros(100), sample_rate_hz=RATE_HZ, num_mels=32, floor_db=-80
+    )
+    assert silent.shape == (32, 1)
+    assert np.all(silent == -80)
+
+
+def test_mel_spectrogram_refuses():
+    with pytest.raises(ValueError, match=r"waveform: expected \[N\]"):
+        files.mel_spectrogram_db(np.zeros((2, 9)), sample_rate_hz=RATE_HZ)
+    with pytest.raises(ValueError, match="num_mels: expected a positive"):
+        files.mel_spectrogram_db(np.zeros(9), sample_rate_hz=RATE_HZ, num_mels=0)

@@ -1,0 +1,13 @@
+"""Strict JAX settings for every test."""
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_num_cpu_devices", 2)
+
+
+@pytest.fixture
+def key() -> jax.Array:
+    return jax.random.key(0)

@@ -1,0 +1,56 @@
+"""The terms of the penalty objective (Eq. 10, 11) and success (Eq. 3)."""
+
+import jax
+import jax.numpy as jnp
+
+
+def hinge(
+    logits: jax.Array, classes: jax.Array, *, confidence: jax.Array, targeted: bool
+) -> jax.Array:
+    """The hinge penalty G of each clip, Eq. 10 (targeted) and Eq. 11 (untargeted).
+
+    Targeted, `classes` is the target t:
+        G = max(max_{j != t} f_j - f_t, -confidence);
+    untargeted it is the true label y:
+        G = max(f_y - max_{j != y} f_j, -confidence).
+
+    Args:
+        logits: `[B, C]`, f.
+        classes: `[B]` int32.
+        confidence: `[]`, kappa, the margin beyond which nothing more is gained.
+        targeted: Which of the two.
+
+    Returns:
+        `[B]`, at least -confidence.
+    """
+    is_class = jax.nn.one_hot(classes, logits.shape[1], dtype=jnp.bool_)
+    own = jnp.sum(jnp.where(is_class, logits, 0.0), axis=1)
+    other = jnp.max(jnp.where(is_class, -jnp.inf, logits), axis=1)
+    margin = other - own if targeted else own - other
+    return jnp.maximum(margin, -confidence)
+
+
+def is_fooled(
+    logits: jax.Array,
+    clean_predictions: jax.Array,
+    *,
+    target: jax.Array,
+    targeted: bool,
+) -> jax.Array:
+    """Whether the attack succeeds on each clip, the indicator of Eq. 3.
+
+    Untargeted: the prediction differs from the clean one. Targeted: it is the target.
+    Logits that are not finite are no success.
+
+    Args:
+        logits: `[B, C]` of the perturbed clips.
+        clean_predictions: `[B]` int32.
+        target: `[]` int32; not used when untargeted.
+        targeted: Which of the two.
+
+    Returns:
+        `[B]` bool.
+    """
+    predictions = jnp.argmax(logits, axis=1).astype(jnp.int32)
+    success = predictions == target if targeted else predictions != clean_predictions
+    return success & jnp.all(jnp.isfinite(logits), axis=1)

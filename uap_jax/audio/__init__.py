@@ -1,0 +1,1 @@
+"""Waveforms, the box that attacks work in, sound levels and audio files."""

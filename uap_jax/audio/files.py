@@ -1,0 +1,244 @@
+"""Recordings in files: read at one rate, written back sample for sample."""
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+# Read by parts: a damaged header may promise more samples than memory holds.
+_BLOCK_FRAMES = 1 << 18
+_PCM16_SCALE = 32768
+
+
+class AudioFileError(ValueError):
+    """A recording that cannot be used; one line names the file and the reason."""
+
+    def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{os.fspath(self.path)}: {self.reason}"
+
+
+def read_audio(
+    path: str | os.PathLike[str],
+    *,
+    sample_rate_hz: int,
+    num_samples: int | None = None,
+) -> np.ndarray:
+    """Reads a recording as one channel at one rate.
+
+    Reads whatever libsndfile does (WAV, FLAC, OGG, MP3 and more). Channels are
+    averaged and other rates resampled. Samples of floating-point files outside
+    [-1, 1] are kept; the conversion to 16 bits clips them. A WAV file that was cut
+    short gives the samples that are left.
+
+    Args:
+        path: The file.
+        sample_rate_hz: Rate of the result.
+        num_samples: Length of the result: cut or padded with zeros at the end.
+            None keeps the length.
+
+    Returns:
+        `[N]` float32, full scale at +-1.
+
+    Raises:
+        AudioFileError: The file is missing, empty, not readable as audio, without
+            samples, or has samples that are not finite.
+        ValueError: A setting is not positive.
+    """
+    _check_positive("sample_rate_hz", sample_rate_hz)
+    waveform, file_rate_hz = _read_mono(path)
+    if not len(waveform):
+        raise AudioFileError(path, "holds no samples")
+    if not np.all(np.isfinite(waveform)):
+        raise AudioFileError(path, "has samples that are NaN or infinite")
+    if file_rate_hz != sample_rate_hz:
+        import soxr
+
+        waveform = soxr.resample(waveform, file_rate_hz, sample_rate_hz, quality="HQ")
+        if not len(waveform):
+            raise AudioFileError(path, f"holds no samples at {sample_rate_hz} Hz")
+    if num_samples is not None:
+        waveform = crop_or_pad(waveform, num_samples)
+    return waveform
+
+
+def crop_or_pad(waveform: np.ndarray, num_samples: int) -> np.ndarray:
+    """Cuts the end off a waveform `[N]`, or pads zeros there, to `[num_samples]`."""
+    _check_positive("num_samples", num_samples)
+    missing = num_samples - len(waveform)
+    return np.pad(waveform, (0, missing)) if missing > 0 else waveform[:num_samples]
+
+
+def to_pcm16(waveform: np.ndarray) -> np.ndarray:
+    """Rounds a waveform to 16-bit samples, round(32768 a), clipped to their range.
+
+    `k / 32768` gives `k` again for every 16-bit integer `k`.
+
+    Args:
+        waveform: Floating-point samples of any shape, full scale at +-1.
+
+    Returns:
+        int16 samples of the same shape.
+
+    Raises:
+        ValueError: The samples are not floating-point or not finite.
+    """
+    waveform = _as_float32(waveform)
+    scaled = np.rint(waveform * np.float32(_PCM16_SCALE))
+    return np.clip(scaled, -_PCM16_SCALE, _PCM16_SCALE - 1).astype(np.int16)
+
+
+def write_wav(
+    path: str | os.PathLike[str],
+    waveform: np.ndarray,
+    *,
+    sample_rate_hz: int,
+    subtype: Literal["PCM_16", "FLOAT"] = "PCM_16",
+) -> None:
+    """Writes one channel as a WAV file that appears whole or not at all.
+
+    The same waveform gives the same bytes.
+
+    Args:
+        path: The file, in a folder that exists; replaced if it is there.
+        waveform: `[N]` floating-point samples, full scale at +-1.
+        sample_rate_hz: Samples per second.
+        subtype: "PCM_16" stores `to_pcm16(waveform)`, so louder samples are clipped;
+            "FLOAT" stores float32 samples as they are.
+
+    Raises:
+        ValueError: The waveform is not `[N]`, empty or not finite, the subtype is
+            unknown, or the folder does not exist.
+    """
+    path = Path(path)
+    waveform = _as_float32(waveform)
+    _check_positive("sample_rate_hz", sample_rate_hz)
+    if waveform.ndim != 1 or not len(waveform):
+        raise ValueError(f"waveform: expected [N] with N > 0, got {waveform.shape}")
+    if subtype not in ("PCM_16", "FLOAT"):
+        raise ValueError(f'subtype: expected "PCM_16" or "FLOAT", got {subtype!r}')
+    if not path.parent.is_dir():
+        raise ValueError(f"path: expected an existing folder, got {path.parent}")
+
+    # libsndfile puts the time of writing into float files; SciPy does not.
+    from scipy.io import wavfile
+
+    samples = to_pcm16(waveform) if subtype == "PCM_16" else waveform
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            wavfile.write(file, sample_rate_hz, samples)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        raise
+
+
+def mel_spectrogram_db(
+    waveform: np.ndarray,
+    *,
+    sample_rate_hz: int,
+    num_mels: int = 64,
+    window_s: float = 0.032,
+    hop_s: float = 0.008,
+    floor_db: float = -100.0,
+) -> np.ndarray:
+    """Computes the level of a waveform over time in bands of the mel scale.
+
+    Hann windows are centred on the frames; outside the waveform there is silence. A
+    sine at full scale in the middle of a band has about 0 dB.
+
+    Args:
+        waveform: `[N]` samples, full scale at +-1.
+        sample_rate_hz: Samples per second.
+        num_mels: Bands between 0 Hz and half the sample rate.
+        window_s: Length of a window.
+        hop_s: Time between the middles of two windows.
+        floor_db: Lower limit of the result.
+
+    Returns:
+        `[num_mels, 1 + N // hop]` float32 levels in dB, the lowest band first.
+
+    Raises:
+        ValueError: The waveform is not `[N]`, or a setting is not positive.
+    """
+    waveform = _as_float32(waveform)
+    if waveform.ndim != 1:
+        raise ValueError(f"waveform: expected [N], got {waveform.shape}")
+    num_window = round(window_s * sample_rate_hz)
+    num_hop = round(hop_s * sample_rate_hz)
+    _check_positive("window_s * sample_rate_hz", num_window)
+    _check_positive("hop_s * sample_rate_hz", num_hop)
+    _check_positive("num_mels", num_mels)
+
+    # Of librosa only the filters: its spectrogram compiles for seconds on first use.
+    from librosa.filters import mel
+
+    # Twice the window, so that the lowest bands are wider than the bins.
+    num_fft = 2 * num_window
+    window = np.hanning(num_window + 1)[:-1].astype(np.float32)
+    padded = np.pad(waveform, (num_window // 2, num_window))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, num_window)
+    frames = frames[: len(waveform) + 1 : num_hop]
+    power = np.abs(np.fft.rfft(frames * window, num_fft)) ** 2
+    # By Parseval's theorem the bins of a sine of amplitude 1 then add up to 1.
+    power *= 4 / (num_fft * np.sum(window**2))
+    filters = mel(sr=sample_rate_hz, n_fft=num_fft, n_mels=num_mels, norm=None)
+    tiny = np.finfo(np.float32).tiny
+    levels = 10 * np.log10(np.maximum(filters @ power.T, tiny))
+    return np.maximum(levels, floor_db).astype(np.float32)
+
+
+def _read_mono(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
+    import soundfile
+
+    try:
+        num_bytes = os.stat(path).st_size
+    except FileNotFoundError:
+        raise AudioFileError(path, "does not exist") from None
+    except OSError as error:
+        raise AudioFileError(path, f"cannot be read ({error.strerror})") from None
+    if os.path.isdir(path):
+        raise AudioFileError(path, "is a folder")
+    if not num_bytes:
+        raise AudioFileError(path, "is empty (0 bytes)")
+    # As bytes, since old archives have names that are not valid UTF-8.
+    name: Any = os.fsencode(path)
+    blocks = []
+    try:
+        with soundfile.SoundFile(name) as file:
+            while True:
+                block = file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)
+                blocks.append(block.mean(axis=1, dtype=np.float32))
+                if len(block) < _BLOCK_FRAMES:
+                    break
+            rate_hz = file.samplerate
+    except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a .raw file
+        reason = getattr(error, "error_string", str(error))
+        reason = " ".join(reason.split()).rstrip(".")
+        raise AudioFileError(path, f"cannot be read as audio ({reason})") from None
+    return np.concatenate(blocks), rate_hz
+
+
+def _as_float32(waveform: np.ndarray) -> np.ndarray:
+    waveform = np.asarray(waveform)
+    if not np.issubdtype(waveform.dtype, np.floating):
+        raise ValueError(
+            f"waveform: expected floating-point samples, got {waveform.dtype}"
+        )
+    if not np.all(np.isfinite(waveform)):
+        raise ValueError("waveform: expected finite samples, got NaN or infinity")
+    return waveform.astype(np.float32, copy=False)
+
+
+def _check_positive(name: str, value: int) -> None:
+    if value <= 0:
+        raise ValueError(f"{name}: expected a positive number, got {value}")

@@ -1,0 +1,60 @@
+"""States on disk: the only module that knows Orbax.
+
+A state is any pytree of arrays. Each save is a step of its own, written aside and
+renamed when whole, so a killed process leaves the step before it.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+
+@contextlib.contextmanager
+def open_checkpoints(folder: Path, *, max_to_keep: int = 2) -> Iterator["Checkpoints"]:
+    """Opens a folder of checkpoints, made when the first is saved.
+
+    Args:
+        folder: Where the steps are.
+        max_to_keep: Older steps are deleted.
+
+    Yields:
+        The open folder; saves are complete when the context ends.
+    """
+    from orbax.checkpoint import v1 as ocp
+
+    # Orbax reports every file it touches through absl at INFO.
+    logging.getLogger("absl").addFilter(_from_elsewhere)
+    with ocp.training.Checkpointer(
+        folder.resolve(),
+        preservation_policy=ocp.training.preservation_policies.LatestN(max_to_keep),
+    ) as checkpointer:
+        yield Checkpoints(checkpointer)
+
+
+class Checkpoints:
+    """The steps of one folder; made by `open_checkpoints`."""
+
+    def __init__(self, checkpointer: Any) -> None:
+        self._checkpointer = checkpointer
+
+    def save(self, step: int, state: Any) -> None:
+        """Saves a state; a step that is there already stays as it is."""
+        if self.latest_step() != step:
+            self._checkpointer.save(step, state)
+
+    def latest_step(self) -> int | None:
+        """Returns the newest whole step, or None."""
+        latest = self._checkpointer.latest
+        return None if latest is None else latest.step
+
+    def restore(self, like: Any) -> Any:
+        """Returns the newest state, with the structure and placement of `like`."""
+        return self._checkpointer.load(self.latest_step(), like)
+
+
+def _from_elsewhere(record: logging.LogRecord) -> bool:
+    return "orbax" not in record.pathname or record.levelno >= logging.ERROR

@@ -1,0 +1,225 @@
+"""Speech from espeak-ng, called through ctypes; imports neither JAX nor scipy."""
+
+import _ctypes
+import contextlib
+import ctypes
+import importlib
+import importlib.metadata
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+import numpy as np
+
+SAMPLE_RATE_HZ = 22050
+
+# The English voices of espeak-ng 1.52 that read Latin letters; "en" is British.
+ACCENTS = (
+    "en",
+    "en-029",
+    "en-gb-scotland",
+    "en-gb-x-gbclan",
+    "en-gb-x-gbcwmd",
+    "en-gb-x-rp",
+    "en-us",
+    "en-us-nyc",
+)
+
+# Their breath noise is never the same twice, whatever the seed.
+_UNREPEATABLE_VARIANTS = frozenset({"Reed", "caleb"})
+
+# Constants of espeak-ng/speak_lib.h.
+_OUTPUT_SYNCHRONOUS = 2
+_INITIALIZE_DONT_EXIT = 0x8000
+_CHARS_UTF8 = 1
+_RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
+_SLOWEST_WPM, _FASTEST_WPM = 80, 450
+
+_SynthCallback = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
+)
+
+# speak(text, accent=, variant=, rate_wpm=, pitch=, pitch_range=) -> [T] int16
+Speak = Callable[..., np.ndarray]
+
+
+class MissingDemoError(ImportError):
+    """espeak-ng, which the built-in synthetic speech needs, is not installed."""
+
+
+def espeak_version() -> str:
+    """Returns the version of the installed wheel.
+
+    Raises:
+        MissingDemoError: The wheel is not installed.
+    """
+    _library_and_data()
+    return importlib.metadata.version("espeakng_loader")
+
+
+def list_variants() -> tuple[str, ...]:
+    """Returns the names of the voice variants that sound the same on every run.
+
+    Raises:
+        MissingDemoError: The wheel is not installed.
+    """
+    folder = _library_and_data()[1] / "voices" / "!v"
+    names = {path.name for path in folder.iterdir() if path.is_file()}
+    return tuple(sorted(names - _UNREPEATABLE_VARIANTS))
+
+
+@contextlib.contextmanager
+def fresh_synthesizer() -> Generator[Speak, None, None]:
+    """Loads the library anew and unloads it at the end.
+
+    Flutter and noise of the voices run on in static variables which no call resets,
+    so that a word depends on what was spoken since the library was loaded, and on
+    nothing else. One process holds at most one synthesizer at a time.
+
+    Yields:
+        `speak(text, accent=, variant=, rate_wpm=, pitch=, pitch_range=)`, which
+        returns `[T]` int16 at `SAMPLE_RATE_HZ`. Pitch and range are in 0..100, 50
+        being the voice's own; the rate is held within what espeak-ng takes.
+
+    Raises:
+        MissingDemoError: The wheel is not installed.
+        RuntimeError: The library did not start.
+    """
+    library_path, data_path = _library_and_data()
+    library = ctypes.CDLL(str(library_path))
+    library.espeak_Synth.argtypes = (
+        ctypes.c_char_p,
+        ctypes.c_size_t,
+        ctypes.c_uint,
+        ctypes.c_int,
+        ctypes.c_uint,
+        ctypes.c_uint,
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+    )
+    pieces: list[bytes] = []
+
+    @_SynthCallback
+    def collect(samples, num_samples, _events) -> int:
+        if samples and num_samples > 0:
+            pieces.append(ctypes.string_at(samples, 2 * num_samples))
+        return 0
+
+    def speak(
+        text: str,
+        *,
+        accent: str,
+        variant: str,
+        rate_wpm: float,
+        pitch: float,
+        pitch_range: float,
+    ) -> np.ndarray:
+        pieces.clear()
+        # espeak-ng takes an unknown variant for none, and says nothing.
+        known = (data_path / "voices" / "!v" / variant).is_file()
+        voice = f"{accent}+{variant}"
+        if not known or library.espeak_SetVoiceByName(voice.encode()):
+            raise ValueError(f"accent, variant: espeak-ng has no voice {voice!r}")
+        rate = int(np.clip(rate_wpm, _SLOWEST_WPM, _FASTEST_WPM))
+        for parameter, value in (
+            (_RATE, rate),
+            (_VOLUME, 100),
+            (_PITCH, int(np.clip(pitch, 0, 100))),
+            (_RANGE, int(np.clip(pitch_range, 0, 100))),
+        ):
+            library.espeak_SetParameter(parameter, value, 0)
+        data = text.encode()
+        status = library.espeak_Synth(
+            data, len(data) + 1, 0, 0, 0, _CHARS_UTF8, None, None
+        )
+        if status:
+            raise RuntimeError(f"espeak-ng gave status {status} for {text!r}")
+        return np.frombuffer(b"".join(pieces), np.int16)
+
+    try:
+        rate_hz = library.espeak_Initialize(
+            _OUTPUT_SYNCHRONOUS, 0, str(data_path).encode(), _INITIALIZE_DONT_EXIT
+        )
+        if rate_hz != SAMPLE_RATE_HZ:
+            raise RuntimeError(
+                f"espeak-ng: expected {SAMPLE_RATE_HZ} Hz at the start, got {rate_hz}"
+            )
+        library.espeak_SetSynthCallback(collect)
+        library.espeak_ng_SetRandSeed(ctypes.c_long(1))
+        yield speak
+    finally:
+        library.espeak_Terminate()
+        # ctypes offers no public call for this.
+        _ctypes.dlclose(library._handle)
+
+
+def say_word(
+    speak: Speak,
+    word: str,
+    *,
+    accent: str,
+    variant: str,
+    rate_wpm: float,
+    pitch: float,
+    pitch_range: float,
+    longest_s: float,
+    sample_rate_hz: int,
+) -> np.ndarray:
+    """Returns a word without the silence around it, faster if it would be too long.
+
+    Args:
+        speak: From `fresh_synthesizer`.
+        word: The word.
+        accent: One of `ACCENTS`.
+        variant: One of `list_variants()`.
+        rate_wpm: Words per minute, as long as the word ends in time.
+        pitch: 0..100, 50 being the voice's own.
+        pitch_range: 0..100, 50 being the voice's own.
+        longest_s: Length of the longest word; slow voices may end a little later.
+        sample_rate_hz: Rate to resample to.
+
+    Returns:
+        `[T]` float32 in about [-1, 1].
+
+    Raises:
+        RuntimeError: The voice says nothing.
+    """
+    import soxr
+
+    settings = {
+        "accent": accent,
+        "variant": variant,
+        "pitch": pitch,
+        "pitch_range": pitch_range,
+    }
+    sound = _trim(speak(word, rate_wpm=rate_wpm, **settings))
+    longest = round(longest_s * SAMPLE_RATE_HZ)
+    if len(sound) > longest:
+        # A little faster still: pauses within the word do not shrink.
+        rate_wpm *= 1.05 * len(sound) / longest
+        sound = _trim(speak(word, rate_wpm=rate_wpm, **settings))
+    if not len(sound):
+        voice = f"{accent}+{variant}"
+        raise RuntimeError(f"espeak-ng: voice {voice!r} says nothing for {word!r}")
+    return soxr.resample(sound, SAMPLE_RATE_HZ, sample_rate_hz)
+
+
+def _trim(pcm: np.ndarray) -> np.ndarray:
+    """Cuts off what is 40 dB below the peak at either end; empty if all is zero."""
+    sound = pcm.astype(np.float32) / np.float32(32768)
+    loudness = np.abs(sound)
+    loud = np.flatnonzero(loudness > 0.01 * loudness.max(initial=0.0))
+    if not len(loud):
+        return sound[:0]
+    margin = SAMPLE_RATE_HZ // 100
+    return sound[max(0, loud[0] - margin) : loud[-1] + margin]
+
+
+def _library_and_data() -> tuple[Path, Path]:
+    try:
+        loader = importlib.import_module("espeakng_loader")
+    except ImportError:
+        raise MissingDemoError(
+            "the built-in synthetic speech needs espeak-ng: "
+            "pip install 'uap_jax[demo]'  (or give --data_dir)"
+        ) from None
+    return Path(loader.get_library_path()), Path(loader.get_data_path())

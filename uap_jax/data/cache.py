@@ -1,0 +1,270 @@
+"""Clips decoded once into a folder and mapped into memory ever after."""
+
+import contextlib
+import dataclasses
+import fcntl
+import glob
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from uap_jax.audio.files import AudioFileError, read_audio, to_pcm16
+from uap_jax.data.dataset import Dataset, ProgressFn
+
+_BLOCK_FILES = 256
+# What reading a folder raises when files are missing or damaged.
+_DAMAGE = (OSError, ValueError, KeyError, TypeError)
+
+
+def default_cache_dir() -> Path:
+    """Returns where caches go unless told: below $UAP_JAX_CACHE or the user's cache."""
+    if folder := os.environ.get("UAP_JAX_CACHE"):
+        return Path(folder)
+    if folder := os.environ.get("XDG_CACHE_HOME"):
+        return Path(folder) / "uap_jax"
+    return Path.home() / ".cache" / "uap_jax"
+
+
+def fingerprint(*parts: Any) -> str:
+    """Returns 16 hex digits that depend on the parts, which JSON can express."""
+    text = json.dumps(parts, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def list_files(folder: Path, *, max_depth: int = 3) -> list[tuple[str, int, int]]:
+    """Lists the files in a folder and in its folders, hidden ones left out.
+
+    Args:
+        folder: The folder. Links are followed.
+        max_depth: Levels of folders to look into.
+
+    Returns:
+        Relative path, size in bytes and time of change in nanoseconds, in the order
+        of the paths. A link that leads nowhere has size and time 0.
+    """
+    found = []
+    for entry in os.scandir(folder):
+        if entry.name.startswith("."):
+            continue
+        if not entry.is_dir():
+            try:
+                status = entry.stat()
+                found.append((entry.name, status.st_size, status.st_mtime_ns))
+            except FileNotFoundError:
+                found.append((entry.name, 0, 0))
+        elif max_depth > 1:
+            inner = list_files(Path(entry.path), max_depth=max_depth - 1)
+            found += [(f"{entry.name}/{path}", *rest) for path, *rest in inner]
+    return sorted(found)
+
+
+def decode_clips(
+    paths: Sequence[Path],
+    *,
+    sample_rate_hz: int,
+    num_samples: int,
+    num_workers: int | None = None,
+    progress: ProgressFn | None = None,
+) -> Iterator[np.ndarray | AudioFileError]:
+    """Decodes recordings in parallel, in their order, a few hundred at a time.
+
+    Args:
+        paths: The recordings.
+        sample_rate_hz: Rate of the clips.
+        num_samples: Length of the clips; recordings are cut or padded at the end.
+        num_workers: Threads; None takes one a core.
+        progress: Called as progress("decoding", done, total).
+
+    Yields:
+        For each recording `[num_samples]` int16, or why it cannot be used.
+    """
+
+    def decode(path: Path) -> np.ndarray | AudioFileError:
+        try:
+            waveform = read_audio(
+                path, sample_rate_hz=sample_rate_hz, num_samples=num_samples
+            )
+        except AudioFileError as error:
+            return error
+        return to_pcm16(waveform)
+
+    # Threads: as fast as processes (libsndfile runs without the interpreter lock),
+    # and safe beside JAX, which must not be forked.
+    with ThreadPoolExecutor(num_workers or os.cpu_count()) as pool:
+        for start in range(0, len(paths), _BLOCK_FILES):
+            block = paths[start : start + _BLOCK_FILES]
+            yield from pool.map(decode, block)
+            if progress is not None:
+                progress("decoding", start + len(block), len(paths))
+
+
+def write_rows(
+    path: Path, rows: Iterable[np.ndarray], *, num_samples: int
+) -> np.ndarray:
+    """Writes clips to a .npy file one by one, so that they never fill the memory.
+
+    Args:
+        path: The file.
+        rows: Clips `[num_samples]` int16; how many is known at the end only.
+        num_samples: Length of a clip.
+
+    Returns:
+        `[M, num_samples]` int16, mapped from the file.
+
+    Raises:
+        ValueError: A clip is of another shape or type, or there are none.
+    """
+    # Written, not mapped: on a full disk a write raises and a mapped page kills.
+    with open(path, "wb") as file:
+        num_rows = 0
+        _write_npy_header(file, num_rows, num_samples)
+        for row in rows:
+            if row.shape != (num_samples,) or row.dtype != np.int16:
+                raise ValueError(
+                    f"rows: expected [{num_samples}] int16, got {row.shape} {row.dtype}"
+                )
+            file.write(row.tobytes())
+            num_rows += 1
+        if not num_rows:
+            raise ValueError("rows: expected clips, got none")
+        file.seek(0)
+        _write_npy_header(file, num_rows, num_samples)
+        file.flush()
+        os.fsync(file.fileno())
+    return _map_array(path)
+
+
+def load_or_build(folder: Path, build: Callable[[Path], Dataset]) -> Dataset:
+    """Loads a dataset from its cache folder, which is built first where needed.
+
+    The folder gets its name when it is complete, so a build that is killed leaves
+    nothing that looks like a cache. Of several builds at once the first to finish
+    counts. A cache with missing or damaged files is built again.
+
+    Args:
+        folder: The cache: clips.npy, noise.npy and dataset.json.
+        build: Makes the dataset. It may write clips.npy and noise.npy into the
+            folder that it is given and return arrays mapped from them.
+
+    Returns:
+        The dataset, its clips and noise mapped read-only.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    with contextlib.suppress(*_DAMAGE):
+        return _load(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(folder)
+    with _temporary_folder(folder) as temporary:
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(folder, temporary / "damaged")
+        content = temporary / "content"
+        content.mkdir()
+        _save(build(content), content)
+        try:
+            os.rename(content, folder)
+        except OSError:
+            # Somebody else was first, unless the disk is to blame.
+            try:
+                return _load(folder)
+            except _DAMAGE:
+                pass
+            raise
+    return _load(folder)
+
+
+def _save(dataset: Dataset, folder: Path) -> None:
+    record = {
+        field.name: getattr(dataset, field.name)
+        for field in dataclasses.fields(dataset)
+        if field.name not in ("clips", "noise")
+    }
+    record = {
+        name: value.tolist() if isinstance(value, np.ndarray) else value
+        for name, value in record.items()
+    }
+    for name in ("clips", "noise"):
+        array = getattr(dataset, name)
+        path = folder / f"{name}.npy"
+        if array is not None and not path.exists():
+            np.save(path, array)
+        record[name] = None if array is None else [*array.shape, str(array.dtype)]
+    with open(folder / "dataset.json", "w", encoding="utf-8") as file:
+        json.dump(record, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _load(folder: Path) -> Dataset:
+    record = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+    for name in ("clips", "noise"):
+        if record[name] is not None:
+            array = _map_array(folder / f"{name}.npy")
+            if [*array.shape, str(array.dtype)] != record[name]:
+                raise ValueError(f"{folder}: {name}.npy is of another shape")
+            record[name] = array
+    for name in ("groups", "names", "official_splits"):
+        if record[name] is not None:
+            record[name] = np.array(record[name], dtype=np.str_)
+    record["labels"] = np.array(record["labels"], np.int32)
+    for name in ("class_names", "skipped"):
+        record[name] = tuple(record[name])
+    return Dataset(**record)
+
+
+@contextlib.contextmanager
+def _temporary_folder(folder: Path) -> Generator[Path, None, None]:
+    """A folder beside `folder`, locked for as long as its process lives."""
+    temporary = Path(tempfile.mkdtemp(prefix=_prefix(folder), dir=folder.parent))
+    descriptor = os.open(temporary, os.O_RDONLY)
+    try:
+        # Some network file systems have no locks; leftovers then stay.
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Removes temporary folders whose process has died: nobody holds their lock."""
+    for leftover in folder.parent.glob(f"{glob.escape(_prefix(folder))}*"):
+        with contextlib.suppress(OSError):
+            descriptor = os.open(leftover, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # An empty one may be another's, not locked yet.
+                if any(leftover.iterdir()):
+                    shutil.rmtree(leftover)
+            finally:
+                os.close(descriptor)
+
+
+def _prefix(folder: Path) -> str:
+    return f".{folder.name}.building-"
+
+
+def _map_array(path: Path) -> np.ndarray:
+    return np.lib.format.open_memmap(path, mode="r")
+
+
+def _write_npy_header(file: BinaryIO, num_rows: int, num_samples: int) -> None:
+    # NumPy leaves room for the count to grow, so this can be written over.
+    np.lib.format.write_array_header_1_0(
+        file,
+        {
+            "descr": np.lib.format.dtype_to_descr(np.dtype(np.int16)),
+            "fortran_order": False,
+            "shape": (num_rows, num_samples),
+        },
+    )

@@ -1,0 +1,136 @@
+"""Labelled recordings of equal length, and splits that keep groups together."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+# Called as progress(what, done, total); library code shows nothing by itself.
+ProgressFn = Callable[[str, int, int], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Clips of `N` samples with labels, each of one class and one group.
+
+    Attributes:
+        name: The corpus, for logs and cache keys.
+        clips: `[M, N]` int16 PCM or float32 in [-1, 1]; an array or a memmap.
+        labels: `[M]` int32 class indices.
+        class_names: The classes in the order of the labels.
+        groups: `[M]` strings; clips of one group (a speaker, a source recording)
+            must not be in two splits.
+        names: `[M]` strings that identify each clip, usually a relative path.
+        sample_rate_hz: Samples per second.
+        fingerprint: A hash of what went into the clips; names caches.
+        official_splits: `[M]` of "train", "validation", "test", or None when the
+            corpus does not name its splits.
+        noise: `[K, N]` background sound for augmentation, as `clips`, or None.
+        skipped: One line for each recording that could not be used.
+    """
+
+    name: str
+    clips: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    groups: np.ndarray
+    names: np.ndarray
+    sample_rate_hz: int
+    fingerprint: str
+    official_splits: np.ndarray | None = None
+    noise: np.ndarray | None = None
+    skipped: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        num_clips = len(self.clips)
+        for field in ("labels", "groups", "names"):
+            if len(getattr(self, field)) != num_clips:
+                raise ValueError(
+                    f"{field}: expected {num_clips} entries, one a clip, got "
+                    f"{len(getattr(self, field))}"
+                )
+        if self.clips.ndim != 2 or self.clips.dtype not in (np.int16, np.float32):
+            raise ValueError(
+                "clips: expected [M, N] int16 or float32, got "
+                f"{self.clips.shape} {self.clips.dtype}"
+            )
+        if num_clips and not (
+            self.labels.min() >= 0 and self.labels.max() < len(self.class_names)
+        ):
+            raise ValueError(
+                f"labels: expected 0..{len(self.class_names) - 1}, got "
+                f"{self.labels.min()}..{self.labels.max()}"
+            )
+
+    @property
+    def num_samples(self) -> int:
+        return self.clips.shape[1]
+
+
+class Splits(NamedTuple):
+    """Indices of the clips of each split; no group is in two of them."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
+def to_waveform(clips: np.ndarray) -> np.ndarray:
+    """Returns clips as float32 waveforms in [-1, 1]; int16 is divided by 32768."""
+    if clips.dtype == np.int16:
+        return clips.astype(np.float32) / np.float32(32768)
+    return np.asarray(clips, np.float32)
+
+
+def split_clips(
+    dataset: Dataset, *, validation_share: float = 0.1, test_share: float = 0.1
+) -> Splits:
+    """Splits by the corpus's own lists, or by groups where it names no test clips.
+
+    A group's place follows from a hash of its name alone, so it stays in its split
+    when recordings are added.
+
+    Args:
+        dataset: The corpus.
+        validation_share: Share of groups for validation where none are named.
+        test_share: Share of groups for the test where none are named.
+
+    Returns:
+        The three splits, each in the order of the clips.
+
+    Raises:
+        ValueError: A split would be empty.
+    """
+    official = dataset.official_splits
+    assignment = np.full(len(dataset.labels), "train", dtype="<U10")
+    free = np.ones(len(dataset.labels), bool)
+    if official is not None and np.any(official == "test"):
+        assignment[:] = official
+        free[:] = False
+        if not np.any(official == "validation"):
+            free = official == "train"
+            test_share = 0.0
+    place = {group: _unit_hash(str(group)) for group in np.unique(dataset.groups)}
+    for index in np.flatnonzero(free):
+        at = place[dataset.groups[index]]
+        if at < validation_share:
+            assignment[index] = "validation"
+        elif at < validation_share + test_share:
+            assignment[index] = "test"
+    splits = Splits(
+        *(np.flatnonzero(assignment == name) for name in ("train", "validation", "test"))
+    )
+    for name, indices in zip(Splits._fields, splits, strict=True):
+        if not len(indices):
+            raise ValueError(
+                f"{dataset.name}: no clips for {name}; expected recordings of more "
+                f"than {len(place)} groups (speakers)"
+            )
+    return splits
+
+
+def _unit_hash(text: str) -> float:
+    """A number in [0, 1) that depends on the text only."""
+    return int.from_bytes(hashlib.sha1(text.encode()).digest()[:8], "big") / 2**64

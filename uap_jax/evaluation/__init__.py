@@ -1,0 +1,21 @@
+"""How well a perturbation does on clips that no attack has seen."""
+
+from uap_jax.evaluation.intervals import wilson_interval
+from uap_jax.evaluation.success import (
+    Evaluation,
+    attack_success_rate,
+    evaluate_perturbation,
+    select,
+    summarize,
+    waveform_gain,
+)
+
+__all__ = [
+    "Evaluation",
+    "attack_success_rate",
+    "evaluate_perturbation",
+    "select",
+    "summarize",
+    "waveform_gain",
+    "wilson_interval",
+]

@@ -1,0 +1,129 @@
+"""The victim networks by name."""
+
+import dataclasses
+import functools
+import importlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import flax.linen as nn
+    import jax
+
+
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+    """Where a network is defined and what it is made for."""
+
+    module: str
+    attribute: str
+    num_samples: int
+    sample_rate_hz: int
+    min_num_samples: int
+
+
+_ENTRIES = {
+    "spchcmd": _Entry("uap_jax.models.spchcmd", "SpchCMD", 16_000, 16_000, 5_081),
+}
+
+MODEL_NAMES = tuple(_ENTRIES)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+    """A classifier as pure functions.
+
+    Attributes:
+        name: The name in the registry.
+        num_classes: C, the number of logits.
+        num_samples: N, samples of a clip.
+        sample_rate_hz: Samples per second that the network is made for.
+        init: `init(key) -> variables`, all collections.
+        logits: `logits(variables, x [B, N]) -> [B, C]`, evaluation mode, x in the
+            box [0, 1]; one stable object, so new weights recompile nothing.
+        apply_train: `apply_train(variables, x, dropout_key) -> logits, statistics`,
+            training mode; statistics are the updated collections but "params".
+    """
+
+    name: str
+    num_classes: int
+    num_samples: int
+    sample_rate_hz: int
+    init: Callable[["jax.Array"], Any]
+    logits: Callable[[Any, "jax.Array"], "jax.Array"]
+    apply_train: Callable[..., tuple["jax.Array", Any]]
+
+
+@functools.cache
+def create(
+    name: str, *, num_classes: int, num_samples: int | None = None
+) -> ModelSpec:
+    """Returns a network of the registry; equal arguments give the same object.
+
+    Args:
+        name: One of `MODEL_NAMES`.
+        num_classes: Number of logits, at least 2.
+        num_samples: Samples of a clip; None: the paper's.
+
+    Raises:
+        ValueError: The name is unknown, or a number is out of range.
+    """
+    if name not in _ENTRIES:
+        raise ValueError(f"name: expected one of {MODEL_NAMES}, got {name!r}")
+    entry = _ENTRIES[name]
+    if num_samples is None:
+        num_samples = entry.num_samples
+    if num_samples < entry.min_num_samples:
+        raise ValueError(
+            f"num_samples: expected at least {entry.min_num_samples} for {name}, "
+            f"got {num_samples}"
+        )
+    if num_classes < 2:
+        raise ValueError(f"num_classes: expected at least 2, got {num_classes}")
+    module_class = getattr(importlib.import_module(entry.module), entry.attribute)
+    return _as_functions(name, entry, module_class(num_classes), num_samples)
+
+
+def default_num_samples(name: str) -> int:
+    """Returns the samples of a clip in the paper's set-up of this network."""
+    return _ENTRIES[name].num_samples
+
+
+def default_sample_rate_hz(name: str) -> int:
+    """Returns the sample rate of the paper's set-up of this network."""
+    return _ENTRIES[name].sample_rate_hz
+
+
+def _as_functions(
+    name: str, entry: _Entry, module: "nn.Module", num_samples: int
+) -> ModelSpec:
+    import jax
+    import jax.numpy as jnp
+
+    @jax.jit
+    def init(key: jax.Array) -> Any:
+        return module.init(key, jnp.full((2, num_samples), 0.5, jnp.float32))
+
+    def logits(variables: Any, x: jax.Array) -> jax.Array:
+        return module.apply(variables, x)
+
+    def apply_train(
+        variables: Any, x: jax.Array, dropout_key: jax.Array
+    ) -> tuple[jax.Array, Any]:
+        return module.apply(
+            variables,
+            x,
+            train=True,
+            rngs={"dropout": dropout_key},
+            mutable=["batch_stats"],
+        )
+
+    return ModelSpec(
+        name=name,
+        num_classes=module.num_classes,
+        num_samples=num_samples,
+        sample_rate_hz=entry.sample_rate_hz,
+        init=init,
+        logits=logits,
+        apply_train=apply_train,
+    )

@@ -1,0 +1,381 @@
+"""The page of one attack run: what it reached, how it sounds, how it was made."""
+
+import base64
+import dataclasses
+import io
+import json
+import math
+import os
+import pathlib
+import shlex
+import wave
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from uap_jax.audio import files
+from uap_jax.reporting import plots
+
+_TEMPLATE = "report.html"
+_LISTENING_PEAK_DB = -1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One test clip before and after the perturbation.
+
+    Attributes:
+        name: Identifies the clip.
+        true_class: Its label.
+        clean_prediction: The class that the model names for the clean clip.
+        perturbed_prediction: The class that it names for the perturbed clip.
+        clean: `[N]` waveform in [-1, 1].
+        perturbed: `[N]` waveform in [-1, 1].
+        snr_db: Signal-to-noise ratio with the resting level.
+        snr_ac_db: Signal-to-noise ratio of the mean-free signals.
+        relative_loudness_db: Peak of the perturbation relative to the clip's.
+    """
+
+    name: str
+    true_class: str
+    clean_prediction: str
+    perturbed_prediction: str
+    clean: np.ndarray
+    perturbed: np.ndarray
+    snr_db: float
+    snr_ac_db: float
+    relative_loudness_db: float
+
+    def __post_init__(self) -> None:
+        _check_waveform("clean", self.clean)
+        _check_waveform("perturbed", self.perturbed)
+        if len(self.clean) != len(self.perturbed):
+            raise ValueError(
+                f"perturbed: expected {len(self.clean)} samples as in clean, got "
+                f"{len(self.perturbed)}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportData:
+    """All that a report shows; a number that is missing, None or NaN reads "n/a".
+
+    Attributes:
+        config: The content of `config.json`.
+        result: The content of `result.json`.
+        passes: The lines of `metrics.jsonl`; "pass" and any numbers beside it.
+        perturbation: `[N]` waveform of the single sound in [-1, 1].
+        sample_rate_hz: Samples per second of all waveforms.
+        examples: Clips to look at and to listen to.
+        per_class: One mapping per class: class_name, num_clips, clean_accuracy, asr,
+            accuracy_perturbed, control_asr.
+    """
+
+    config: Mapping[str, Any]
+    result: Mapping[str, Any]
+    passes: Sequence[Mapping[str, float]]
+    perturbation: np.ndarray
+    sample_rate_hz: int
+    examples: Sequence[Example]
+    per_class: Sequence[Mapping[str, Any]]
+
+    def __post_init__(self) -> None:
+        _check_waveform("perturbation", self.perturbation)
+        if self.sample_rate_hz <= 0:
+            raise ValueError(
+                f"sample_rate_hz: expected a positive number, got {self.sample_rate_hz}"
+            )
+
+
+def write_report(path: str | os.PathLike[str], data: ReportData) -> None:
+    """Writes one HTML file that needs no other file and no network.
+
+    The same data gives the same bytes. The file appears whole or not at all.
+
+    Args:
+        path: Where to write; an existing file is replaced.
+        data: The run.
+    """
+    path = pathlib.Path(path)
+    page = render_report(data)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        unfinished.write_text(page, encoding="utf-8")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def render_report(data: ReportData) -> str:
+    """Returns the page that `write_report` writes."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(
+        percent=format_percent,
+        decibel=format_decibel,
+        interval=format_interval,
+        number=format_number,
+    )
+    result = data.result
+    sections = {
+        name: _section(result, name) for name in ("train", "test", "control", "seconds")
+    }
+    return environment.get_template(_TEMPLATE).render(
+        result=result,
+        headline=headline(result),
+        doubt=_doubt(result),
+        convergence=_convergence(data),
+        sound=_sound(data),
+        examples=[_example(example, data.sample_rate_hz) for example in data.examples],
+        curves=plots.pass_curves(data.passes, target_asr=_target_asr(data.config)),
+        per_class=data.per_class,
+        settings=list(
+            _as_rows({k: v for k, v in data.config.items() if k != "command"})
+        ),
+        versions=list(_as_rows(_section(result, "versions"))),
+        hardware=list(_as_rows({"hardware": result.get("hardware")})),
+        command=_command(data.config.get("command")),
+        **sections,
+    )
+
+
+def headline(result: Mapping[str, Any]) -> str:
+    """Says in one sentence what the sound did to clips that it was not made from."""
+    test, control = _section(result, "test"), _section(result, "control")
+    if not _is_number(test.get("asr")):
+        return "No success rate on unseen clips was measured."
+    target, model = result.get("target"), result.get("model")
+    effect = f'makes {model} say "{target}"'
+    if target is None:
+        effect = f"changes the answer of {model}"
+    interval = format_interval(test.get("asr_ci95"))
+    return (
+        f"One sound {effect} for {format_percent(test['asr'])} of "
+        f"{format_number(test.get('num_clips'))} unseen clips (95 % interval "
+        f"{interval}); random noise of the same level: "
+        f"{format_percent(control.get('asr'))}."
+    )
+
+
+def format_percent(share: Any) -> str:
+    """Formats a share in [0, 1] in per cent, with one decimal."""
+    return f"{100 * share:.1f} %" if _is_number(share) else "n/a"
+
+
+def format_decibel(level_db: Any) -> str:
+    """Formats a level in dB, with one decimal."""
+    return f"{level_db:.1f} dB" if _is_number(level_db) else "n/a"
+
+
+def format_number(number: Any) -> str:
+    """Formats a count as it is, another number with three significant digits."""
+    if not _is_number(number):
+        return "n/a"
+    if float(number).is_integer():
+        return f"{int(number):,}"
+    return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.3g}"
+
+
+def format_interval(interval: Any) -> str:
+    """Formats the two ends of an interval of shares in per cent."""
+    ends = _as_interval(interval)
+    return f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f} %" if ends else "n/a"
+
+
+def _doubt(result: Mapping[str, Any]) -> str:
+    """A warning where random noise does as well as the sound, as far as known."""
+    test, control = _section(result, "test"), _section(result, "control")
+    if not (_is_number(test.get("asr")) and _is_number(control.get("asr"))):
+        return ""
+    if test["asr"] <= control["asr"]:
+        return "The sound does no better than random noise."
+    ours = _as_interval(test.get("asr_ci95"))
+    theirs = _as_interval(control.get("asr_ci95"))
+    if ours and theirs and ours[0] <= theirs[1]:
+        return "The 95 % intervals of the sound and of random noise overlap."
+    return ""
+
+
+def _convergence(data: ReportData) -> str:
+    """Says whether the attack reached its goal on its own clips."""
+    result, train = data.result, _section(data.result, "train")
+    goal = _target_asr(data.config)
+    goal_text = "" if goal is None else f" of {format_percent(goal)}"
+    num_passes = result.get("num_passes")
+    measured = (
+        f"{format_percent(train.get('asr'))} of {format_number(train.get('num_clips'))}"
+        f" attack clips after {format_number(num_passes)} "
+        + ("pass" if num_passes == 1 else "passes")
+    )
+    if result.get("converged") is None:
+        text = f"Whether the attack reached its goal{goal_text} is not recorded"
+    elif result["converged"]:
+        text = f"The attack reached its goal{goal_text}"
+    else:
+        text = f"The attack did not reach its goal{goal_text}"
+    reason = result.get("stop_reason")
+    return f"{text}: {measured}." + (
+        f" Reason for stopping: {reason}." if reason else ""
+    )
+
+
+def _sound(data: ReportData) -> dict[str, Any]:
+    """Panel and players of the single sound."""
+    sound, rate_hz = np.asarray(data.perturbation, np.float32), data.sample_rate_hz
+    panel = plots.panel_svg(
+        sound,
+        sample_rate_hz=rate_hz,
+        peak=_peak(sound),
+        ceiling_db=_ceiling_db((sound,), rate_hz),
+        alt="Waveform and log-mel spectrogram of the sound",
+    )
+    return {
+        "panel": panel,
+        "silent": _peak(sound) == 0,
+        "peak_db": _peak_db(sound),
+        "duration_s": len(sound) / rate_hz,
+        "true": _wav_uri(sound, rate_hz),
+        "loud": _wav_uri(_amplify(sound), rate_hz),
+        "gain_db": _gain_db(sound),
+    }
+
+
+def _example(example: Example, rate_hz: int) -> dict[str, Any]:
+    """Panels and players of a clip, of what was added to it, and of the sum."""
+    clean = np.asarray(example.clean, np.float32)
+    perturbed = np.asarray(example.perturbed, np.float32)
+    added = perturbed - clean
+    peak = max(_peak(clean), _peak(added), _peak(perturbed))
+    ceiling_db = _ceiling_db((clean, perturbed), rate_hz)
+    panels = [
+        {
+            "title": title,
+            "svg": plots.panel_svg(
+                waveform,
+                sample_rate_hz=rate_hz,
+                peak=peak,
+                ceiling_db=ceiling_db,
+                alt=f"Waveform and log-mel spectrogram: {title}, {example.name}",
+            ),
+            "audio": _wav_uri(played, rate_hz),
+            "gain_db": gain_db,
+        }
+        for title, waveform, played, gain_db in (
+            ("clean", clean, clean, None),
+            ("what was added", added, _amplify(added), _gain_db(added)),
+            ("perturbed", perturbed, perturbed, None),
+        )
+    ]
+    return {**vars(example), "panels": panels}
+
+
+def _wav_uri(waveform: np.ndarray, sample_rate_hz: int) -> str:
+    """A data URI of the waveform as 16-bit PCM."""
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(sample_rate_hz)
+        file.writeframes(np.asarray(files.to_pcm16(waveform)).astype("<i2").tobytes())
+    return "data:audio/wav;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _ceiling_db(waveforms: Sequence[np.ndarray], sample_rate_hz: int) -> float:
+    """The highest level in the spectrograms; 0 for silence, to show it dark."""
+    heard = [waveform for waveform in waveforms if _peak(waveform) > 0]
+    levels = (plots.log_mel_db(waveform, sample_rate_hz) for waveform in heard)
+    return max((float(np.max(level)) for level in levels), default=0.0)
+
+
+def _peak(waveform: np.ndarray) -> float:
+    return float(np.max(np.abs(waveform)))
+
+
+def _peak_db(waveform: np.ndarray) -> float:
+    peak = _peak(waveform)
+    return 20 * math.log10(peak) if peak > 0 else -math.inf
+
+
+def _gain_db(waveform: np.ndarray) -> float:
+    """The gain that brings the peak to -1 dB of full scale; 0 for silence."""
+    peak_db = _peak_db(waveform)
+    return _LISTENING_PEAK_DB - peak_db if math.isfinite(peak_db) else 0.0
+
+
+def _amplify(waveform: np.ndarray) -> np.ndarray:
+    gain = 10 ** (_gain_db(waveform) / 20)
+    return (waveform.astype(np.float64) * gain).astype(np.float32)
+
+
+def _check_waveform(name: str, waveform: np.ndarray) -> None:
+    if np.ndim(waveform) != 1 or not len(waveform):
+        raise ValueError(
+            f"{name}: expected [N] samples, got shape {np.shape(waveform)}"
+        )
+    if not np.isfinite(waveform).all():
+        raise ValueError(f"{name}: expected finite samples, got NaN or infinity")
+
+
+def _is_number(value: Any) -> bool:
+    return (
+        isinstance(value, int | float | np.number)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+    )
+
+
+def _as_interval(value: Any) -> tuple[float, float] | None:
+    """The two ends, or None where there are no two numbers."""
+    if not isinstance(value, Sequence | np.ndarray) or len(value) != 2:
+        return None
+    low, high = value
+    return (low, high) if _is_number(low) and _is_number(high) else None
+
+
+def _section(result: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = result.get(name)
+    return section if isinstance(section, Mapping) else {}
+
+
+def _target_asr(config: Mapping[str, Any]) -> float | None:
+    """The goal of the attack, wherever the settings hold it."""
+    for name, value in _leaves(config):
+        if name.rpartition(".")[2] == "target_asr" and _is_number(value):
+            return float(value)
+    return None
+
+
+def _leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Leaves of nested mappings as (dotted name, value)."""
+    for key, value in settings.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def _as_rows(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Leaves of nested mappings as text."""
+    for name, value in _leaves(settings):
+        if isinstance(value, str):
+            yield name, value
+        elif value is None:
+            yield name, "none"
+        else:
+            yield name, json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _command(command: Any) -> str:
+    """The command line as one would type it; empty where none is recorded."""
+    if isinstance(command, Sequence) and not isinstance(command, str):
+        return shlex.join(map(str, command))
+    return str(command or "")

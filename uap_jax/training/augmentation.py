@@ -1,0 +1,122 @@
+"""Random changes to training clips, so that ordinary variation does not fool a model.
+
+A victim that plain noise fools would make every attack on it look strong; noise of
+many levels is therefore part of every recipe.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from uap_jax.audio.box import to_box
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """Settings of `augment`; every change applies to a random part of the clips.
+
+    Attributes:
+        max_shift_s: Largest shift in time, either way; what leaves at one end is lost.
+        max_speed_change: Largest relative change of speed, and pitch with it.
+        max_gain_db: Largest change of level, either way; matters for "fixed" only.
+        background_share: Share of clips that get background noise of the corpus.
+        max_background_volume: Its largest gain.
+        noise_share: Share of clips that get stationary noise, added in the box.
+        min_noise_db: Its lowest level, dB of RMS relative to 1 in the box.
+        max_noise_db: Its highest level.
+    """
+
+    max_shift_s: float = 0.1
+    max_speed_change: float = 0.15
+    max_gain_db: float = 10.0
+    background_share: float = 0.5
+    max_background_volume: float = 0.3
+    noise_share: float = 0.6
+    min_noise_db: float = -60.0
+    max_noise_db: float = -22.0
+
+
+def augment(
+    waveform: jax.Array,
+    background: jax.Array,
+    key: jax.Array,
+    *,
+    scaling: str,
+    sample_rate_hz: int,
+    config: Augmentation,
+) -> jax.Array:
+    """Changes clips at random and scales them to the box.
+
+    Args:
+        waveform: `[B, N]` in [-1, 1].
+        background: `[B, N]` one piece of background noise a clip, in [-1, 1].
+        key: Random key; consumed.
+        scaling: Of the waveform to the box.
+        sample_rate_hz: Samples per second.
+        config: How much of what.
+
+    Returns:
+        `[B, N]` in [0, 1].
+    """
+    num_clips, num_samples = waveform.shape
+    keys = iter(jax.random.split(key, 9))
+
+    def uniform(low: float, high: float) -> jax.Array:
+        return jax.random.uniform(next(keys), (num_clips, 1), minval=low, maxval=high)
+
+    speed = 1 + uniform(-config.max_speed_change, config.max_speed_change)
+    max_shift = config.max_shift_s * sample_rate_hz
+    waveform = stretch(waveform, speed=speed, shift=uniform(-max_shift, max_shift))
+    volume = uniform(0.0, config.max_background_volume)
+    has_background = uniform(0.0, 1.0) < config.background_share
+    waveform = waveform + jnp.where(has_background, volume, 0.0) * background
+    gain_db = uniform(-config.max_gain_db, config.max_gain_db)
+    waveform = jnp.clip(waveform * 10 ** (gain_db / 20), -1.0, 1.0)
+    x, _ = to_box(waveform, scaling=scaling)
+    level_db = uniform(config.min_noise_db, config.max_noise_db)
+    has_noise = uniform(0.0, 1.0) < config.noise_share
+    noise = coloured_noise(next(keys), (num_clips, num_samples))
+    level = jnp.where(has_noise, 10 ** (level_db / 20), 0.0)
+    return jnp.clip(x + level * noise, 0.0, 1.0)
+
+
+def stretch(waveform: jax.Array, *, speed: jax.Array, shift: jax.Array) -> jax.Array:
+    """Plays clips faster and later: y(t) = a((t - centre) speed + centre - shift).
+
+    Linear interpolation; silence comes in from outside.
+
+    Args:
+        waveform: `[B, N]`.
+        speed: `[B, 1]`.
+        shift: `[B, 1]` in samples.
+
+    Returns:
+        `[B, N]`.
+    """
+    num_samples = waveform.shape[1]
+    centre = 0.5 * (num_samples - 1)
+    at = jnp.arange(num_samples, dtype=jnp.float32)[None]
+    at = (at - centre) * speed + centre - shift
+    inside = (at >= 0) & (at <= num_samples - 1)
+    low = jnp.clip(jnp.floor(at), 0, num_samples - 2)
+    share = at - low
+    index = low.astype(jnp.int32)
+    before = jnp.take_along_axis(waveform, index, axis=1)
+    after = jnp.take_along_axis(waveform, index + 1, axis=1)
+    return jnp.where(inside, before + share * (after - before), 0.0)
+
+
+def coloured_noise(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    """Gaussian noise of RMS 1: for each clip between brown, white and blue.
+
+    A one-pole filter y_t = e_t + c e_{t-1}, with c random in [-0.95, 0.95] for a half
+    of the clips and 0 for the other, tilts the spectrum at no cost worth naming.
+    """
+    noise_key, tilt_key, white_key = jax.random.split(key, 3)
+    white = jax.random.normal(noise_key, (shape[0], shape[1] + 1))
+    tilt = jax.random.uniform(tilt_key, (shape[0], 1), minval=-0.95, maxval=0.95)
+    is_white = jax.random.bernoulli(white_key, 0.5, (shape[0], 1))
+    tilt = jnp.where(is_white, 0.0, tilt)
+    noise = white[:, 1:] + tilt * white[:, :-1]
+    return noise / jnp.sqrt(1 + jnp.square(tilt))

@@ -1,0 +1,288 @@
+"""One training loop for every model: jitted step, best epoch kept, resumable."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from uap_jax import checkpoints
+from uap_jax.audio.box import to_box
+from uap_jax.data.dataset import Dataset, Splits, to_waveform
+from uap_jax.models import ModelSpec
+from uap_jax.training.augmentation import augment
+from uap_jax.training.recipes import Recipe
+
+EVALUATION_BATCH_SIZE = 64
+
+
+class TrainState(NamedTuple):
+    """What training stores; a pytree of arrays."""
+
+    variables: Any
+    opt_state: Any
+    epoch: jax.Array  # [] int32, completed epochs
+    best_variables: Any
+    best_accuracy: jax.Array  # [], validation accuracy of best_variables; -1: none yet
+    best_epoch: jax.Array  # [] int32
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """A trained classifier.
+
+    Attributes:
+        variables: Its weights and statistics, those of the best epoch.
+        validation_accuracy: On the validation clips, in [0, 1].
+        best_epoch: The epoch they are from, counted from 1.
+        num_epochs: Epochs trained in all.
+        seconds: Time spent here; resumed work is not counted.
+    """
+
+    variables: Any
+    validation_accuracy: float
+    best_epoch: int
+    num_epochs: int
+    seconds: float
+
+
+# Called after each epoch with its number, loss, accuracies and time.
+EpochFn = Callable[[Mapping[str, float]], None]
+
+
+def train(
+    spec: ModelSpec,
+    dataset: Dataset,
+    splits: Splits,
+    *,
+    scaling: str,
+    recipe: Recipe,
+    seed: int,
+    workdir: Path,
+    on_epoch: EpochFn | None = None,
+    save_every_s: float = 20.0,
+) -> TrainResult:
+    """Trains a model on the training clips and keeps its best epoch.
+
+    Every random choice follows from the seed and the number of the epoch or step, so
+    an interrupted training that goes on ends with the same weights.
+
+    Args:
+        spec: The model.
+        dataset: The corpus.
+        splits: Its training and validation clips are used.
+        scaling: Of waveforms to the box; see `audio.box`.
+        recipe: How to train.
+        seed: Of weights, batches and augmentation.
+        workdir: Where checkpoints are kept, and found when this is a continuation.
+        on_epoch: Told of each epoch.
+        save_every_s: Shortest time between two checkpoints.
+
+    Returns:
+        The best weights.
+
+    Raises:
+        ValueError: The loss became non-finite, or model and corpus do not fit.
+    """
+    _check_fit(spec, dataset)
+    started = time.perf_counter()
+    num_epochs = recipe.num_epochs(len(splits.train))
+    batch_size = min(recipe.batch_size, len(splits.train))
+    num_steps = len(splits.train) // batch_size
+    optimizer = recipe.optimizer(num_epochs * num_steps)
+    step = jax.jit(
+        functools.partial(_train_step, spec, optimizer, recipe, scaling),
+        donate_argnums=(0, 1),
+    )
+    state = _first_state(spec, optimizer, jax.random.key(seed))
+    with checkpoints.open_checkpoints(workdir) as saved:
+        if saved.latest_step() is not None:
+            state = saved.restore(state)
+        last_save = time.perf_counter()
+        while (epoch := int(state.epoch)) < num_epochs:
+            epoch_started = time.perf_counter()
+            state, loss = _train_epoch(
+                step, state, dataset, splits, batch_size, np.random.SeedSequence([seed, epoch])
+            )
+            accuracy = evaluate_accuracy(
+                spec, state.variables, dataset, splits.validation, scaling=scaling
+            )
+            if not np.isfinite(loss):
+                raise ValueError(f"training: the loss of epoch {epoch + 1} is {loss}")
+            state = _keep_best(state, accuracy)
+            if on_epoch is not None:
+                on_epoch(
+                    {
+                        "epoch": epoch + 1,
+                        "num_epochs": num_epochs,
+                        "loss": loss,
+                        "validation_accuracy": accuracy,
+                        "seconds": time.perf_counter() - epoch_started,
+                    }
+                )
+            is_last = epoch + 1 == num_epochs
+            if is_last or time.perf_counter() - last_save > save_every_s:
+                saved.save(epoch + 1, state)
+                last_save = time.perf_counter()
+    return TrainResult(
+        variables=state.best_variables,
+        validation_accuracy=float(state.best_accuracy),
+        best_epoch=int(state.best_epoch),
+        num_epochs=num_epochs,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def evaluate_accuracy(
+    spec: ModelSpec,
+    variables: Any,
+    dataset: Dataset,
+    indices: np.ndarray,
+    *,
+    scaling: str,
+) -> float:
+    """Returns the share of the clips that the model gets right, in [0, 1]."""
+    num_right = 0
+    for start in range(0, len(indices), EVALUATION_BATCH_SIZE):
+        index = indices[start : start + EVALUATION_BATCH_SIZE]
+        clips = np.zeros((EVALUATION_BATCH_SIZE, dataset.num_samples), np.float32)
+        clips[: len(index)] = to_waveform(dataset.clips[index])
+        predictions = np.asarray(_predict(spec, scaling, variables, clips))
+        num_right += int(np.sum(predictions[: len(index)] == dataset.labels[index]))
+    return num_right / max(len(indices), 1)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _predict(
+    spec: ModelSpec, scaling: str, variables: Any, waveform: jax.Array
+) -> jax.Array:
+    x, _ = to_box(waveform, scaling=scaling)
+    return jnp.argmax(spec.logits(variables, x), axis=1)
+
+
+def _train_step(
+    spec: ModelSpec,
+    optimizer: optax.GradientTransformation,
+    recipe: Recipe,
+    scaling: str,
+    variables: Any,
+    opt_state: Any,
+    clips: jax.Array,
+    background: jax.Array,
+    labels: jax.Array,
+    key: jax.Array,
+) -> tuple[Any, Any, jax.Array]:
+    """One step of the optimizer; only `params` reaches it."""
+    augment_key, dropout_key = jax.random.split(key)
+    x = augment(
+        clips,
+        background,
+        augment_key,
+        scaling=scaling,
+        sample_rate_hz=spec.sample_rate_hz,
+        config=recipe.augmentation,
+    )
+    wanted = optax.smooth_labels(
+        jax.nn.one_hot(labels, spec.num_classes), recipe.label_smoothing
+    )
+    frozen = {name: part for name, part in variables.items() if name != "params"}
+
+    def loss_fn(params: Any) -> tuple[jax.Array, Any]:
+        logits, statistics = spec.apply_train(
+            {"params": params, **frozen}, x, dropout_key
+        )
+        return jnp.mean(optax.softmax_cross_entropy(logits, wanted)), statistics
+
+    (loss, statistics), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
+        variables["params"]
+    )
+    with jax.numpy_dtype_promotion("standard"):
+        updates, opt_state = optimizer.update(gradient, opt_state, variables["params"])
+        params = optax.apply_updates(variables["params"], updates)
+    return {**frozen, **statistics, "params": params}, opt_state, loss
+
+
+def _train_epoch(
+    step: Callable[..., tuple[Any, Any, jax.Array]],
+    state: TrainState,
+    dataset: Dataset,
+    splits: Splits,
+    batch_size: int,
+    seed: np.random.SeedSequence,
+) -> tuple[TrainState, float]:
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(splits.train)
+    keys = jax.random.split(jax.random.key(int(rng.integers(2**31))), len(order))
+    variables, opt_state = state.variables, state.opt_state
+    losses = []
+    for index in range(len(order) // batch_size):
+        batch = order[index * batch_size : (index + 1) * batch_size]
+        variables, opt_state, loss = step(
+            variables,
+            opt_state,
+            to_waveform(dataset.clips[np.sort(batch)]),
+            _background(dataset, batch_size, rng),
+            dataset.labels[np.sort(batch)],
+            keys[index],
+        )
+        losses.append(loss)
+    return (
+        state._replace(
+            variables=variables, opt_state=opt_state, epoch=state.epoch + 1
+        ),
+        float(np.mean(np.asarray(losses))),
+    )
+
+
+def _background(
+    dataset: Dataset, batch_size: int, rng: np.random.Generator
+) -> np.ndarray:
+    if dataset.noise is None or not len(dataset.noise):
+        return np.zeros((batch_size, dataset.num_samples), np.float32)
+    return to_waveform(dataset.noise[rng.integers(len(dataset.noise), size=batch_size)])
+
+
+def _first_state(
+    spec: ModelSpec, optimizer: optax.GradientTransformation, key: jax.Array
+) -> TrainState:
+    variables = spec.init(key)
+    return TrainState(
+        variables=variables,
+        opt_state=optimizer.init(variables["params"]),
+        epoch=jnp.zeros((), jnp.int32),
+        # A copy: the step gives its arguments' memory away.
+        best_variables=jax.tree.map(jnp.copy, variables),
+        best_accuracy=jnp.full((), -1.0, jnp.float32),
+        best_epoch=jnp.zeros((), jnp.int32),
+    )
+
+
+def _keep_best(state: TrainState, accuracy: float) -> TrainState:
+    # A tie goes to the later epoch, whose learning rate is lower.
+    if accuracy < float(state.best_accuracy):
+        return state
+    return state._replace(
+        best_variables=jax.tree.map(jnp.copy, state.variables),
+        best_accuracy=jnp.asarray(accuracy, jnp.float32),
+        best_epoch=state.epoch,
+    )
+
+
+def _check_fit(spec: ModelSpec, dataset: Dataset) -> None:
+    for field in ("num_samples", "sample_rate_hz"):
+        if getattr(spec, field) != getattr(dataset, field):
+            raise ValueError(
+                f"dataset: expected {field} {getattr(spec, field)} as {spec.name} has, "
+                f"got {getattr(dataset, field)}"
+            )
+    if spec.num_classes != len(dataset.class_names):
+        raise ValueError(
+            f"dataset: expected {spec.num_classes} classes as the model has, "
+            f"got {len(dataset.class_names)}"
+        )

@@ -1,0 +1,57 @@
+"""How each model is trained."""
+
+import dataclasses
+from typing import Any
+
+import optax
+
+from uap_jax.training.augmentation import Augmentation
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Settings of a training.
+
+    Attributes:
+        num_clips_seen: Clips that the optimizer sees in all; the epochs follow from
+            it, so that a small corpus gets more of them.
+        batch_size: Clips per step.
+        peak_learning_rate: Of Adam, reached after the warm-up, then a cosine to 0.
+        warmup_share: Share of the steps that the warm-up takes.
+        weight_decay: Decoupled, on kernels only.
+        label_smoothing: Share of each label spread over all classes.
+        augmentation: Random changes to the clips.
+    """
+
+    num_clips_seen: int = 160_000
+    batch_size: int = 64
+    peak_learning_rate: float = 3e-3
+    warmup_share: float = 0.1
+    weight_decay: float = 0.01
+    label_smoothing: float = 0.1
+    augmentation: Augmentation = Augmentation()
+
+    def num_epochs(self, num_train_clips: int) -> int:
+        """Returns the number of passes over the training clips, at least 1."""
+        return max(1, round(self.num_clips_seen / num_train_clips))
+
+    def optimizer(self, num_steps: int) -> optax.GradientTransformation:
+        """Returns Adam with decoupled weight decay and its schedule."""
+        schedule = optax.warmup_cosine_decay_schedule(
+            init_value=0.0,
+            peak_value=self.peak_learning_rate,
+            warmup_steps=max(1, round(self.warmup_share * num_steps)),
+            decay_steps=max(2, num_steps),
+        )
+        return optax.adamw(
+            schedule, weight_decay=self.weight_decay, mask=_decays_kernels
+        )
+
+
+RECIPES = {"spchcmd": Recipe()}
+
+
+def _decays_kernels(params: Any) -> Any:
+    import jax
+
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
