@@ -58,3 +58,40 @@ class Checkpoints:
 
 def _from_elsewhere(record: logging.LogRecord) -> bool:
     return "orbax" not in record.pathname or record.levelno >= logging.ERROR
+
+
+def save_perturbation(folder: Path, perturbation: Any) -> None:
+    """Stores a perturbation in a folder of its own, replacing what is there."""
+    from orbax.checkpoint import v1 as ocp
+
+    settings = {
+        "space": perturbation.space,
+        "scaling": perturbation.scaling,
+        "sample_rate_hz": perturbation.sample_rate_hz,
+        "epsilon": perturbation.epsilon,
+    }
+    ocp.save(
+        folder.resolve(),
+        {"value": perturbation.value},
+        overwrite=True,
+        custom_metadata=settings,
+    )
+
+
+def load_perturbation(folder: Path) -> Any:
+    """Returns a perturbation that `save_perturbation` stored.
+
+    Raises:
+        ValueError: The folder holds none.
+    """
+    from orbax.checkpoint import v1 as ocp
+
+    from uap_jax.attacks import Perturbation
+
+    folder = folder.resolve()
+    if not folder.is_dir():
+        raise ValueError(f"folder: expected a stored perturbation, got {folder}")
+    metadata = ocp.metadata(folder)
+    shape = metadata.metadata["value"].shape
+    like = {"value": jax.numpy.zeros(shape, jax.numpy.float32)}
+    return Perturbation(ocp.load(folder, like)["value"], **metadata.custom_metadata)

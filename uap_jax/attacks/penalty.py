@@ -118,7 +118,9 @@ def resolve_penalty_config(
         if getattr(config, field) is None:
             config = dataclasses.replace(config, **{field: default})
     for field in ("batch_size", "max_passes"):
-        _check(field, getattr(config, field), "an integer of at least 1", lambda n: n >= 1)
+        _check(
+            field, getattr(config, field), "an integer of at least 1", lambda n: n >= 1
+        )
     batch_size = min(config.batch_size, num_clips)
     micro_batch_size = config.micro_batch_size
     if micro_batch_size is None:
@@ -523,7 +525,9 @@ def _as_arrays(config: PenaltyConfig) -> PenaltyConfig:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), config)
 
 
-def _check(name: str, value: Any, expected: str, is_good: Callable[[Any], bool]) -> None:
+def _check(
+    name: str, value: Any, expected: str, is_good: Callable[[Any], bool]
+) -> None:
     if isinstance(value, jax.core.Tracer):
         return
     if not is_good(value):

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-SCALINGS = ("fixed", "peak", "minmax")
+from uap_jax.audio import SCALINGS
 
 # Keeps arctanh finite at the faces of the box (the paper's value; the smallest that
 # float32 can tell from zero here is 6e-8).
@@ -59,8 +59,11 @@ def to_box(waveform: jax.Array, *, scaling: str) -> tuple[jax.Array, BoxScale]:
         flat = (high - low) < jnp.finfo(jnp.float32).tiny
         offset = jnp.where(flat, low - 1.0, offset)
         scale = jnp.where(flat, jnp.full_like(scale, 2.0), scale)
-    x = (waveform - offset[..., None]) / scale[..., None]
-    return jnp.clip(x, 0.0, 1.0), BoxScale(offset, scale)
+    x = jnp.clip((waveform - offset[..., None]) / scale[..., None], 0.0, 1.0)
+    if scaling != "fixed":
+        # Rounding may have moved it by a bit.
+        x = jnp.where(flat[..., None], 0.5, x)
+    return x, BoxScale(offset, scale)
 
 
 def from_box(x: jax.Array, box_scale: BoxScale) -> jax.Array:

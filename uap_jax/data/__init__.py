@@ -1,1 +1,1 @@
-"""TODO"""
+"""Corpora; all of them load as the same `Dataset`."""

@@ -119,9 +119,7 @@ def split_clips(
             assignment[index] = "validation"
         elif at < validation_share + test_share:
             assignment[index] = "test"
-    splits = Splits(
-        *(np.flatnonzero(assignment == name) for name in ("train", "validation", "test"))
-    )
+    splits = Splits(*(np.flatnonzero(assignment == name) for name in Splits._fields))
     for name, indices in zip(Splits._fields, splits, strict=True):
         if not len(indices):
             raise ValueError(

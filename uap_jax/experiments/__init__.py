@@ -1,1 +1,1 @@
-"""TODO"""
+"""Launchers; what they call is the library."""

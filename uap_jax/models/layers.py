@@ -85,7 +85,11 @@ class SeparableConv(nn.Module):
                 x.shape[1], kernel_size=self.kernel_size, stride=self.stride
             )
         x = depthwise_conv(x, kernel, stride=self.stride, padding=padding)
-        x = nn.Dense(self.features, use_bias=False, name="pointwise")(x)
+        num_clips, num_steps, channels = x.shape
+        # On matrices the weights' gradient needs no transposed copy of x.
+        x = nn.Dense(self.features, use_bias=False, name="pointwise")(
+            x.reshape(-1, channels)
+        ).reshape(num_clips, num_steps, self.features)
         return nn.relu6(batch_norm(x, train=train))
 
 

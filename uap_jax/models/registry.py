@@ -55,9 +55,7 @@ class ModelSpec:
 
 
 @functools.cache
-def create(
-    name: str, *, num_classes: int, num_samples: int | None = None
-) -> ModelSpec:
+def create(name: str, *, num_classes: int, num_samples: int | None = None) -> ModelSpec:
     """Returns a network of the registry; equal arguments give the same object.
 
     Args:

@@ -57,7 +57,8 @@ class FrameConv(nn.Module):
         first, second = kernel[:, :FRAME_HOP], kernel[:, FRAME_HOP:]
         zeros = jnp.zeros_like(first[:1])
         per_block = jnp.concatenate([first, zeros]) + jnp.concatenate([zeros, second])
-        x = windows @ per_block.reshape(4 * FRAME_HOP, self.features)
+        x = windows.reshape(-1, 4 * FRAME_HOP) @ per_block.reshape(-1, self.features)
+        x = x.reshape(-1, num_outputs, self.features)
         return nn.relu6(batch_norm(x, train=train))
 
 

@@ -1,1 +1,1 @@
-"""TODO"""
+"""Training of the victim networks."""

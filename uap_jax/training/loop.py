@@ -108,7 +108,12 @@ def train(
         while (epoch := int(state.epoch)) < num_epochs:
             epoch_started = time.perf_counter()
             state, loss = _train_epoch(
-                step, state, dataset, splits, batch_size, np.random.SeedSequence([seed, epoch])
+                step,
+                state,
+                dataset,
+                splits,
+                batch_size,
+                np.random.SeedSequence([seed, epoch]),
             )
             accuracy = evaluate_accuracy(
                 spec, state.variables, dataset, splits.validation, scaling=scaling
@@ -233,9 +238,7 @@ def _train_epoch(
         )
         losses.append(loss)
     return (
-        state._replace(
-            variables=variables, opt_state=opt_state, epoch=state.epoch + 1
-        ),
+        state._replace(variables=variables, opt_state=opt_state, epoch=state.epoch + 1),
         float(np.mean(np.asarray(losses))),
     )
 

@@ -1,0 +1,109 @@
+"""Files of a work directory; each is written aside and renamed when whole."""
+
+import contextlib
+import fcntl
+import io
+import json
+import math
+import os
+import tempfile
+from collections.abc import Generator, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from uap_jax.experiments.console import UsageError
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON; what is not finite becomes null."""
+    write_bytes(path, (json.dumps(finite(value), indent=2) + "\n").encode())
+
+
+def read_json(path: Path) -> Any | None:
+    """Returns the content of a JSON file, or None if there is no such file."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+
+
+def write_lines(path: Path, objects: Iterable[Mapping[str, Any]]) -> None:
+    """Writes one JSON object a line."""
+    text = "".join(json.dumps(finite(entry)) + "\n" for entry in objects)
+    write_bytes(path, text.encode())
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Returns the objects of a file with one a line; a torn last line is left out."""
+    objects = []
+    with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+        for line in path.read_text().splitlines():
+            objects.append(json.loads(line))
+    return objects
+
+
+def append_line(path: Path, entry: Mapping[str, Any]) -> None:
+    """Adds one JSON object as a line and flushes it."""
+    with path.open("a") as file:
+        file.write(json.dumps(finite(entry)) + "\n")
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Writes a .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    write_bytes(path, buffer.getvalue())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file, so that it is there whole or not at all."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        # A temporary file is private; its successor is as public as others here.
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+@contextlib.contextmanager
+def locked(folder: Path, *, wait: bool) -> Generator[None, None, None]:
+    """Holds a folder, made if it is not there, against other processes.
+
+    The lock goes with the process, so a killed one leaves none behind.
+
+    Raises:
+        UsageError: Another process holds it, and `wait` is False.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise UsageError(f"{folder}: another process works there") from None
+        yield
+
+
+def finite(value: Any) -> Any:
+    """Returns JSON-like data with None for every number that is not finite."""
+    if isinstance(value, Mapping):
+        return {key: finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

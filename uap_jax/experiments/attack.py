@@ -1,0 +1,112 @@
+"""An attack from checkpoint to checkpoint."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from uap_jax import attacks, checkpoints
+from uap_jax.attacks import types
+from uap_jax.experiments import artifacts
+from uap_jax.experiments.config import RunConfig
+from uap_jax.experiments.console import Console, format_seconds
+from uap_jax.models import ModelSpec
+
+SAVE_EVERY_S = 10.0
+# A segment between these times is long enough to cost nothing and short enough to stop.
+SHORT_SEGMENT_S, LONG_SEGMENT_S = 5.0, 20.0
+
+
+def run_penalty(
+    config: RunConfig,
+    spec: ModelSpec,
+    variables: Any,
+    x: jax.Array,
+    labels: jax.Array,
+    *,
+    target: int | None,
+    key: jax.Array,
+    workdir: Path,
+    console: Console,
+) -> attacks.AttackResult:
+    """Runs the penalty method, or goes on with it; writes metrics.jsonl."""
+    problem, state = attacks.penalty_init(
+        spec.logits, variables, x, labels, key=key, target=target, config=config.attack
+    )
+    metrics = workdir / "metrics.jsonl"
+    max_steps = 1
+    with checkpoints.open_checkpoints(workdir / "checkpoints" / "attack") as saved:
+        if saved.latest_step() is not None:
+            state = saved.restore(state)
+            console.say(f"going on after pass {int(state.num_passes)}")
+        _write_passes(metrics, state)
+        pass_seconds, last_save = 0.0, time.perf_counter()
+        while int(state.stop_reason) == types.RUNNING:
+            num_passes = int(state.num_passes)
+            started = time.perf_counter()
+            state = jax.block_until_ready(
+                attacks.penalty_segment(
+                    spec.logits,
+                    variables,
+                    problem,
+                    state,
+                    config=config.attack,
+                    max_steps=max_steps,
+                )
+            )
+            seconds = time.perf_counter() - started
+            pass_seconds += seconds
+            if seconds < SHORT_SEGMENT_S:
+                max_steps *= 2
+            elif seconds > LONG_SEGMENT_S:
+                max_steps = max(1, max_steps // 2)
+            if int(state.num_passes) > num_passes:
+                entry = _pass_entry(state, num_passes) | {"seconds": pass_seconds}
+                artifacts.append_line(metrics, entry)
+                _say_pass(config, entry, console)
+                pass_seconds = 0.0
+            stopped = int(state.stop_reason) != types.RUNNING
+            if stopped or time.perf_counter() - last_save > SAVE_EVERY_S:
+                saved.save(_clock(state, len(labels)), state)
+                last_save = time.perf_counter()
+    return attacks.penalty_result(state)
+
+
+def _clock(state: attacks.PenaltyState, num_clips: int) -> int:
+    """A number that grows with every segment, to name checkpoints by."""
+    ticks_per_pass = 2 * num_clips + 2
+    ticks = int(state.batch) + int(state.block)
+    stopped = int(state.stop_reason) != types.RUNNING
+    return int(state.num_passes) * ticks_per_pass + ticks + stopped
+
+
+def _write_passes(path: Path, state: attacks.PenaltyState) -> None:
+    """Writes the passes that a state holds; times are kept where they were written.
+
+    The last checkpoint can be older than the last line of the file.
+    """
+    written = {entry["pass"]: entry for entry in artifacts.read_lines(path)}
+    entries = []
+    for index in range(int(state.num_passes)):
+        entry = _pass_entry(state, index)
+        seconds = written.get(entry["pass"], {}).get("seconds")
+        entries.append(entry | {"seconds": seconds})
+    artifacts.write_lines(path, entries)
+
+
+def _pass_entry(state: attacks.PenaltyState, index: int) -> dict[str, Any]:
+    values = {
+        field: float(np.asarray(column)[index])
+        for field, column in state.history.items()
+    }
+    return {"pass": index + 1, **values}
+
+
+def _say_pass(config: RunConfig, entry: dict[str, Any], console: Console) -> None:
+    console.say(
+        f"pass {entry['pass']}/{config.attack.max_passes}: "
+        f"ASR {entry['asr']:.3f} (goal {config.attack.target_asr:g}), "
+        f"SPL {entry['spl_db']:.1f} dB, {format_seconds(entry['seconds'])}"
+    )

@@ -1,0 +1,248 @@
+"""From flags to the settings of a run: presets, overrides, config.json."""
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from uap_jax.attacks import PenaltyConfig, resolve_penalty_config
+from uap_jax.audio.box import check_scaling
+from uap_jax.data.corpora import CORPUS_NAMES, DEFAULT_CORPORA
+from uap_jax.experiments.console import UsageError, user_mistakes
+from uap_jax.training.augmentation import Augmentation
+from uap_jax.training.recipes import RECIPES, Recipe
+
+# What a preset changes; flags given by hand and --set win over it.
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {"scaling": "fixed", "num_attack_clips": 1000},
+    "paper": {
+        "scaling": "minmax",
+        "num_attack_clips": 3000,
+        "attack.l2_radius": 6.0,
+    },
+}
+
+# Settings that may follow the machine; a run that goes on keeps those it began with.
+_MACHINE_SETTINGS = ("micro_batch_size",)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """All settings of a run, resolved.
+
+    Attributes:
+        method: "penalty".
+        model: Name in the registry.
+        dataset: Name of the corpus.
+        data_dir: Folder of its recordings, or None.
+        scaling: Of waveforms to the box.
+        target: Class to say, or None for an untargeted attack.
+        num_attack_clips: Clips of the training split that the attack uses, at most.
+        seed: Of weights, batches, augmentation, the choice of clips, and noise.
+        preset: Where the settings began.
+        attack: Settings of the attack.
+        training: Settings of the training.
+    """
+
+    method: str
+    model: str
+    dataset: str
+    data_dir: str | None
+    scaling: str
+    target: str | None
+    num_attack_clips: int
+    seed: int
+    preset: str
+    attack: PenaltyConfig
+    training: Recipe
+
+    @property
+    def run_name(self) -> str:
+        """A folder name that tells runs apart."""
+        goal = self.target or "untargeted"
+        parts = (self.method, self.model, self.dataset, self.scaling, goal)
+        return "-".join((*parts, f"seed{self.seed}"))
+
+
+def resolve(
+    *,
+    method: str,
+    model: str,
+    dataset: str | None,
+    data_dir: str | None,
+    scaling: str | None,
+    target: str | None,
+    num_attack_clips: int | None,
+    seed: int,
+    preset: str,
+    overrides: Sequence[str],
+    micro_batch_size: int | None,
+) -> RunConfig:
+    """Returns the settings of a run, each checked.
+
+    Args:
+        method: As in `RunConfig`, like those that follow; None: the preset's value.
+        model: ...
+        dataset: ...; None: what fits the model.
+        data_dir: ...
+        scaling: ...
+        target: ...
+        num_attack_clips: ...
+        seed: ...
+        preset: ...
+        overrides: Each "key=value" or "section.key=value".
+        micro_batch_size: What suits the machine; None: the attack's own choice.
+
+    Raises:
+        UsageError: A name or value is not a valid one.
+    """
+    chosen = PRESETS[preset]
+    built_in, recorded = DEFAULT_CORPORA[model]
+    if dataset is None:
+        dataset = built_in if data_dir is None else recorded
+    if dataset not in CORPUS_NAMES:
+        raise UsageError(f"--dataset: expected one of {CORPUS_NAMES}, got {dataset!r}")
+    if dataset == built_in and data_dir is not None:
+        raise UsageError(f"--data_dir: {dataset} is built in and takes no folder")
+    if dataset != built_in:
+        if data_dir is None:
+            raise UsageError(f"--data_dir: expected the folder of {dataset}, got none")
+        if not Path(data_dir).is_dir():
+            raise UsageError(f"--data_dir: expected a folder, got {data_dir}")
+    if num_attack_clips is None:
+        num_attack_clips = chosen["num_attack_clips"]
+    if num_attack_clips < 1:
+        raise UsageError(
+            f"--num_attack_clips: expected 1 or more, got {num_attack_clips}"
+        )
+    preset_overrides = [f"{key}={value}" for key, value in chosen.items() if "." in key]
+    attack, training, augmentation = apply_overrides(
+        (PenaltyConfig(), RECIPES[model], RECIPES[model].augmentation),
+        [*preset_overrides, *overrides],
+    )
+    if attack.micro_batch_size is None and micro_batch_size is not None:
+        attack = dataclasses.replace(attack, micro_batch_size=micro_batch_size)
+    with user_mistakes():
+        check_scaling(scaling or chosen["scaling"])
+        attack = resolve_penalty_config(
+            attack, targeted=target is not None, num_clips=num_attack_clips
+        )
+    return RunConfig(
+        method=method,
+        model=model,
+        dataset=dataset,
+        data_dir=data_dir and str(Path(data_dir).resolve()),
+        scaling=scaling or chosen["scaling"],
+        target=target,
+        num_attack_clips=num_attack_clips,
+        seed=seed,
+        preset=preset,
+        attack=attack,
+        training=dataclasses.replace(training, augmentation=augmentation),
+    )
+
+
+def apply_overrides(
+    configs: tuple[PenaltyConfig, Recipe, Augmentation], overrides: Sequence[str]
+) -> tuple[PenaltyConfig, Recipe, Augmentation]:
+    """Applies "key=value" settings; a bare key belongs to the first that has it.
+
+    Raises:
+        UsageError: The key is unknown or the value is not of its type.
+    """
+    sections = dict(zip(("attack", "training", "augmentation"), configs, strict=True))
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise UsageError(f"--set: expected key=value, got {override!r}")
+        section, _, field = key.rpartition(".")
+        known = {name: _field_types(config) for name, config in sections.items()}
+        holders = [
+            name
+            for name, fields in known.items()
+            if field in fields and section in ("", name)
+        ]
+        if not holders:
+            valid = [
+                f"{name}.{field}" for name, fields in known.items() for field in fields
+            ]
+            raise UsageError(f"--set: {key!r} is none of {', '.join(valid)}")
+        name = holders[0]
+        value = _parse(text, known[name][field], key)
+        sections[name] = dataclasses.replace(sections[name], **{field: value})
+    return tuple(sections.values())  # pyrefly: ignore[bad-return]
+
+
+def as_json(config: RunConfig) -> dict[str, Any]:
+    """Returns the settings as they stand in config.json."""
+    return dataclasses.asdict(config)
+
+
+def continue_with(config: RunConfig, stored: Mapping[str, Any]) -> RunConfig:
+    """Returns the settings with which an earlier run of the same command goes on.
+
+    Args:
+        config: Of this command.
+        stored: The content of the earlier run's config.json.
+
+    Raises:
+        UsageError: The earlier run had other settings.
+    """
+    kept = {
+        key: stored.get("attack", {}).get(key, getattr(config.attack, key))
+        for key in _MACHINE_SETTINGS
+    }
+    config = dataclasses.replace(
+        config, attack=dataclasses.replace(config.attack, **kept)
+    )
+    mine = _flatten(json.loads(json.dumps(as_json(config))))
+    theirs = _flatten(stored)
+    differing = [
+        f"{key}: {theirs.get(key)} there, {mine.get(key)} now"
+        for key in {**theirs, **mine}
+        if theirs.get(key) != mine.get(key) and not key.startswith("run.")
+    ]
+    if differing:
+        raise UsageError(
+            "--workdir: holds a run with other settings "
+            f"({'; '.join(differing[:3])}); name another folder"
+        )
+    return config
+
+
+def _field_types(config: Any) -> dict[str, Any]:
+    return {
+        name: kind
+        for name, kind in typing.get_type_hints(type(config)).items()
+        if kind is not Augmentation
+    }
+
+
+def _parse(text: str, kind: Any, key: str) -> Any:
+    options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if type(None) in options and text.lower() in ("none", "null", ""):
+        return None
+    wanted = next(option for option in options if option is not type(None))
+    try:
+        value = wanted(text)
+        if wanted is float and not math.isfinite(value):
+            raise ValueError
+    except ValueError:
+        raise UsageError(
+            f"--set: {key} expected {wanted.__name__}, got {text!r}"
+        ) from None
+    return value
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

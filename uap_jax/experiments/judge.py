@@ -1,0 +1,177 @@
+"""From a perturbation to its files, its numbers on test clips, and its report."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from uap_jax import attacks, checkpoints
+from uap_jax.audio.box import from_box, to_box
+from uap_jax.audio.files import read_audio, write_wav
+from uap_jax.data.dataset import Dataset, Splits, to_waveform
+from uap_jax.evaluation import (
+    Evaluation,
+    evaluate_perturbation,
+    select,
+    summarize,
+    waveform_gain,
+)
+from uap_jax.experiments import artifacts
+from uap_jax.experiments.config import RunConfig
+from uap_jax.experiments.console import Console
+from uap_jax.models import ModelSpec
+from uap_jax.reporting import Example
+
+NUM_EXAMPLES = 3
+
+
+def store_perturbation(perturbation: attacks.Perturbation, workdir: Path) -> np.ndarray:
+    """Writes perturbation.npy, perturbation.wav and the Orbax form.
+
+    Returns:
+        `[N]` the single sound as it reads back from its file.
+    """
+    checkpoints.save_perturbation(
+        workdir / "checkpoints" / "perturbation", perturbation
+    )
+    artifacts.write_array(workdir / "perturbation.npy", np.asarray(perturbation.value))
+    rate = perturbation.sample_rate_hz
+    if rate is None:
+        raise ValueError("perturbation: expected one with a sample rate, got None")
+    sound = np.asarray(attacks.perturbation_waveform(perturbation))
+    write_wav(workdir / "perturbation.wav", sound, sample_rate_hz=rate)
+    return read_audio(workdir / "perturbation.wav", sample_rate_hz=rate)
+
+
+def evaluate(
+    config: RunConfig,
+    spec: ModelSpec,
+    variables: Any,
+    dataset: Dataset,
+    splits: Splits,
+    perturbation: attacks.Perturbation,
+    sound: np.ndarray,
+    *,
+    target: int | None,
+    key: jax.Array,
+    console: Console,
+) -> tuple[Evaluation, dict[str, Any]]:
+    """Returns the values of every test clip, and their summary for result.json."""
+    gain = waveform_gain(dataset, splits.train, scaling=config.scaling)
+    evaluation = evaluate_perturbation(
+        spec.logits,
+        variables,
+        dataset,
+        splits.test,
+        perturbation,
+        scaling=config.scaling,
+        sound=sound,
+        gain=gain,
+        key=key,
+        progress=console.progress,
+    )
+    summary = summarize(evaluation, target=target)
+    summary["test"]["waveform_gain"] = gain
+    return evaluation, summary
+
+
+def per_class(
+    evaluation: Evaluation, class_names: tuple[str, ...], *, target: int | None
+) -> list[dict[str, Any]]:
+    """Returns a row of numbers for each class that has test clips."""
+    rows = []
+    for index, name in enumerate(class_names):
+        chosen = evaluation.labels == index
+        if not np.any(chosen):
+            continue
+        summary = summarize(select(evaluation, chosen), target=target)
+        rows.append(
+            {
+                "class_name": name,
+                "num_clips": summary["test"]["num_clips"],
+                "clean_accuracy": summary["clean_accuracy"],
+                "asr": summary["test"]["asr"],
+                "accuracy_perturbed": summary["test"]["accuracy_perturbed"],
+                "control_asr": summary["control"]["asr"],
+            }
+        )
+    return rows
+
+
+def write_examples(
+    dataset: Dataset,
+    splits: Splits,
+    evaluation: Evaluation,
+    perturbation: attacks.Perturbation,
+    folder: Path,
+    *,
+    scaling: str,
+    target: int | None,
+) -> list[Example]:
+    """Writes clean and perturbed WAVs of some test clips, at their own level.
+
+    The clips are the first audible ones of classes spread over the list, whatever the
+    attack does to them.
+    """
+    folder.mkdir(exist_ok=True)
+    examples = []
+    for place in _choose_examples(evaluation, target):
+        clip = int(splits.test[place])
+        clean = to_waveform(dataset.clips[clip])
+        x, box_scale = to_box(jnp.asarray(clean), scaling=scaling)
+        perturbed = from_box(attacks.apply_perturbation(perturbation, x), box_scale)
+        example = Example(
+            name=str(dataset.names[clip]),
+            true_class=dataset.class_names[evaluation.labels[place]],
+            clean_prediction=dataset.class_names[evaluation.clean[place]],
+            perturbed_prediction=dataset.class_names[evaluation.perturbed[place]],
+            clean=clean,
+            perturbed=np.clip(np.asarray(perturbed, np.float32), -1.0, 1.0),
+            snr_db=float(evaluation.snr_db[place]),
+            snr_ac_db=float(evaluation.snr_ac_db[place]),
+            relative_loudness_db=float(evaluation.relative_loudness_db[place]),
+        )
+        for kind in ("clean", "perturbed"):
+            name = f"{len(examples) + 1}_{example.true_class}_{kind}.wav"
+            write_wav(
+                folder / name,
+                getattr(example, kind),
+                sample_rate_hz=dataset.sample_rate_hz,
+            )
+        examples.append(example)
+    return examples
+
+
+def attack_clips(
+    config: RunConfig, dataset: Dataset, splits: Splits
+) -> tuple[jax.Array, jax.Array]:
+    """Returns clips of the training split in the box, chosen at random, and labels."""
+    rng = np.random.default_rng([config.seed, 1])
+    num_clips = min(config.num_attack_clips, len(splits.train))
+    chosen = np.sort(rng.choice(splits.train, num_clips, replace=False))
+    x, _ = to_box(
+        jnp.asarray(to_waveform(dataset.clips[chosen])), scaling=config.scaling
+    )
+    return x, jnp.asarray(dataset.labels[chosen], jnp.int32)
+
+
+def with_source(
+    result: attacks.AttackResult, config: RunConfig, dataset: Dataset
+) -> attacks.Perturbation:
+    """Returns the perturbation with what an attack on arrays cannot know."""
+    return dataclasses.replace(
+        result.perturbation,
+        scaling=config.scaling,
+        sample_rate_hz=dataset.sample_rate_hz,
+    )
+
+
+def _choose_examples(evaluation: Evaluation, target: int | None) -> list[int]:
+    audible = ~np.isnan(evaluation.snr_ac_db)
+    present = [c for c in np.unique(evaluation.labels[audible]) if c != target]
+    count = min(NUM_EXAMPLES, len(present))
+    spread = [present[(2 * i + 1) * len(present) // (2 * count)] for i in range(count)]
+    return [int(np.flatnonzero(audible & (evaluation.labels == c))[0]) for c in spread]

@@ -1,0 +1,250 @@
+"""One run from the corpus to the report; what `run` starts."""
+
+import dataclasses
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from uap_jax import attacks
+from uap_jax.attacks import types
+from uap_jax.data import corpora
+from uap_jax.data.cache import default_cache_dir
+from uap_jax.data.dataset import Dataset, Splits, split_clips
+from uap_jax.experiments import artifacts, config, environment, judge, victim
+from uap_jax.experiments.attack import run_penalty
+from uap_jax.experiments.console import (
+    Console,
+    format_seconds,
+    user_mistakes,
+)
+from uap_jax.models.registry import default_num_samples, default_sample_rate_hz
+from uap_jax.reporting import ReportData, write_report
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What the user asked for; None where nothing was said. See `config.RunConfig`."""
+
+    method: str
+    model: str
+    dataset: str | None = None
+    data_dir: str | None = None
+    scaling: str | None = None
+    target: str | None = None
+    num_attack_clips: int | None = None
+    seed: int = 0
+    preset: str = "default"
+    overrides: tuple[str, ...] = ()
+
+
+def run(
+    request: Request,
+    *,
+    workdir: Path | None = None,
+    cache_dir: Path | None = None,
+    strict: bool = False,
+) -> int:
+    """Carries out a run, or goes on with it; returns the exit code.
+
+    Raises:
+        UsageError: What was asked for can not be done.
+        OSError: A folder can not be written.
+    """
+    console = Console()
+    clock = environment.CompileClock()
+    # A processor is fastest on batches that fit its cache; an accelerator on whole
+    # ones.
+    whole = None if jax.default_backend() == "cpu" else sys.maxsize
+    settings = config.resolve(**dataclasses.asdict(request), micro_batch_size=whole)
+    workdir = workdir or Path("runs") / settings.run_name
+    cache_dir = cache_dir or default_cache_dir()
+    with artifacts.locked(workdir, wait=False):
+        stored = artifacts.read_json(workdir / "config.json")
+        if stored is not None:
+            settings = config.continue_with(settings, stored)
+        command = "python -m uap_jax.experiments.run " + shlex.join(sys.argv[1:])
+        described = config.as_json(settings) | {"run": {"command": command}}
+        finished = artifacts.read_json(workdir / "result.json")
+        if finished is not None:
+            console.say("this run is finished; delete its folder to run it again")
+            _say_result(finished, workdir, console)
+            return 0
+        artifacts.write_json(workdir / "config.json", described)
+        environment.cache_compilations(cache_dir / "compiled")
+        dataset, splits = load_corpus(settings, cache_dir, strict, console)
+        target = victim.class_index(dataset, settings.target)
+        result = _attack_and_judge(
+            settings, dataset, splits, target, workdir, cache_dir, console, clock
+        )
+        _say_result(result, workdir, console)
+    if result["stop_reason"] not in ("converged", "max_passes"):
+        console.say(
+            f"the attack stopped after pass {result['num_passes']}: "
+            f"{result['stop_reason'].replace('_', ' ')}"
+        )
+        return 1
+    return 0
+
+
+def load_corpus(
+    settings: config.RunConfig, cache_dir: Path, strict: bool, console: Console
+) -> tuple[Dataset, Splits]:
+    """Returns the clips, prepared if they are not in the cache, and their splits."""
+    if settings.data_dir is None:
+        console.say(
+            f"no --data_dir: using the built-in corpus {settings.dataset}, "
+            "not real recordings"
+        )
+    with user_mistakes(ImportError):
+        dataset = corpora.load(
+            settings.dataset,
+            data_dir=settings.data_dir and Path(settings.data_dir),
+            cache_dir=cache_dir / "corpora",
+            sample_rate_hz=default_sample_rate_hz(settings.model),
+            num_samples=default_num_samples(settings.model),
+            strict=strict,
+            progress=console.progress,
+        )
+        splits = split_clips(dataset)
+    for line in dataset.skipped[:10]:
+        console.say(f"skipped {line}")
+    if len(dataset.skipped) > 10:
+        console.say(f"skipped {len(dataset.skipped)} recordings in all")
+    speakers = [len(np.unique(dataset.groups[split])) for split in splits]
+    parts = ", ".join(
+        f"{name} {len(split)} of {count} groups"
+        for name, split, count in zip(splits._fields, splits, speakers, strict=True)
+    )
+    console.say(f"{dataset.name}: {len(dataset.class_names)} classes; clips: {parts}")
+    return dataset, splits
+
+
+def _attack_and_judge(
+    settings: config.RunConfig,
+    dataset: Dataset,
+    splits: Splits,
+    target: int | None,
+    workdir: Path,
+    cache_dir: Path,
+    console: Console,
+    clock: environment.CompileClock,
+) -> dict[str, Any]:
+    started = time.perf_counter()
+    spec, trained, facts = victim.prepare(
+        settings, dataset, splits, cache_dir=cache_dir, console=console
+    )
+    train_seconds = time.perf_counter() - started
+    attack_key, judge_key = jax.random.split(jax.random.key(settings.seed))
+    x, labels = judge.attack_clips(settings, dataset, splits)
+    goal = f'"{settings.target}"' if settings.target else "any wrong class"
+    console.say(f"{settings.method} attack on {len(labels)} clips, towards {goal}")
+    found = run_penalty(
+        settings,
+        spec,
+        trained.variables,
+        x,
+        labels,
+        target=target,
+        key=attack_key,
+        workdir=workdir,
+        console=console,
+    )
+    del x
+    started = time.perf_counter()
+    perturbation = judge.with_source(found, settings, dataset)
+    sound = judge.store_perturbation(perturbation, workdir)
+    evaluation, summary = judge.evaluate(
+        settings,
+        spec,
+        trained.variables,
+        dataset,
+        splits,
+        perturbation,
+        sound,
+        target=target,
+        key=judge_key,
+        console=console,
+    )
+    examples = judge.write_examples(
+        dataset,
+        splits,
+        evaluation,
+        perturbation,
+        workdir / "examples",
+        scaling=settings.scaling,
+        target=target,
+    )
+    passes = artifacts.read_lines(workdir / "metrics.jsonl")
+    result = {
+        "method": settings.method,
+        "model": settings.model,
+        "dataset": dataset.name,
+        "scaling": settings.scaling,
+        "target": settings.target,
+        "seed": settings.seed,
+        "clean_accuracy": summary["clean_accuracy"],
+        "converged": bool(found.converged),
+        "stop_reason": types.STOP_REASONS[int(found.stop_reason)],
+        "num_passes": int(found.num_passes),
+        "train": {"asr": float(found.train_asr), "num_clips": len(labels)},
+        "test": summary["test"],
+        "control": summary["control"],
+        "victim": facts,
+        "seconds": {
+            "train_model": train_seconds,
+            "attack": sum(entry["seconds"] or 0.0 for entry in passes),
+            "evaluate": time.perf_counter() - started,
+            "compile": clock.seconds,
+        },
+        "versions": environment.versions(),
+        "hardware": environment.hardware(),
+    }
+    result = artifacts.finite(result)
+    write_report(
+        workdir / "report.html",
+        ReportData(
+            config=artifacts.read_json(workdir / "config.json") or {},
+            result=result,
+            passes=passes,
+            perturbation=np.asarray(attacks.perturbation_waveform(perturbation)),
+            sample_rate_hz=dataset.sample_rate_hz,
+            examples=examples,
+            per_class=judge.per_class(evaluation, dataset.class_names, target=target),
+        ),
+    )
+    # Last: it says that the run is finished.
+    artifacts.write_json(workdir / "result.json", result)
+    return result
+
+
+def _say_result(result: dict[str, Any], workdir: Path, console: Console) -> None:
+    test, control = result["test"], result["control"]
+    low, high = test["asr_ci95"]
+    console.say(
+        f"clean accuracy {result['clean_accuracy']:.3f}; training ASR "
+        f"{result['train']['asr']:.3f} after {result['num_passes']} passes"
+        f"{'' if result['converged'] else ' (goal not reached)'}"
+    )
+    console.say(
+        f"test ASR {test['asr']:.3f} [{low:.3f}, {high:.3f}] on {test['num_clips']} "
+        f"clips; noise of the same RMS {control['asr']:.3f}"
+    )
+    console.say(
+        f"SNR {_decibel(test['snr_db'])} with the resting level, "
+        f"{_decibel(test['snr_ac_db'])} without; as one sound on raw recordings "
+        f"{test['asr_waveform']:.3f}, shifted {test['asr_shifted']:.3f}"
+    )
+    seconds = ", ".join(
+        f"{name} {format_seconds(value)}" for name, value in result["seconds"].items()
+    )
+    console.say(f"time: {seconds}")
+    console.say(f"{workdir / 'report.html'}")
+
+
+def _decibel(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.1f} dB"

@@ -1,0 +1,91 @@
+"""Crafts a universal perturbation and judges it, from the corpus to the report.
+
+    python -m uap_jax.experiments.run --method=penalty --model=spchcmd
+
+Everything is kept in a work directory; the same command goes on where it was stopped.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from uap_jax.audio import SCALINGS
+from uap_jax.experiments.console import run_app
+from uap_jax.models import MODEL_NAMES
+
+METHODS = ("penalty",)
+
+METHOD = flags.DEFINE_enum("method", "penalty", METHODS, "The attack.")
+MODEL = flags.DEFINE_enum("model", "spchcmd", MODEL_NAMES, "The classifier to fool.")
+TARGET = flags.DEFINE_string(
+    "target", None, "The class to say; without it any wrong class will do."
+)
+DATASET = flags.DEFINE_string(
+    "dataset",
+    None,
+    "The corpus: synthetic_speech (built in) or speech_commands. Default: the built-in "
+    "one, or, with --data_dir, recordings.",
+)
+DATA_DIR = flags.DEFINE_string("data_dir", None, "The folder of recordings.")
+SCALING = flags.DEFINE_enum(
+    "scaling",
+    None,
+    SCALINGS,
+    "How waveforms are scaled to [0, 1]. Default: fixed, or what the preset says.",
+)
+NUM_ATTACK_CLIPS = flags.DEFINE_integer(
+    "num_attack_clips",
+    None,
+    "Clips of the training split that the attack uses, at most. Default: 1000, or what "
+    "the preset says.",
+)
+PRESET = flags.DEFINE_enum(
+    "preset",
+    "default",
+    ("default", "paper"),
+    "Where settings begin; paper: minmax scaling, 3000 clips, l2 radius 6.",
+)
+SEED = flags.DEFINE_integer("seed", 0, "Of every random choice.", lower_bound=0)
+SET = flags.DEFINE_multi_string(
+    "set",
+    [],
+    "key=value, any setting of the attack, training or augmentation, for example "
+    "attack.learning_rate=0.01 or training.num_clips_seen=50000. May be repeated.",
+)
+STRICT = flags.DEFINE_bool("strict", False, "Whether one bad recording is an error.")
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where results go. Default: a folder in runs/ named by settings."
+)
+CACHE_DIR = flags.DEFINE_string(
+    "cache_dir",
+    None,
+    "Where clips, trained models and compiled programs are kept. Default: "
+    "$UAP_JAX_CACHE, else ~/.cache/uap_jax.",
+)
+
+
+def main() -> int:
+    # JAX and Flax take seconds to load; --help and mistyped flags need not wait.
+    from uap_jax.experiments import pipeline
+
+    return pipeline.run(
+        pipeline.Request(
+            method=METHOD.value,
+            model=MODEL.value,
+            dataset=DATASET.value,
+            data_dir=DATA_DIR.value,
+            scaling=SCALING.value,
+            target=TARGET.value,
+            num_attack_clips=NUM_ATTACK_CLIPS.value,
+            seed=SEED.value,
+            preset=PRESET.value,
+            overrides=tuple(SET.value),
+        ),
+        workdir=WORKDIR.value and Path(WORKDIR.value),
+        cache_dir=CACHE_DIR.value and Path(CACHE_DIR.value),
+        strict=STRICT.value,
+    )
+
+
+if __name__ == "__main__":
+    run_app(main)
