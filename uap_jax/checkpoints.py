@@ -5,12 +5,13 @@ renamed when whole, so a killed process leaves the step before it.
 """
 
 import contextlib
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+
+from uap_jax.attacks import Perturbation
 
 
 @contextlib.contextmanager
@@ -26,10 +27,8 @@ def open_checkpoints(folder: Path, *, max_to_keep: int = 2) -> Iterator["Checkpo
     """
     from orbax.checkpoint import v1 as ocp
 
-    # Orbax reports every file it touches through absl at INFO.
-    logging.getLogger("absl").addFilter(_from_elsewhere)
     with ocp.training.Checkpointer(
-        folder.resolve(),
+        str(folder.resolve()),
         preservation_policy=ocp.training.preservation_policies.LatestN(max_to_keep),
     ) as checkpointer:
         yield Checkpoints(checkpointer)
@@ -56,11 +55,7 @@ class Checkpoints:
         return self._checkpointer.load(self.latest_step(), like)
 
 
-def _from_elsewhere(record: logging.LogRecord) -> bool:
-    return "orbax" not in record.pathname or record.levelno >= logging.ERROR
-
-
-def save_perturbation(folder: Path, perturbation: Any) -> None:
+def save_perturbation(folder: Path, perturbation: Perturbation) -> None:
     """Stores a perturbation in a folder of its own, replacing what is there."""
     from orbax.checkpoint import v1 as ocp
 
@@ -71,14 +66,14 @@ def save_perturbation(folder: Path, perturbation: Any) -> None:
         "epsilon": perturbation.epsilon,
     }
     ocp.save(
-        folder.resolve(),
+        str(folder.resolve()),
         {"value": perturbation.value},
         overwrite=True,
         custom_metadata=settings,
     )
 
 
-def load_perturbation(folder: Path) -> Any:
+def load_perturbation(folder: Path) -> Perturbation:
     """Returns a perturbation that `save_perturbation` stored.
 
     Raises:
@@ -86,12 +81,10 @@ def load_perturbation(folder: Path) -> Any:
     """
     from orbax.checkpoint import v1 as ocp
 
-    from uap_jax.attacks import Perturbation
-
-    folder = folder.resolve()
     if not folder.is_dir():
         raise ValueError(f"folder: expected a stored perturbation, got {folder}")
-    metadata = ocp.metadata(folder)
-    shape = metadata.metadata["value"].shape
-    like = {"value": jax.numpy.zeros(shape, jax.numpy.float32)}
-    return Perturbation(ocp.load(folder, like)["value"], **metadata.custom_metadata)
+    where = str(folder.resolve())
+    metadata: Any = ocp.metadata(where)
+    like: Any = jax.numpy.zeros(metadata.metadata["value"].shape, jax.numpy.float32)
+    stored: Any = ocp.load(where, {"value": like})
+    return Perturbation(stored["value"], **metadata.custom_metadata)

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from uap_jax.attacks import PenaltyConfig
@@ -35,8 +35,8 @@ class SeparableConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.stride == 2:
-            x = F.pad(x, (x.shape[3] % 2, 1))
-        return F.relu6(self.norm(self.pointwise(self.depthwise(x))))
+            x = functional.pad(x, (x.shape[3] % 2, 1))
+        return functional.relu6(self.norm(self.pointwise(self.depthwise(x))))
 
 
 class SpchCMD(nn.Module):
@@ -65,9 +65,9 @@ class SpchCMD(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x - x.mean(dim=1, keepdim=True)
-        frames = F.pad(x, self.padding).unfold(1, 2 * FRAME_HOP, FRAME_HOP)
+        frames = functional.pad(x, self.padding).unfold(1, 2 * FRAME_HOP, FRAME_HOP)
         x = frames.transpose(1, 2)[:, :, None]
-        x = self.separable(F.relu6(self.norm(self.frames(x))))[:, :, 0]
+        x = self.separable(functional.relu6(self.norm(self.frames(x))))[:, :, 0]
         weights = self.attention(x.flatten(1)).softmax(dim=1)
         return self.logits((x * weights[:, None]).mean(dim=2))
 
@@ -83,7 +83,9 @@ def twin_of(variables: Mapping[str, Any], *, num_samples: int) -> SpchCMD:
         num_steps, -1, num_steps
     )
     state = {
-        "frames.weight": np.transpose(params["frames"]["kernel"], (2, 1, 0))[:, :, None],
+        "frames.weight": np.transpose(params["frames"]["kernel"], (2, 1, 0))[
+            :, :, None
+        ],
         "attention.weight": np.transpose(attention, (2, 1, 0)).reshape(num_steps, -1),
         "logits.weight": np.transpose(params["logits"]["kernel"]),
         **_norm_state("norm", params["frames"], statistics["frames"]),

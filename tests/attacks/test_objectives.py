@@ -223,7 +223,7 @@ def test_gradient_is_that_of_finite_differences(targeted):
 
 
 @pytest.mark.parametrize("reduction", ["sum", "released"])
-@pytest.mark.parametrize("size", [1, 4, 6])
+@pytest.mark.parametrize("size", [1, 4])
 def test_micro_batches_change_the_gradient_by_rounding_only(problems, size, reduction):
     problem, *_ = problems["random"]
     config = resolved(True, hinge_reduction=reduction)

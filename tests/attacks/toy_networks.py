@@ -1,5 +1,7 @@
 """Tiny classifiers and clips with fixed numbers, shared by the tests of attacks."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,11 +38,21 @@ def mlp_clips(num_clips=24, num_samples=32, num_classes=4):
     return jnp.asarray(x), jnp.asarray(labels)
 
 
+@functools.cache
+def mlp_problem(num_clips=24):
+    """Weights, clips and labels that `mlp_logits` gets right."""
+    variables = mlp_weights()
+    x, _ = mlp_clips(num_clips)
+    labels = predictions(mlp_logits, variables, x)
+    return variables, x, jnp.asarray(labels, jnp.int32)
+
+
 def linear_logits(variables, x):
     """`[B, N]` to `[B, C]`: correlation with a template for each class."""
     return (x - 0.5) @ variables["templates"].T
 
 
+@functools.cache
 def linear_problem(num_clips=64, num_samples=64, num_classes=4, *, seed=0):
     """Weights, clips and labels that `linear_logits` gets right."""
     rng = np.random.default_rng(seed)

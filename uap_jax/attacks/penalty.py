@@ -114,18 +114,16 @@ def resolve_penalty_config(
     """
     scenario = (0.0035, 0.15, 10.0) if targeted else (0.006, 0.2, 40.0)
     fields = ("learning_rate", "penalty_coefficient", "confidence")
-    for field, default in zip(fields, scenario, strict=True):
-        if getattr(config, field) is None:
-            config = dataclasses.replace(config, **{field: default})
+    defaults: dict[str, Any] = dict(zip(fields, scenario, strict=True))
+    unset = {name: v for name, v in defaults.items() if getattr(config, name) is None}
+    config = dataclasses.replace(config, **unset)
     for field in ("batch_size", "max_passes"):
-        _check(
-            field, getattr(config, field), "an integer of at least 1", lambda n: n >= 1
-        )
+        _check_size(field, getattr(config, field))
     batch_size = min(config.batch_size, num_clips)
     micro_batch_size = config.micro_batch_size
     if micro_batch_size is None:
         micro_batch_size = -(-batch_size // -(-batch_size // 32))
-    _check("micro_batch_size", micro_batch_size, "at least 1", lambda n: n >= 1)
+    _check_size("micro_batch_size", micro_batch_size)
     _check("target_asr", config.target_asr, "a rate in (0, 1]", lambda r: 0 < r <= 1)
     _check("learning_rate", config.learning_rate, "a positive number", lambda r: r > 0)
     _check("penalty_coefficient", config.penalty_coefficient, ">= 0", lambda c: c >= 0)
@@ -379,7 +377,8 @@ def _descend(
             ~jnp.isfinite(objective),
             types.NON_FINITE_OBJECTIVE,
             jnp.where(
-                ~jnp.all(jnp.isfinite(gradient)),
+                # A rate far too large makes the step overflow.
+                ~jnp.all(jnp.isfinite(gradient) & jnp.isfinite(value)),
                 types.NON_FINITE_GRADIENT,
                 types.RUNNING,
             ),
@@ -530,8 +529,17 @@ def _check(
 ) -> None:
     if isinstance(value, jax.core.Tracer):
         return
-    if not is_good(value):
-        raise ValueError(f"{name}: expected {expected}, got {value}")
+    try:
+        good = is_good(value)
+    except TypeError:
+        good = False
+    if not good:
+        raise ValueError(f"{name}: expected {expected}, got {value!r}")
+
+
+def _check_size(name: str, value: Any) -> None:
+    is_integer = isinstance(value, (int, np.integer))
+    _check(name, value, "an integer of at least 1", lambda n: is_integer and n >= 1)
 
 
 @jax.jit

@@ -50,6 +50,7 @@ def to_box(waveform: jax.Array, *, scaling: str) -> tuple[jax.Array, BoxScale]:
     high = jnp.max(waveform, axis=-1)
     if scaling == "fixed":
         offset, scale = jnp.full_like(low, -1.0), jnp.full_like(low, 2.0)
+        flat = jnp.zeros_like(low, jnp.bool_)
     else:
         if scaling == "peak":
             offset, scale = -jnp.maximum(-low, high), 2 * jnp.maximum(-low, high)
@@ -60,9 +61,8 @@ def to_box(waveform: jax.Array, *, scaling: str) -> tuple[jax.Array, BoxScale]:
         offset = jnp.where(flat, low - 1.0, offset)
         scale = jnp.where(flat, jnp.full_like(scale, 2.0), scale)
     x = jnp.clip((waveform - offset[..., None]) / scale[..., None], 0.0, 1.0)
-    if scaling != "fixed":
-        # Rounding may have moved it by a bit.
-        x = jnp.where(flat[..., None], 0.5, x)
+    # Rounding may have moved a flat clip by a bit.
+    x = jnp.where(flat[..., None], 0.5, x)
     return x, BoxScale(offset, scale)
 
 

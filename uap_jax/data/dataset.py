@@ -85,7 +85,7 @@ def to_waveform(clips: np.ndarray) -> np.ndarray:
 
 
 def split_clips(
-    dataset: Dataset, *, validation_share: float = 0.1, test_share: float = 0.1
+    dataset: Dataset, *, validation_share: float = 0.1, test_share: float = 0.15
 ) -> Splits:
     """Splits by the corpus's own lists, or by groups where it names no test clips.
 

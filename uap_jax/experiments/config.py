@@ -173,7 +173,8 @@ def apply_overrides(
             raise UsageError(f"--set: {key!r} is none of {', '.join(valid)}")
         name = holders[0]
         value = _parse(text, known[name][field], key)
-        sections[name] = dataclasses.replace(sections[name], **{field: value})
+        with user_mistakes():
+            sections[name] = dataclasses.replace(sections[name], **{field: value})
     return tuple(sections.values())  # pyrefly: ignore[bad-return]
 
 

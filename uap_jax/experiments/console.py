@@ -76,7 +76,10 @@ def run_app(main: Callable[[], int]) -> None:
 
     0 done, 1 a fault, 2 the user's mistake (in one line), 130 interrupted.
     """
-    from absl import app, flags
+    from absl import app, flags, logging
+
+    # JAX tells of every platform it does not find, Orbax of every file it touches.
+    logging.set_verbosity(logging.WARNING)
 
     def parse(argv: list[str]) -> list[str]:
         try:

@@ -103,7 +103,7 @@ def load_corpus(
     with user_mistakes(ImportError):
         dataset = corpora.load(
             settings.dataset,
-            data_dir=settings.data_dir and Path(settings.data_dir),
+            data_dir=Path(settings.data_dir) if settings.data_dir else None,
             cache_dir=cache_dir / "corpora",
             sample_rate_hz=default_sample_rate_hz(settings.model),
             num_samples=default_num_samples(settings.model),

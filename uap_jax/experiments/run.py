@@ -81,8 +81,8 @@ def main() -> int:
             preset=PRESET.value,
             overrides=tuple(SET.value),
         ),
-        workdir=WORKDIR.value and Path(WORKDIR.value),
-        cache_dir=CACHE_DIR.value and Path(CACHE_DIR.value),
+        workdir=Path(WORKDIR.value) if WORKDIR.value else None,
+        cache_dir=Path(CACHE_DIR.value) if CACHE_DIR.value else None,
         strict=STRICT.value,
     )
 

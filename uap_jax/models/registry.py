@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import importlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -103,7 +103,8 @@ def _as_functions(
         return module.init(key, jnp.full((2, num_samples), 0.5, jnp.float32))
 
     def logits(variables: Any, x: jax.Array) -> jax.Array:
-        return module.apply(variables, x)
+        result = module.apply(variables, x)
+        return cast("jax.Array", result)
 
     def apply_train(
         variables: Any, x: jax.Array, dropout_key: jax.Array

@@ -84,7 +84,9 @@ class SpchCMD(nn.Module):
             x.reshape(x.shape[0], -1)
         )
         weights = nn.softmax(attention, axis=1)
-        x = jnp.mean(x * weights[:, :, None], axis=1)
+        # The paper's average is this sum over the number of steps, a factor that the
+        # logits' weights take up; with it they would learn that much more slowly.
+        x = jnp.sum(x * weights[:, :, None], axis=1)
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         return nn.Dense(self.num_classes, use_bias=False, name="logits")(x)
 

@@ -28,13 +28,28 @@ class Augmentation:
     """
 
     max_shift_s: float = 0.1
-    max_speed_change: float = 0.15
+    max_speed_change: float = 0.12
     max_gain_db: float = 10.0
     background_share: float = 0.5
-    max_background_volume: float = 0.3
-    noise_share: float = 0.6
+    max_background_volume: float = 0.15
+    noise_share: float = 0.5
     min_noise_db: float = -60.0
     max_noise_db: float = -22.0
+
+    def __post_init__(self) -> None:
+        for field in ("background_share", "noise_share", "max_speed_change"):
+            if not 0 <= getattr(self, field) <= 1:
+                raise ValueError(
+                    f"{field}: expected a number in [0, 1], got {getattr(self, field)}"
+                )
+        for field in ("max_shift_s", "max_gain_db", "max_background_volume"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"{field}: expected >= 0, got {getattr(self, field)}")
+        if self.min_noise_db > self.max_noise_db:
+            raise ValueError(
+                f"min_noise_db: expected at most max_noise_db {self.max_noise_db}, "
+                f"got {self.min_noise_db}"
+            )
 
 
 def augment(
@@ -42,6 +57,7 @@ def augment(
     background: jax.Array,
     key: jax.Array,
     *,
+    strength: jax.Array | float = 1.0,
     scaling: str,
     sample_rate_hz: int,
     config: Augmentation,
@@ -52,6 +68,7 @@ def augment(
         waveform: `[B, N]` in [-1, 1].
         background: `[B, N]` one piece of background noise a clip, in [-1, 1].
         key: Random key; consumed.
+        strength: `[]` in [0, 1]; scales shares and ranges, but not the shift in time.
         scaling: Of the waveform to the box.
         sample_rate_hz: Samples per second.
         config: How much of what.
@@ -65,17 +82,17 @@ def augment(
     def uniform(low: float, high: float) -> jax.Array:
         return jax.random.uniform(next(keys), (num_clips, 1), minval=low, maxval=high)
 
-    speed = 1 + uniform(-config.max_speed_change, config.max_speed_change)
+    speed = 1 + strength * uniform(-config.max_speed_change, config.max_speed_change)
     max_shift = config.max_shift_s * sample_rate_hz
     waveform = stretch(waveform, speed=speed, shift=uniform(-max_shift, max_shift))
     volume = uniform(0.0, config.max_background_volume)
-    has_background = uniform(0.0, 1.0) < config.background_share
+    has_background = uniform(0.0, 1.0) < strength * config.background_share
     waveform = waveform + jnp.where(has_background, volume, 0.0) * background
-    gain_db = uniform(-config.max_gain_db, config.max_gain_db)
+    gain_db = strength * uniform(-config.max_gain_db, config.max_gain_db)
     waveform = jnp.clip(waveform * 10 ** (gain_db / 20), -1.0, 1.0)
     x, _ = to_box(waveform, scaling=scaling)
     level_db = uniform(config.min_noise_db, config.max_noise_db)
-    has_noise = uniform(0.0, 1.0) < config.noise_share
+    has_noise = uniform(0.0, 1.0) < strength * config.noise_share
     noise = coloured_noise(next(keys), (num_clips, num_samples))
     level = jnp.where(has_noise, 10 ** (level_db / 20), 0.0)
     return jnp.clip(x + level * noise, 0.0, 1.0)

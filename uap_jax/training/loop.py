@@ -114,6 +114,7 @@ def train(
                 splits,
                 batch_size,
                 np.random.SeedSequence([seed, epoch]),
+                recipe.strength((epoch + 1) / num_epochs),
             )
             accuracy = evaluate_accuracy(
                 spec, state.variables, dataset, splits.validation, scaling=scaling
@@ -182,6 +183,7 @@ def _train_step(
     background: jax.Array,
     labels: jax.Array,
     key: jax.Array,
+    strength: jax.Array,
 ) -> tuple[Any, Any, jax.Array]:
     """One step of the optimizer; only `params` reaches it."""
     augment_key, dropout_key = jax.random.split(key)
@@ -189,6 +191,7 @@ def _train_step(
         clips,
         background,
         augment_key,
+        strength=strength,
         scaling=scaling,
         sample_rate_hz=spec.sample_rate_hz,
         config=recipe.augmentation,
@@ -220,6 +223,7 @@ def _train_epoch(
     splits: Splits,
     batch_size: int,
     seed: np.random.SeedSequence,
+    strength: float,
 ) -> tuple[TrainState, float]:
     rng = np.random.default_rng(seed)
     order = rng.permutation(splits.train)
@@ -235,6 +239,7 @@ def _train_epoch(
             _background(dataset, batch_size, rng),
             dataset.labels[np.sort(batch)],
             keys[index],
+            np.float32(strength),
         )
         losses.append(loss)
     return (
@@ -268,7 +273,7 @@ def _first_state(
 
 def _keep_best(state: TrainState, accuracy: float) -> TrainState:
     # A tie goes to the later epoch, whose learning rate is lower.
-    if accuracy < float(state.best_accuracy):
+    if np.float32(accuracy) < state.best_accuracy:
         return state
     return state._replace(
         best_variables=jax.tree.map(jnp.copy, state.variables),

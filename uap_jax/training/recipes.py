@@ -18,22 +18,43 @@ class Recipe:
         batch_size: Clips per step.
         peak_learning_rate: Of Adam, reached after the warm-up, then a cosine to 0.
         warmup_share: Share of the steps that the warm-up takes.
+        ramp_share: Share of the steps over which augmentation grows to full strength;
+            on raw audio a network hardly begins to learn with all of it.
         weight_decay: Decoupled, on kernels only.
         label_smoothing: Share of each label spread over all classes.
         augmentation: Random changes to the clips.
     """
 
-    num_clips_seen: int = 160_000
-    batch_size: int = 64
-    peak_learning_rate: float = 3e-3
-    warmup_share: float = 0.1
+    num_clips_seen: int = 200_000
+    batch_size: int = 32
+    peak_learning_rate: float = 1e-3
+    warmup_share: float = 0.05
+    ramp_share: float = 0.2
     weight_decay: float = 0.01
     label_smoothing: float = 0.1
     augmentation: Augmentation = Augmentation()
 
+    def __post_init__(self) -> None:
+        for field in ("num_clips_seen", "batch_size"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field}: expected >= 1, got {getattr(self, field)}")
+        if self.peak_learning_rate <= 0:
+            raise ValueError(
+                f"peak_learning_rate: expected > 0, got {self.peak_learning_rate}"
+            )
+        for field in ("warmup_share", "ramp_share", "weight_decay", "label_smoothing"):
+            if not 0 <= getattr(self, field) < 1:
+                raise ValueError(
+                    f"{field}: expected a number in [0, 1), got {getattr(self, field)}"
+                )
+
     def num_epochs(self, num_train_clips: int) -> int:
         """Returns the number of passes over the training clips, at least 1."""
         return max(1, round(self.num_clips_seen / num_train_clips))
+
+    def strength(self, share_done: float) -> float:
+        """Returns the strength of the augmentation at a share of the training."""
+        return min(1.0, share_done / self.ramp_share) if self.ramp_share else 1.0
 
     def optimizer(self, num_steps: int) -> optax.GradientTransformation:
         """Returns Adam with decoupled weight decay and its schedule."""

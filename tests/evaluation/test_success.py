@@ -1,0 +1,382 @@
+"""Success rates and levels, against plain NumPy on toy logits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from uap_jax.attacks import Perturbation, perturbation_waveform
+from uap_jax.data.dataset import Dataset
+from uap_jax.evaluation import (
+    Evaluation,
+    attack_success_rate,
+    evaluate_perturbation,
+    select,
+    summarize,
+    waveform_gain,
+)
+from uap_jax.evaluation.success import BLOCK_SIZE
+
+NUM_SAMPLES, NUM_CLASSES = 64, 3
+RNG = np.random.default_rng(11)
+TEMPLATES = RNG.standard_normal((NUM_CLASSES, NUM_SAMPLES)).astype(np.float32)
+VARIABLES = {"templates": TEMPLATES}
+
+
+def toy_logits(variables, x):
+    return (x - 0.5) @ variables["templates"].T
+
+
+def make_dataset(num_clips=70, *, silent=()):
+    """Quiet clips of one template each with noise, as PCM."""
+    rng = np.random.default_rng(12)
+    labels = (np.arange(num_clips) % NUM_CLASSES).astype(np.int32)
+    gain = rng.uniform(500, 3000, (num_clips, 1))
+    noise = 0.3 * rng.standard_normal((num_clips, NUM_SAMPLES))
+    clips = np.round(gain * (TEMPLATES[labels] + noise)).astype(np.int16)
+    clips[list(silent)] = 0
+    names = np.array([f"{index}.wav" for index in range(num_clips)])
+    return Dataset(
+        name="toy",
+        clips=clips,
+        labels=labels,
+        class_names=("a", "b", "c"),
+        groups=names,
+        names=names,
+        sample_rate_hz=8000,
+        fingerprint="toy",
+    )
+
+
+def make_perturbation(space="tanh", scale=0.05):
+    # Towards class 1, so that some predictions change.
+    return Perturbation(jnp.asarray(scale * TEMPLATES[1]), space=space)
+
+
+def evaluate(dataset, perturbation, *, indices=None, **changes):
+    arguments = {
+        "scaling": "fixed",
+        "sound": np.asarray(perturbation_waveform(perturbation)),
+        "gain": 1.0,
+        "key": jax.random.key(5),
+    }
+    indices = np.arange(len(dataset.labels)) if indices is None else indices
+    return evaluate_perturbation(
+        toy_logits, VARIABLES, dataset, indices, perturbation, **(arguments | changes)
+    )
+
+
+def plain_box(waveform, scaling):
+    if scaling == "fixed":
+        return np.clip((waveform + 1) / 2, 0, 1)
+    if scaling == "peak":
+        return 0.5 + 0.5 * waveform / np.max(np.abs(waveform), axis=1, keepdims=True)
+    low = np.min(waveform, axis=1, keepdims=True)
+    return (waveform - low) / (np.max(waveform, axis=1, keepdims=True) - low)
+
+
+def plain_predictions(x):
+    return np.argmax((x - 0.5) @ np.float64(TEMPLATES).T, axis=1)
+
+
+def plain_rms(x):
+    return np.sqrt(np.mean(x**2, axis=1))
+
+
+@pytest.mark.parametrize(
+    ("scaling", "space"),
+    [("fixed", "tanh"), ("peak", "signal"), ("minmax", "tanh")],
+)
+def test_against_plain_numpy(scaling, space):
+    dataset = make_dataset()
+    scale = 0.1 if scaling == "fixed" else 0.8
+    perturbation = make_perturbation(space, scale)
+    gain = 0.4
+    found = evaluate(dataset, perturbation, scaling=scaling, gain=gain)
+
+    v = np.float64(perturbation.value)
+    waveform = dataset.clips / 32768
+    x = plain_box(waveform, scaling)
+    if space == "tanh":
+        perturbed = 0.5 + 0.5 * np.tanh(np.arctanh((2 * x - 1) * (1 - 1e-7)) + v)
+        sound = np.tanh(v)
+    else:
+        perturbed = np.clip(x + v, 0, 1)
+        sound = np.clip(2 * v, -1, 1)
+    recording = np.clip(np.round((waveform + gain * sound) * 32768), -32768, 32767)
+    delta = perturbed - x
+    np.testing.assert_array_equal(found.labels, dataset.labels)
+    np.testing.assert_array_equal(found.clean, plain_predictions(x))
+    np.testing.assert_array_equal(found.perturbed, plain_predictions(perturbed))
+    np.testing.assert_array_equal(
+        found.waveform, plain_predictions(plain_box(recording / 32768, scaling))
+    )
+    expected = 20 * np.log10(plain_rms(x) / plain_rms(delta))
+    np.testing.assert_allclose(found.snr_db, expected, atol=1e-3)
+    ac = [signal - signal.mean(axis=1, keepdims=True) for signal in (x, delta)]
+    expected = 20 * np.log10(plain_rms(ac[0]) / plain_rms(ac[1]))
+    np.testing.assert_allclose(found.snr_ac_db, expected, atol=1e-3)
+    peaks = np.max(np.abs(delta), axis=1) / np.max(np.abs(x), axis=1)
+    np.testing.assert_allclose(
+        found.relative_loudness_db, 20 * np.log10(peaks), atol=1e-3
+    )
+    # The victim is right when clean, and the perturbation does something.
+    assert np.mean(found.clean == found.labels) > 0.95
+    assert np.mean(found.perturbed == 1) > 0.6
+    assert {column.dtype for column in found[:6]} == {np.dtype(np.int32)}
+    assert {column.dtype for column in found[6:]} == {np.dtype(np.float32)}
+
+
+def test_control_has_the_rms_of_the_perturbation():
+    dataset = make_dataset()
+    perturbation = make_perturbation("signal", 0.02)
+    found = evaluate(dataset, perturbation)
+    x = plain_box(dataset.clips / 32768, "fixed")
+    rms = np.sqrt(np.mean(np.float64(perturbation.value) ** 2))
+    expected = 20 * np.log10(plain_rms(x) / rms)
+    difference = found.control_snr_db - expected
+    # Of 64 samples the RMS scatters by a few tenths of a dB; and no two are the same.
+    assert np.max(np.abs(difference)) < 3 and abs(np.mean(difference)) < 0.3
+    assert len(np.unique(difference.round(4))) > 60
+    targeted = [np.mean(column == 1) for column in (found.control, found.perturbed)]
+    assert targeted[0] < targeted[1]
+
+
+def test_waveform_is_saved_as_pcm16():
+    """A sound of less than half a step is lost, however keen the classifier."""
+    dataset = make_dataset(5, silent=range(5))
+    perturbation = make_perturbation()
+    for step, expected in ((0.4, 0), (0.6, 1)):
+        sound = np.full(NUM_SAMPLES, step / 32768, np.float32)
+        found = evaluate_perturbation(
+            any_sound,
+            VARIABLES,
+            dataset,
+            np.arange(5),
+            perturbation,
+            scaling="fixed",
+            sound=sound,
+            gain=1.0,
+            key=jax.random.key(0),
+        )
+        np.testing.assert_array_equal(found.waveform, expected)
+
+
+def any_sound(variables, x):
+    heard = jnp.max(jnp.abs(x - 0.5), axis=1) > 1e-6
+    return jnp.stack([~heard, heard], axis=1).astype(jnp.float32)
+
+
+def place_of_peak(variables, x):
+    return jnp.abs(x - 0.5)
+
+
+def test_shifts():
+    """A click is heard at its place, and shifted at every other."""
+    dataset = make_dataset(200, silent=range(200))
+    click = np.zeros(NUM_SAMPLES, np.float32)
+    click[7] = 0.5
+    found = evaluate_perturbation(
+        place_of_peak,
+        VARIABLES,
+        dataset,
+        np.arange(200),
+        make_perturbation(),
+        scaling="fixed",
+        sound=click,
+        gain=1.0,
+        key=jax.random.key(1),
+    )
+    np.testing.assert_array_equal(found.waveform, 7)
+    assert len(np.unique(found.shifted)) > 0.8 * NUM_SAMPLES
+    assert found.shifted.min() >= 0 and found.shifted.max() < NUM_SAMPLES
+
+
+def test_waveform_is_cut_off_at_full_scale():
+    dataset = make_dataset(200, silent=range(200))
+    sound = np.zeros(NUM_SAMPLES, np.float32)
+    sound[7], sound[9] = 1.5, 3.0
+    found = evaluate_perturbation(
+        place_of_peak,
+        VARIABLES,
+        dataset,
+        np.arange(3),
+        make_perturbation(),
+        scaling="peak",
+        sound=sound,
+        gain=1.0,
+        key=jax.random.key(1),
+    )
+    # Both are full scale then, and the first of equals counts.
+    np.testing.assert_array_equal(found.waveform, 7)
+
+
+def test_blocks_do_not_matter():
+    dataset = make_dataset(BLOCK_SIZE + 6)
+    perturbation = make_perturbation()
+    every = evaluate(dataset, perturbation)
+    assert len(every.clean) == BLOCK_SIZE + 6
+    for num_clips in (1, 5, BLOCK_SIZE):
+        some = evaluate(dataset, perturbation, indices=np.arange(num_clips))
+        for found, expected in zip(some, every, strict=True):
+            np.testing.assert_array_equal(found, expected[:num_clips])
+    # Any order; noise and shifts belong to the place, so not these.
+    order = np.array([69, 3, 41])
+    some = evaluate(dataset, perturbation, indices=order)
+    for field in ("labels", "clean", "perturbed", "waveform", "snr_db", "snr_ac_db"):
+        np.testing.assert_array_equal(
+            getattr(some, field), getattr(every, field)[order], err_msg=field
+        )
+
+
+def test_same_key_same_noise():
+    dataset = make_dataset(9)
+    perturbation = make_perturbation()
+    first, second = (evaluate(dataset, perturbation) for _ in range(2))
+    np.testing.assert_array_equal(first.control_snr_db, second.control_snr_db)
+    other = evaluate(dataset, perturbation, key=jax.random.key(6))
+    assert np.all(first.control_snr_db != other.control_snr_db)
+
+
+def test_streams_from_a_memmap(tmp_path):
+    dataset = make_dataset()
+    np.save(tmp_path / "clips.npy", dataset.clips)
+    clips = np.load(tmp_path / "clips.npy", mmap_mode="r")
+    assert isinstance(clips, np.memmap)
+    fields = {name: getattr(dataset, name) for name in dataset.__dataclass_fields__}
+    mapped = Dataset(**(fields | {"clips": clips}))
+    calls = []
+    found = evaluate(
+        mapped, make_perturbation(), progress=lambda *call: calls.append(call)
+    )
+    for a, b in zip(found, evaluate(dataset, make_perturbation()), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert calls == [("evaluating", 64, 70), ("evaluating", 70, 70)]
+
+
+@pytest.mark.parametrize("scaling", ["fixed", "minmax"])
+def test_silent_clips_have_no_levels(scaling):
+    dataset = make_dataset(8, silent=(2, 5))
+    found = evaluate(dataset, make_perturbation(), scaling=scaling)
+    silent = np.isin(np.arange(8), (2, 5))
+    for field in ("snr_db", "snr_ac_db", "relative_loudness_db", "control_snr_db"):
+        np.testing.assert_array_equal(np.isnan(getattr(found, field)), silent)
+    test = summarize(found, target=None)["test"]
+    assert test["num_silent"] == 2 and test["num_clips"] == 8
+    assert test["snr_db"] == pytest.approx(np.mean(found.snr_db[~silent]), rel=1e-6)
+
+
+def test_attack_success_rate():
+    predictions = np.array([0, 1, 1, 2], np.int32)
+    clean = np.array([0, 1, 2, 2], np.int32)
+    assert attack_success_rate(predictions, clean, target=None) == 0.25
+    assert attack_success_rate(predictions, clean, target=1) == 0.5
+    assert attack_success_rate(predictions, clean, target=3) == 0.0
+    none = np.zeros(0, np.int32)
+    for few, many in ((none, none), (clean[:2], clean), (clean[:, None], clean)):
+        with pytest.raises(ValueError, match=r"predictions: expected one for each"):
+            attack_success_rate(few, many, target=None)
+
+
+def hand_made(**changes):
+    nan = np.nan
+    columns = {
+        "labels": [0, 0, 1, 1, 2],
+        "clean": [0, 1, 1, 1, 2],
+        "perturbed": [1, 1, 1, 0, 2],
+        "waveform": [1, 1, 1, 1, 1],
+        "shifted": [0, 1, 1, 1, 2],
+        "control": [0, 1, 1, 1, 0],
+        "snr_db": [10, 20, nan, 30, 40],
+        "snr_ac_db": [1, 2, nan, 3, 4],
+        "relative_loudness_db": [-1, -2, nan, -3, -4],
+        "control_snr_db": [5, 5, nan, 5, 9],
+    }
+    columns = columns | changes
+    arrays = [np.asarray(columns[field]) for field in Evaluation._fields]
+    return Evaluation(*arrays)
+
+
+def test_summarize_untargeted():
+    summary = summarize(hand_made(), target=None)
+    assert summary["clean_accuracy"] == 0.8
+    test = summary["test"]
+    assert test["asr"] == 0.4
+    # Wilson, 2 of 5.
+    assert test["asr_ci95"] == pytest.approx([0.117621, 0.769276], abs=1e-6)
+    # Clips 0, 2, 3, 4 are right when clean; 0 and 3 change.
+    assert test["asr_clean_correct"] == 0.5
+    assert test["accuracy_perturbed"] == 0.4
+    assert (test["snr_db"], test["snr_ac_db"]) == (25.0, 2.5)
+    assert test["relative_loudness_db"] == -2.5
+    assert (test["asr_waveform"], test["asr_shifted"]) == (0.4, 0.0)
+    assert (test["num_clips"], test["num_silent"]) == (5, 1)
+    control = summary["control"]
+    assert control["asr"] == 0.2
+    assert control["accuracy_perturbed"] == 0.6
+    assert control["snr_db"] == 6.0
+
+
+def test_summarize_targeted():
+    summary = summarize(hand_made(), target=1)
+    test = summary["test"]
+    assert test["asr"] == 0.6
+    # Right when clean and not of class 1: clips 0 and 4, of which 0 says 1.
+    assert test["asr_clean_correct"] == 0.5
+    assert (test["asr_waveform"], test["asr_shifted"]) == (1.0, 0.6)
+    assert summary["control"]["asr"] == 0.6
+
+
+def test_summarize_without_eligible_or_audible_clips():
+    wrong = hand_made(clean=[1, 1, 0, 0, 0])
+    assert summarize(wrong, target=None)["test"]["asr_clean_correct"] is None
+    # All that are right are of the target class.
+    same = hand_made(clean=[1, 1, 1, 1, 0])
+    assert summarize(same, target=1)["test"]["asr_clean_correct"] is None
+    silence = [np.nan] * 5
+    silent = hand_made(
+        snr_db=silence,
+        snr_ac_db=silence,
+        relative_loudness_db=silence,
+        control_snr_db=silence,
+    )
+    summary = summarize(silent, target=None)
+    assert summary["test"]["num_silent"] == 5
+    assert summary["test"]["snr_db"] is None and summary["control"]["snr_db"] is None
+
+
+def test_select():
+    evaluation = hand_made()
+    some = select(evaluation, evaluation.labels == 1)
+    np.testing.assert_array_equal(some.perturbed, [1, 0])
+    np.testing.assert_array_equal(some.snr_db, [np.nan, 30])
+    some = select(evaluation, np.array([4, 0]))
+    np.testing.assert_array_equal(some.labels, [2, 0])
+
+
+def test_waveform_gain():
+    dataset = make_dataset()
+    every = np.arange(70)
+    waveform = dataset.clips / 32768
+    peaks = np.max(np.abs(waveform), axis=1)
+    ranges = np.max(waveform, axis=1) - np.min(waveform, axis=1)
+    assert waveform_gain(dataset, every, scaling="fixed") == 1.0
+    found = waveform_gain(dataset, every, scaling="peak")
+    assert found == pytest.approx(np.median(peaks), rel=1e-6)
+    found = waveform_gain(dataset, every, scaling="minmax")
+    assert found == pytest.approx(np.median(ranges) / 2, rel=1e-6)
+    found = waveform_gain(dataset, every[5:6], scaling="peak")
+    assert found == pytest.approx(peaks[5], rel=1e-6)
+
+
+def test_gain_gives_a_clip_of_median_scale_what_the_attack_added():
+    """In signal space the two ways of adding the sound are then the same."""
+    dataset = make_dataset(1)
+    perturbation = make_perturbation("signal", 0.02)
+    gain = waveform_gain(dataset, np.arange(1), scaling="peak")
+    waveform = dataset.clips / 32768
+    sound = np.asarray(perturbation_waveform(perturbation))
+    peak = np.max(np.abs(waveform))
+    added = (waveform + gain * sound) / (2 * peak) + 0.5
+    expected = plain_box(waveform, "peak") + np.asarray(perturbation.value)
+    np.testing.assert_allclose(added, expected, atol=1e-6)

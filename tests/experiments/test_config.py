@@ -1,0 +1,128 @@
+"""From flags to settings: presets, overrides, what a continued run may change."""
+
+import dataclasses
+import json
+
+import pytest
+
+from uap_jax.attacks import PenaltyConfig
+from uap_jax.experiments import config
+from uap_jax.experiments.console import UsageError
+from uap_jax.training.augmentation import Augmentation
+from uap_jax.training.recipes import Recipe
+
+REQUEST = {
+    "method": "penalty",
+    "model": "spchcmd",
+    "dataset": None,
+    "data_dir": None,
+    "scaling": None,
+    "target": None,
+    "num_attack_clips": None,
+    "seed": 0,
+    "preset": "default",
+    "overrides": (),
+    "micro_batch_size": None,
+}
+
+
+def resolve(**changes):
+    return config.resolve(**{**REQUEST, **changes})
+
+
+def apply(*overrides):
+    return config.apply_overrides((PenaltyConfig(), Recipe(), Augmentation()), overrides)
+
+
+def test_scenario_settings_are_resolved():
+    untargeted, targeted = resolve().attack, resolve(target="down").attack
+    assert (untargeted.learning_rate, targeted.learning_rate) == (0.006, 0.0035)
+    assert (untargeted.penalty_coefficient, targeted.penalty_coefficient) == (0.2, 0.15)
+    assert (untargeted.confidence, targeted.confidence) == (40.0, 10.0)
+    assert untargeted.l2_radius is None
+
+
+def test_paper_preset_and_what_wins_over_it():
+    paper = resolve(preset="paper")
+    assert (paper.scaling, paper.num_attack_clips) == ("minmax", 3000)
+    assert paper.attack.l2_radius == 6.0
+    changed = resolve(
+        preset="paper", scaling="peak", num_attack_clips=7, overrides=["l2_radius=none"]
+    )
+    assert (changed.scaling, changed.num_attack_clips) == ("peak", 7)
+    assert changed.attack.l2_radius is None
+    assert changed.attack.batch_size == 7
+
+
+def test_corpus_follows_the_folder(tmp_path):
+    assert resolve().dataset == "synthetic_speech"
+    assert resolve(data_dir=str(tmp_path)).dataset == "speech_commands"
+    assert resolve().scaling == "fixed"
+
+
+def test_overrides_find_their_section():
+    attack, training, augmentation = apply(
+        "batch_size=7", "training.batch_size=9", "max_shift_s=0.2", "l2_radius=3"
+    )
+    assert (attack.batch_size, training.batch_size) == (7, 9)
+    assert augmentation.max_shift_s == 0.2
+    assert attack.l2_radius == 3.0
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("batch_size", "key=value"),
+        ("nonsense=1", "attack.learning_rate"),
+        ("training.learning_rate=1", "training.peak_learning_rate"),
+        ("attack.batch_size=ten", "expected int"),
+        ("learning_rate=nan", "expected float"),
+    ],
+)
+def test_bad_overrides_name_what_is_valid(override, message):
+    with pytest.raises(UsageError, match=message):
+        apply(override)
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"dataset": "cats"}, "--dataset"),
+        ({"dataset": "speech_commands"}, "--data_dir"),
+        ({"data_dir": "/no/such/folder"}, "--data_dir"),
+        ({"dataset": "synthetic_speech", "data_dir": "."}, "--data_dir"),
+        ({"num_attack_clips": 0}, "--num_attack_clips"),
+        ({"scaling": "loud"}, "scaling"),
+        ({"overrides": ("target_asr=1.5",)}, "target_asr"),
+        ({"overrides": ("learning_rate=-1",)}, "learning_rate"),
+        ({"overrides": ("optimizer=sorcery",)}, "optimizer"),
+        ({"overrides": ("training.num_clips_seen=0",)}, "num_clips_seen"),
+        ({"overrides": ("noise_share=2",)}, "noise_share"),
+    ],
+)
+def test_bad_requests_name_the_setting(changes, name):
+    with pytest.raises(UsageError, match=name) as caught:
+        resolve(**changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_continued_run_keeps_machine_settings_and_refuses_others():
+    first = resolve(micro_batch_size=10)
+    stored = json.loads(json.dumps(config.as_json(first)))
+    again = config.continue_with(resolve(), stored)
+    assert again.attack.micro_batch_size == 10
+    with pytest.raises(UsageError, match=r"seed: 0 there, 1 now"):
+        config.continue_with(resolve(seed=1), stored)
+    changed = dataclasses.replace(
+        first, attack=dataclasses.replace(first.attack, confidence=1.0)
+    )
+    with pytest.raises(UsageError, match=r"attack\.confidence"):
+        config.continue_with(changed, stored)
+
+
+def test_run_names_tell_settings_apart():
+    names = {
+        resolve(**changes).run_name
+        for changes in ({}, {"seed": 1}, {"target": "down"}, {"scaling": "peak"})
+    }
+    assert len(names) == 4

@@ -1,0 +1,336 @@
+"""Training: it learns, goes on bit by bit after a kill, and keeps the best epoch."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from uap_jax import models
+from uap_jax.audio.box import to_box
+from uap_jax.data.dataset import Dataset, Splits, to_waveform
+from uap_jax.models import registry
+from uap_jax.training import loop
+from uap_jax.training.recipes import RECIPES, Recipe
+
+NUM_SAMPLES = 5_100
+CLASS_NAMES = ("low", "middle", "high")
+NUM_EPOCHS = 5
+KILLED_IN = 3
+# The tie of the second and fourth epoch goes to the fourth.
+ACCURACIES = (0.1, 0.6, 0.3, 0.6, 0.2)
+SEED = 7
+
+
+@dataclasses.dataclass(frozen=True)
+class SpyRecipe(Recipe):
+    """A recipe that notes what its optimizer is given."""
+
+    seen: list = dataclasses.field(default_factory=list, compare=False)
+
+    def optimizer(self, num_steps: int) -> optax.GradientTransformation:
+        inner = super().optimizer(num_steps)
+
+        def init(params):
+            self.seen.append(jax.tree.structure(params))
+            return inner.init(params)
+
+        def update(gradient, state, params):
+            self.seen.append(jax.tree.structure(gradient))
+            return inner.update(gradient, state, params)
+
+        return optax.GradientTransformation(init, update)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A training and what was seen of it."""
+
+    result: loop.TrainResult
+    epochs: list[dict[str, float]]
+    variables: list[Any]  # of each epoch
+    recipe: SpyRecipe
+
+
+class KilledError(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    """Tones of three pitches at random phases and levels."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(90, dtype=np.int32) % 3
+    pitch_hz = np.asarray([300.0, 1000.0, 3000.0])[labels][:, None]
+    phase = rng.uniform(0, 2 * np.pi, (90, 1))
+    sound = np.sin(2 * np.pi * pitch_hz * np.arange(NUM_SAMPLES) / 16_000 + phase)
+    sound = 0.3 * sound + 0.05 * rng.normal(size=sound.shape)
+    names = np.asarray([f"{index:02}" for index in range(90)])
+    return Dataset(
+        name="tones",
+        clips=np.round(32767 * np.clip(sound, -1, 1)).astype(np.int16),
+        labels=labels,
+        class_names=CLASS_NAMES,
+        groups=names,
+        names=names,
+        sample_rate_hz=16_000,
+        fingerprint="tones",
+        noise=np.round(300 * rng.normal(size=(4, NUM_SAMPLES))).astype(np.int16),
+    )
+
+
+@pytest.fixture(scope="module")
+def splits() -> Splits:
+    # A last batch of 2 of 8 is left out of each epoch.
+    return Splits(np.arange(50), np.arange(50, 60), np.arange(60, 90))
+
+
+class Toy(nn.Module):
+    """All that the loop has to handle, statistics and dropout, and soon compiled."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        x = nn.Dense(16)(x.reshape(x.shape[0], -1, 20) - 0.5)
+        x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.5)(x))
+        x = nn.Dropout(0.1, deterministic=not train)(jnp.mean(x, axis=1))
+        return nn.Dense(self.num_classes)(x)
+
+
+@pytest.fixture(scope="module")
+def spec() -> models.ModelSpec:
+    entry = registry._Entry("", "", NUM_SAMPLES, 16_000, 1)
+    return registry._as_functions("toy", entry, Toy(len(CLASS_NAMES)), NUM_SAMPLES)
+
+
+def train(
+    spec: models.ModelSpec,
+    dataset: Dataset,
+    splits: Splits,
+    workdir: Path,
+    *,
+    killed_in: int | None = None,
+) -> Run:
+    """Trains with the accuracies of `ACCURACIES` in place of measured ones."""
+    epochs, variables = [], []
+
+    def note(record):
+        if record["epoch"] == killed_in:
+            raise KilledError
+        epochs.append(dict(record))
+
+    def scripted(_spec, weights, *_args, **_settings):
+        variables.append(jax.device_get(weights))
+        return ACCURACIES[first + len(variables) - 1]
+
+    first = KILLED_IN - 1 if workdir.exists() else 0
+    recipe = SpyRecipe(
+        num_clips_seen=NUM_EPOCHS * len(splits.train),
+        batch_size=8,
+        ramp_share=0.5,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "evaluate_accuracy", scripted)
+        result = loop.train(
+            spec,
+            dataset,
+            splits,
+            scaling="fixed",
+            recipe=recipe,
+            seed=SEED,
+            workdir=workdir,
+            on_epoch=note,
+            save_every_s=0.0,
+        )
+    return Run(result, epochs, variables, recipe)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("training")
+
+
+@pytest.fixture(scope="module")
+def whole(spec, dataset, splits, folder) -> Run:
+    """A training without interruption."""
+    return train(spec, dataset, splits, folder / "whole")
+
+
+@pytest.fixture(scope="module")
+def resumed(spec, dataset, splits, folder) -> Run:
+    """The same, killed before the third epoch was saved, and gone on with."""
+    with pytest.raises(KilledError):
+        train(spec, dataset, splits, folder / "killed", killed_in=KILLED_IN)
+    return train(spec, dataset, splits, folder / "killed")
+
+
+def assert_same(first: Any, second: Any) -> None:
+    assert jax.tree.structure(first) == jax.tree.structure(second)
+    for one, other in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_spchcmd_learns_tones_in_a_few_steps(dataset, splits, tmp_path):
+    spec = models.create(
+        "spchcmd", num_classes=len(CLASS_NAMES), num_samples=NUM_SAMPLES
+    )
+    losses = []
+    result = loop.train(
+        spec,
+        dataset,
+        splits,
+        scaling="fixed",
+        recipe=Recipe(num_clips_seen=400, batch_size=8, peak_learning_rate=3e-3),
+        seed=SEED,
+        workdir=tmp_path,
+        on_epoch=lambda record: losses.append(record["loss"]),
+    )
+    assert len(losses) == result.num_epochs == 8
+    assert losses[-1] < 0.7 * losses[0]
+    assert result.validation_accuracy > 0.8
+
+
+def test_epochs_are_told(whole):
+    assert [record["epoch"] for record in whole.epochs] == [1, 2, 3, 4, 5]
+    assert {record["num_epochs"] for record in whole.epochs} == {NUM_EPOCHS}
+    told = [record["validation_accuracy"] for record in whole.epochs]
+    assert told == list(ACCURACIES)
+    assert all(record["seconds"] > 0 for record in whole.epochs)
+
+
+def test_best_epoch_is_kept(whole):
+    assert whole.result.best_epoch == 4
+    assert whole.result.num_epochs == NUM_EPOCHS
+    assert whole.result.validation_accuracy == pytest.approx(0.6)
+    assert_same(whole.result.variables, whole.variables[3])
+    kept, last = (
+        variables["params"]["Dense_0"]["kernel"]
+        for variables in (whole.result.variables, whole.variables[-1])
+    )
+    assert not np.array_equal(kept, last)
+
+
+def test_killed_training_ends_with_the_same_bits(whole, resumed):
+    assert [record["epoch"] for record in resumed.epochs] == [3, 4, 5]
+    for record, expected in zip(resumed.epochs, whole.epochs[2:], strict=True):
+        assert record["loss"] == expected["loss"]
+    assert_same(resumed.result.variables, whole.result.variables)
+    assert_same(resumed.variables[-1], whole.variables[-1])
+    assert resumed.result.best_epoch == whole.result.best_epoch
+
+
+def test_finished_training_is_only_read(whole, spec, dataset, splits, folder):
+    again = train(spec, dataset, splits, folder / "whole")
+    assert again.epochs == []
+    assert_same(again.result.variables, whole.result.variables)
+    assert again.result.best_epoch == 4
+
+
+def test_weights_and_statistics_both_move(whole, spec):
+    before = spec.init(jax.random.key(SEED))
+    for part in ("params", "batch_stats"):
+        moved = [
+            not np.array_equal(one, other)
+            for one, other in zip(
+                jax.tree.leaves(before[part]),
+                jax.tree.leaves(whole.variables[0][part]),
+                strict=True,
+            )
+        ]
+        assert all(moved), part
+
+
+def test_only_params_reach_the_optimizer(whole):
+    params = jax.tree.structure(whole.result.variables["params"])
+    assert len(whole.recipe.seen) == 2  # at init, and at update when it was traced
+    assert set(whole.recipe.seen) == {params}
+
+
+@pytest.mark.parametrize("num_clips", [10, 64, 90])
+def test_accuracy_counts_every_clip_once(whole, spec, dataset, num_clips):
+    variables = whole.variables[-1]
+    x, _ = to_box(jnp.asarray(to_waveform(dataset.clips)), scaling="fixed")
+    # One shape for all cases, as large as the blocks of the evaluation.
+    blocks = [x[:64], jnp.concatenate([x[64:], x[:38]])]
+    predict = jax.jit(lambda x: jnp.argmax(spec.logits(variables, x), axis=1))
+    predictions = np.concatenate([predict(block) for block in blocks])[:90]
+    # Wrong labels for a third, so that the share to be found is neither 0 nor 1.
+    labels = np.where(np.arange(90) % 3, predictions, (predictions + 1) % 3)
+    accuracy = loop.evaluate_accuracy(
+        spec,
+        variables,
+        dataclasses.replace(dataset, labels=labels.astype(np.int32)),
+        np.arange(90)[-num_clips:],
+        scaling="fixed",
+    )
+    expected = np.mean(np.arange(90)[-num_clips:] % 3 > 0)
+    assert accuracy == pytest.approx(expected)
+
+
+def test_non_finite_loss_is_an_error(spec, dataset, splits, tmp_path, monkeypatch):
+    def diverge(_step, state, *_args):
+        return state, float("nan")
+
+    monkeypatch.setattr(loop, "_train_epoch", diverge)
+    with pytest.raises(ValueError, match="the loss of epoch 1 is nan"):
+        train(spec, dataset, splits, tmp_path / "new")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_classes": 4}, "dataset: expected 4 classes as the model has, got 3"),
+        ({"num_samples": 6_000}, "dataset: expected num_samples 6000 .* got 5100"),
+    ],
+)
+def test_model_and_corpus_must_fit(settings, message, dataset, splits, tmp_path):
+    settings = {"num_classes": 3, "num_samples": NUM_SAMPLES, **settings}
+    with pytest.raises(ValueError, match=message):
+        train(models.create("spchcmd", **settings), dataset, splits, tmp_path / "new")
+
+
+def test_epochs_follow_from_the_clips_seen():
+    recipe = Recipe(num_clips_seen=1000)
+    assert [recipe.num_epochs(num) for num in (100, 300, 5000)] == [10, 3, 1]
+
+
+def test_augmentation_grows_over_its_share():
+    recipe = Recipe(ramp_share=0.2)
+    strengths = [recipe.strength(share) for share in (0.05, 0.1, 0.2, 0.7, 1.0)]
+    assert strengths == pytest.approx([0.25, 0.5, 1.0, 1.0, 1.0])
+    assert Recipe(ramp_share=0.0).strength(0.01) == 1
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"batch_size": 0}, {"peak_learning_rate": 0.0}, {"label_smoothing": 1.0}],
+)
+def test_settings_out_of_range_are_named(settings):
+    with pytest.raises(ValueError, match=f"^{next(iter(settings))}: expected"):
+        Recipe(**settings)
+
+
+def test_every_model_has_a_recipe():
+    assert set(RECIPES) == set(models.MODEL_NAMES)
+
+
+def test_rate_warms_up_and_decay_is_on_kernels_only():
+    recipe = Recipe(peak_learning_rate=0.1, warmup_share=0.5, weight_decay=0.5)
+    optimizer = recipe.optimizer(4)
+    params = {"kernel": jnp.ones((2, 2)), "scale": jnp.ones(2)}
+    nothing = jax.tree.map(jnp.zeros_like, params)
+    state = optimizer.init(params)
+    update = jax.jit(optimizer.update)
+    shrinks = []
+    with jax.numpy_dtype_promotion("standard"):
+        for _ in range(5):
+            updates, state = update(nothing, state, params)
+            assert not updates["scale"].any()
+            shrinks.append(-float(updates["kernel"][0, 0]) / 0.5)
+    assert shrinks == pytest.approx([0.0, 0.05, 0.1, 0.05, 0.0], abs=1e-6)
