@@ -25,8 +25,7 @@ def open_checkpoints(folder: Path, *, max_to_keep: int = 2) -> Iterator["Checkpo
     Yields:
         The open folder; saves are complete when the context ends.
     """
-    from orbax.checkpoint import v1 as ocp
-
+    ocp = _orbax()
     with ocp.training.Checkpointer(
         str(folder.resolve()),
         preservation_policy=ocp.training.preservation_policies.LatestN(max_to_keep),
@@ -57,8 +56,7 @@ class Checkpoints:
 
 def save_perturbation(folder: Path, perturbation: Perturbation) -> None:
     """Stores a perturbation in a folder of its own, replacing what is there."""
-    from orbax.checkpoint import v1 as ocp
-
+    ocp = _orbax()
     settings = {
         "space": perturbation.space,
         "scaling": perturbation.scaling,
@@ -79,12 +77,18 @@ def load_perturbation(folder: Path) -> Perturbation:
     Raises:
         ValueError: The folder holds none.
     """
-    from orbax.checkpoint import v1 as ocp
-
+    ocp = _orbax()
     if not folder.is_dir():
         raise ValueError(f"folder: expected a stored perturbation, got {folder}")
     where = str(folder.resolve())
-    metadata: Any = ocp.metadata(where)
-    like: Any = jax.numpy.zeros(metadata.metadata["value"].shape, jax.numpy.float32)
-    stored: Any = ocp.load(where, {"value": like})
+    metadata = ocp.metadata(where)
+    like = jax.numpy.zeros(metadata.metadata["value"].shape, jax.numpy.float32)
+    stored = ocp.load(where, {"value": like})
     return Perturbation(stored["value"], **metadata.custom_metadata)
+
+
+def _orbax() -> Any:
+    """The v1 interface, loaded at first use; untyped, for its names still move."""
+    from orbax.checkpoint import v1
+
+    return v1

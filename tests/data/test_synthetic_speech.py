@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from uap_jax.data import _espeak, synthetic_speech
+from uap_jax.data import _espeak, _recording, synthetic_speech
 from uap_jax.data.dataset import Dataset, split_clips
 
 SETTINGS = {"rate_wpm": 150, "pitch": 50, "pitch_range": 50}
@@ -126,7 +126,7 @@ def test_some_silence_is_all_zero():
     babble = np.random.default_rng(0).standard_normal(40000)
     conditions = synthetic_speech.Conditions()
     clips = [
-        synthetic_speech._make_silence(np.random.default_rng(seed), babble, conditions)
+        _recording.record_silence(np.random.default_rng(seed), babble, conditions)
         for seed in range(100)
     ]
     num_zero = sum(not clip.any() for clip in clips)
@@ -142,7 +142,7 @@ def test_signal_to_noise_ratio_is_the_drawn_one():
         "reverb_share": 0.0,
     }
     loud, quiet = (
-        synthetic_speech._record(
+        _recording.record_word(
             word,
             np.random.default_rng(3),
             np.random.default_rng(0).standard_normal(40000),

@@ -178,7 +178,8 @@ def waveform_gain(dataset: Dataset, indices: np.ndarray, *, scaling: str) -> flo
     """
     scales = []
     for start in range(0, len(indices), BLOCK_SIZE):
-        waveform = to_waveform(dataset.clips[indices[start : start + BLOCK_SIZE]])
+        clips = dataset.clips[indices[start : start + BLOCK_SIZE]]
+        waveform = jnp.asarray(to_waveform(clips))
         scales.append(np.asarray(to_box(waveform, scaling=scaling)[1].scale))
     return 0.5 * float(np.median(np.concatenate(scales)))
 

@@ -14,7 +14,7 @@ from uap_jax.audio.box import check_scaling
 from uap_jax.data.corpora import CORPUS_NAMES, DEFAULT_CORPORA
 from uap_jax.experiments.console import UsageError, user_mistakes
 from uap_jax.training.augmentation import Augmentation
-from uap_jax.training.recipes import RECIPES, Recipe
+from uap_jax.training.recipes import Recipe, recipe_for
 
 # What a preset changes; flags given by hand and --set win over it.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -120,8 +120,9 @@ def resolve(
             f"--num_attack_clips: expected 1 or more, got {num_attack_clips}"
         )
     preset_overrides = [f"{key}={value}" for key, value in chosen.items() if "." in key]
+    recipe = recipe_for(model, dataset)
     attack, training, augmentation = apply_overrides(
-        (PenaltyConfig(), RECIPES[model], RECIPES[model].augmentation),
+        (PenaltyConfig(), recipe, recipe.augmentation),
         [*preset_overrides, *overrides],
     )
     if attack.micro_batch_size is None and micro_batch_size is not None:
@@ -135,7 +136,7 @@ def resolve(
         method=method,
         model=model,
         dataset=dataset,
-        data_dir=data_dir and str(Path(data_dir).resolve()),
+        data_dir=data_dir,
         scaling=scaling or chosen["scaling"],
         target=target,
         num_attack_clips=num_attack_clips,

@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Generator
+from typing import NoReturn
 
 
 class UsageError(Exception):
@@ -104,7 +105,7 @@ def run_app(main: Callable[[], int]) -> None:
     app.run(run, flags_parser=parse)
 
 
-def _fail(line: str, code: int) -> None:
+def _fail(line: str, code: int) -> NoReturn:
     line = " ".join(line.split())
     print(f"error: {line}", file=sys.stderr, flush=True)
     sys.exit(code)
