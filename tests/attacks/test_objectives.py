@@ -12,7 +12,7 @@ from toy_networks import mlp_clips, mlp_logits, mlp_weights
 
 from uap_jax.attacks import PenaltyConfig, penalty_init, resolve_penalty_config
 from uap_jax.attacks.objectives import hinge, is_fooled
-from uap_jax.attacks.penalty import batch_objective
+from uap_jax.attacks.penalty_steps import batch_objective
 from uap_jax.attacks.projections import project_l2
 
 # The nearest to the paper's 1e-7 that float32 can keep from 1.

@@ -19,7 +19,12 @@ from toy_networks import (
 )
 
 from uap_jax import attacks
-from uap_jax.attacks.penalty import _descend, _evaluate, _predict, _to_tanh_space
+from uap_jax.attacks.penalty_steps import (
+    all_to_tanh_space,
+    descend,
+    evaluate,
+    predict,
+)
 
 # Settings that leave v' = 0 quickly on the linear problem.
 EASY = {
@@ -408,7 +413,7 @@ def test_numbers_weights_and_target_recompile_nothing():
     """One program each for steps and evaluation, whatever the numbers."""
     variables, x, labels = linear_problem(num_clips=21)
     settings = {"batch_size": 8, "micro_batch_size": 4, "max_passes": 2}
-    programs = [_descend, _evaluate, _predict, _to_tanh_space]
+    programs = [descend, evaluate, predict, all_to_tanh_space]
 
     def run(variables=variables, target=1, **numbers):
         return attacks.penalty(

@@ -7,7 +7,7 @@ import pytest
 from toy_networks import linear_logits, linear_problem
 
 from uap_jax import attacks
-from uap_jax.attacks.penalty import OPTIMIZERS
+from uap_jax.attacks.penalty_steps import OPTIMIZERS
 
 
 def penalty(logits_fn=linear_logits, **changes):

@@ -31,7 +31,9 @@ def resolve(**changes):
 
 
 def apply(*overrides):
-    return config.apply_overrides((PenaltyConfig(), Recipe(), Augmentation()), overrides)
+    return config.apply_overrides(
+        (PenaltyConfig(), Recipe(), Augmentation()), overrides
+    )
 
 
 def test_scenario_settings_are_resolved():

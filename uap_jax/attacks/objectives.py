@@ -5,7 +5,11 @@ import jax.numpy as jnp
 
 
 def hinge(
-    logits: jax.Array, classes: jax.Array, *, confidence: jax.Array, targeted: bool
+    logits: jax.Array,
+    classes: jax.Array,
+    *,
+    confidence: jax.Array | float,
+    targeted: bool,
 ) -> jax.Array:
     """The hinge penalty G of each clip, Eq. 10 (targeted) and Eq. 11 (untargeted).
 

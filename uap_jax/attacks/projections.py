@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 
-def project_l2(v: jax.Array, *, radius: jax.Array) -> jax.Array:
+def project_l2(v: jax.Array, *, radius: jax.Array | float) -> jax.Array:
     """The point nearest to v with ||v||_2 <= radius: v min(1, radius / ||v||_2).
 
     Args:

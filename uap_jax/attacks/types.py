@@ -10,6 +10,9 @@ import numpy as np
 
 from uap_jax.audio import box
 
+# A setting that compiled programs take as an argument.
+Number = float | jax.Array
+
 # All weights and statistics of a classifier, a pytree; passed through, never changed.
 Variables = Any
 
@@ -113,13 +116,13 @@ class PenaltyConfig:
     batch_size: int = _static(100)
     micro_batch_size: int | None = _static(None)
     max_passes: int = _static(100)
-    target_asr: float = 0.9
-    learning_rate: float | None = None
-    penalty_coefficient: float | None = None
-    confidence: float | None = None
+    target_asr: Number = 0.9
+    learning_rate: Number | None = None
+    penalty_coefficient: Number | None = None
+    confidence: Number | None = None
     hinge_reduction: str = _static("sum")
     optimizer: str = _static("adam")
-    l2_radius: float | None = None
+    l2_radius: Number | None = None
 
 
 def apply_perturbation(perturbation: Perturbation, x: jax.Array) -> jax.Array:
@@ -202,8 +205,8 @@ def check_attack_inputs(
 def _check_range(name: str, values: jax.Array, low: float, high: float) -> None:
     # Not by min and max: on a CPU XLA's may pass over NaN.
     if not jnp.all((values >= low) & (values <= high)):
-        values = np.asarray(values)
+        found = np.asarray(values)
         raise ValueError(
             f"{name}: expected values in [{low}, {high}], "
-            f"got {np.min(values)}..{np.max(values)}"
+            f"got {np.min(found)}..{np.max(found)}"
         )

@@ -228,10 +228,10 @@ def _parse(text: str, kind: Any, key: str) -> Any:
     options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     if type(None) in options and text.lower() in ("none", "null", ""):
         return None
-    wanted = next(option for option in options if option is not type(None))
+    wanted = next(option for option in options if option in (int, float, str))
     try:
         value = wanted(text)
-        if wanted is float and not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             raise ValueError
     except ValueError:
         raise UsageError(

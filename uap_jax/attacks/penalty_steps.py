@@ -1,0 +1,360 @@
+"""The compiled parts of the penalty method: objective, steps, evaluation of a pass.
+
+`penalty` puts them together; what is not compiled is there.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from uap_jax.attacks import types
+from uap_jax.attacks.objectives import hinge, is_fooled
+from uap_jax.attacks.projections import project_l2
+from uap_jax.attacks.types import LogitsFn, PenaltyConfig
+from uap_jax.audio.box import from_tanh_space, to_tanh_space
+from uap_jax.audio.levels import spl_db
+
+T = TypeVar("T")
+
+HINGE_REDUCTIONS = ("sum", "released")
+
+# What the paper compares; every other name is looked up in optax.
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "adam": optax.adam,
+    "adagrad": optax.adagrad,
+    "sgd": optax.sgd,
+    "nesterov": functools.partial(optax.sgd, momentum=0.9, nesterov=True),
+    "rmsprop": optax.rmsprop,
+}
+
+HISTORY_FIELDS = ("asr", "spl_db", "objective", "hinge")
+
+
+class PenaltyProblem(NamedTuple):
+    """What stays fixed during an attack; lives on the device."""
+
+    x_tanh: jax.Array  # [M, N], x' of Eq. 7
+    labels: jax.Array  # [M] int32, true labels
+    clean_predictions: jax.Array  # [M] int32
+    target: jax.Array  # [] int32; -1: untargeted
+
+
+class PenaltyState(NamedTuple):
+    """What a segment takes and returns; a pytree of arrays, to store as it is."""
+
+    value: jax.Array  # [N], v'
+    opt_state: Any
+    key: jax.Array  # the batches of pass p follow from fold_in(key, p)
+    num_passes: jax.Array  # [] int32, completed passes
+    batch: jax.Array  # [] int32, next batch of the running pass
+    block: jax.Array  # [] int32, next block of its evaluation
+    num_fooled: jax.Array  # [] int32, in the blocks evaluated so far
+    objective_sum: jax.Array  # [], over the batches of the running pass
+    hinge_sum: jax.Array  # [], over its clips
+    stop_reason: jax.Array  # [] int32, index into types.STOP_REASONS
+    history: dict[str, jax.Array]  # [max_passes] each, HISTORY_FIELDS
+
+
+def batch_objective(
+    logits_fn: LogitsFn,
+    variables: types.Variables,
+    problem: PenaltyProblem,
+    value: jax.Array,
+    clips: jax.Array,
+    weights: jax.Array,
+    *,
+    config: PenaltyConfig,
+    targeted: bool,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """SPL(v') + c sum_i G(w_i) of a batch and its gradient, Eq. 10 and 11.
+
+    The gradient is summed over micro-batches. With `hinge_reduction="released"` it is
+    that of the authors' code: c sum_i dG(w_i) / dw_i.
+
+    Args:
+        logits_fn: See `penalty`, as for `variables`.
+        variables: ...
+        problem: The attack clips.
+        value: `[N]`, v'.
+        clips: `[K, S]` int32, the batch as micro-batches of indices.
+        weights: `[K, S]`, 1, or 0 for what only fills up the last micro-batch.
+        config: Resolved settings.
+        targeted: Whether `problem.target` is a class.
+
+    Returns:
+        The objective `[]`, the sum of hinges `[]`, the gradient `[N]`.
+    """
+
+    def hinge_sum(w: jax.Array, index: jax.Array, weight: jax.Array) -> jax.Array:
+        classes = problem.labels[index]
+        if targeted:
+            classes = jnp.full_like(classes, problem.target)
+        losses = hinge(
+            logits_fn(variables, w),
+            classes,
+            confidence=known(config.confidence),
+            targeted=targeted,
+        )
+        # Not a product: a clip that only fills up must not turn 0 into NaN.
+        return jnp.sum(jnp.where(weight > 0, losses, jnp.zeros_like(losses)))
+
+    def of_value(value: jax.Array, index: jax.Array, weight: jax.Array) -> jax.Array:
+        w = from_tanh_space(problem.x_tanh[index] + value[None])
+        return hinge_sum(w, index, weight)
+
+    def add_micro_batch(carry: Any, micro_batch: Any) -> tuple[Any, None]:
+        total, gradient = carry
+        index, weight = micro_batch
+        if config.hinge_reduction == "released":
+            w = from_tanh_space(problem.x_tanh[index] + value[None])
+            loss, by_clip = jax.value_and_grad(hinge_sum)(w, index, weight)
+            step = jnp.sum(by_clip, axis=0)
+        else:
+            loss, step = jax.value_and_grad(of_value)(value, index, weight)
+        return (total + loss, gradient + step), None
+
+    start = (jnp.zeros((), jnp.float32), jnp.zeros_like(value))
+    (total, gradient), _ = jax.lax.scan(add_micro_batch, start, (clips, weights))
+    level_db, level_gradient = jax.value_and_grad(spl_db)(value)
+    coefficient = known(config.penalty_coefficient)
+    gradient = coefficient * gradient
+    if config.hinge_reduction == "sum":
+        gradient = gradient + level_gradient
+    return level_db + coefficient * total, total, gradient
+
+
+@functools.partial(jax.jit, static_argnames=("logits_fn", "targeted"))
+def descend(
+    logits_fn: LogitsFn,
+    variables: types.Variables,
+    problem: PenaltyProblem,
+    state: PenaltyState,
+    config: PenaltyConfig,
+    max_steps: jax.Array,
+    *,
+    targeted: bool,
+) -> PenaltyState:
+    """Optimizer steps until the pass has no batches left, or `max_steps`."""
+    num_clips = problem.labels.shape[0]
+    last_batch = num_batches(config, num_clips)
+    optimizer = optimizer_of(config)
+    order = jax.random.permutation(
+        jax.random.fold_in(state.key, state.num_passes), num_clips
+    ).astype(jnp.int32)
+
+    def should_go_on(carry: tuple[PenaltyState, jax.Array]) -> jax.Array:
+        state, steps_left = carry
+        running = state.stop_reason == types.RUNNING
+        return running & (state.batch < last_batch) & (steps_left > 0)
+
+    def step(
+        carry: tuple[PenaltyState, jax.Array],
+    ) -> tuple[PenaltyState, jax.Array]:
+        state, steps_left = carry
+        clips, weights = _take_batch(order, state.batch, config)
+        objective, hinges, gradient = batch_objective(
+            logits_fn,
+            variables,
+            problem,
+            state.value,
+            clips,
+            weights,
+            config=config,
+            targeted=targeted,
+        )
+        # Optax mixes dtypes in places, which a caller's strict setting forbids.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, opt_state = optimizer.update(
+                gradient, state.opt_state, state.value
+            )
+        value = jnp.asarray(optax.apply_updates(state.value, updates))
+        if config.l2_radius is not None:
+            value = project_l2(value, radius=config.l2_radius)
+        stop_reason = jnp.where(
+            ~jnp.isfinite(objective),
+            types.NON_FINITE_OBJECTIVE,
+            jnp.where(
+                # A rate far too large makes the step overflow.
+                ~jnp.all(jnp.isfinite(gradient) & jnp.isfinite(value)),
+                types.NON_FINITE_GRADIENT,
+                types.RUNNING,
+            ),
+        ).astype(jnp.int32)
+        new = state._replace(
+            value=value,
+            opt_state=opt_state,
+            batch=state.batch + 1,
+            objective_sum=state.objective_sum + objective,
+            hinge_sum=state.hinge_sum + hinges,
+        )
+        # What was found before the fault is kept.
+        good = stop_reason == types.RUNNING
+        new = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state)
+        return new._replace(stop_reason=stop_reason), steps_left - 1
+
+    state, _ = jax.lax.while_loop(should_go_on, step, (state, max_steps))
+    return state
+
+
+@functools.partial(jax.jit, static_argnames=("logits_fn", "targeted"))
+def evaluate(
+    logits_fn: LogitsFn,
+    variables: types.Variables,
+    problem: PenaltyProblem,
+    state: PenaltyState,
+    config: PenaltyConfig,
+    max_steps: jax.Array,
+    *,
+    targeted: bool,
+) -> PenaltyState:
+    """Counts the clips that v' fools, and ends the pass when all are counted."""
+    num_clips = problem.labels.shape[0]
+    block_size = known(config.micro_batch_size)
+    num_blocks = -(-num_clips // block_size)
+
+    def should_go_on(carry: tuple[PenaltyState, jax.Array]) -> jax.Array:
+        state, steps_left = carry
+        running = state.stop_reason == types.RUNNING
+        return running & (state.block < num_blocks) & (steps_left > 0)
+
+    def count_block(
+        carry: tuple[PenaltyState, jax.Array],
+    ) -> tuple[PenaltyState, jax.Array]:
+        state, steps_left = carry
+        clips = state.block * block_size + jnp.arange(block_size, dtype=jnp.int32)
+        counts = clips < num_clips
+        clips = jnp.minimum(clips, num_clips - 1)
+        w = from_tanh_space(problem.x_tanh[clips] + state.value[None])
+        logits = logits_fn(variables, w)
+        fooled = is_fooled(
+            logits,
+            problem.clean_predictions[clips],
+            target=problem.target,
+            targeted=targeted,
+        )
+        return state._replace(
+            num_fooled=state.num_fooled + jnp.sum(fooled & counts, dtype=jnp.int32),
+            block=state.block + 1,
+            stop_reason=jnp.where(
+                jnp.all(jnp.isfinite(logits)),
+                state.stop_reason,
+                jnp.full_like(state.stop_reason, types.NON_FINITE_LOGITS),
+            ),
+        ), steps_left - 1
+
+    state, _ = jax.lax.while_loop(should_go_on, count_block, (state, max_steps))
+    ended = (state.block == num_blocks) & (state.stop_reason == types.RUNNING)
+    closed = _end_pass(state, config, num_clips)
+    return jax.tree.map(lambda a, b: jnp.where(ended, a, b), closed, state)
+
+
+def _end_pass(
+    state: PenaltyState, config: PenaltyConfig, num_clips: int
+) -> PenaltyState:
+    """Writes the pass into the history and decides whether to stop."""
+    asr = state.num_fooled.astype(jnp.float32) / num_clips
+    values = {
+        "asr": asr,
+        "spl_db": spl_db(state.value),
+        "objective": state.objective_sum / num_batches(config, num_clips),
+        "hinge": state.hinge_sum / num_clips,
+    }
+    num_passes = state.num_passes + 1
+    stop_reason = jnp.where(
+        asr >= config.target_asr,
+        types.CONVERGED,
+        jnp.where(num_passes >= config.max_passes, types.MAX_PASSES, types.RUNNING),
+    ).astype(jnp.int32)
+    return state._replace(
+        num_passes=num_passes,
+        batch=jnp.zeros_like(state.batch),
+        block=jnp.zeros_like(state.block),
+        num_fooled=jnp.zeros_like(state.num_fooled),
+        objective_sum=jnp.zeros_like(state.objective_sum),
+        hinge_sum=jnp.zeros_like(state.hinge_sum),
+        stop_reason=stop_reason,
+        history={
+            field: state.history[field].at[state.num_passes].set(values[field])
+            for field in HISTORY_FIELDS
+        },
+    )
+
+
+def _take_batch(
+    order: jax.Array, batch: jax.Array, config: PenaltyConfig
+) -> tuple[jax.Array, jax.Array]:
+    """The clips of one batch as micro-batches `[K, S]` of indices, and their weights.
+
+    The last batch of a pass may be short, and a micro-batch may not divide the batch;
+    both are filled up with weight zero.
+    """
+    micro_batch_size = known(config.micro_batch_size)
+    num_micro_batches = -(-config.batch_size // micro_batch_size)
+    padded_size = num_micro_batches * micro_batch_size
+    place = jnp.arange(padded_size, dtype=jnp.int32)
+    at = batch * config.batch_size + place
+    counts = (place < config.batch_size) & (at < order.shape[0])
+    clips = order[jnp.where(counts, at, jnp.zeros_like(at))]
+    shape = (num_micro_batches, micro_batch_size)
+    return clips.reshape(shape), counts.astype(jnp.float32).reshape(shape)
+
+
+def known(setting: T | None) -> T:
+    """Returns a setting that `resolve_penalty_config` has filled in.
+
+    Raises:
+        ValueError: It has not.
+    """
+    if setting is None:
+        raise ValueError("config: expected one from resolve_penalty_config, got None")
+    return setting
+
+
+def num_batches(config: PenaltyConfig, num_clips: int) -> int:
+    """Returns the batches of a pass; the last may be short."""
+    return -(-num_clips // config.batch_size)
+
+
+def optimizer_of(config: PenaltyConfig) -> optax.GradientTransformation:
+    """Returns the optimizer that a config names.
+
+    Raises:
+        ValueError: There is none of this name.
+    """
+    make: Any = OPTIMIZERS.get(config.optimizer, getattr(optax, config.optimizer, None))
+    try:
+        optimizer = make(config.learning_rate)
+        if not isinstance(optimizer, optax.GradientTransformation):
+            raise TypeError
+    except TypeError:
+        raise ValueError(
+            f"optimizer: expected one of {tuple(OPTIMIZERS)} or an optax optimizer "
+            f"that needs a learning rate only, got {config.optimizer!r}"
+        ) from None
+    return optimizer
+
+
+@jax.jit
+def all_to_tanh_space(x: jax.Array) -> jax.Array:
+    """`to_tanh_space`, compiled."""
+    return to_tanh_space(x)
+
+
+@functools.partial(jax.jit, static_argnames=("logits_fn", "block_size"))
+def predict(
+    logits_fn: LogitsFn, variables: types.Variables, x: jax.Array, block_size: int
+) -> jax.Array:
+    """Returns the classes `[M]` int32 of clips `[M, N]`, block by block."""
+    num_clips, num_samples = x.shape
+    num_blocks = -(-num_clips // block_size)
+    filled = jnp.pad(x, ((0, num_blocks * block_size - num_clips), (0, 0)))
+    logits = jax.lax.map(
+        lambda block: logits_fn(variables, block),
+        filled.reshape(num_blocks, block_size, num_samples),
+    )
+    predictions = jnp.argmax(logits, axis=2).astype(jnp.int32)
+    return predictions.reshape(-1)[:num_clips]
