@@ -32,9 +32,9 @@ class Augmentation:
     max_gain_db: float = 10.0
     background_share: float = 0.5
     max_background_volume: float = 0.15
-    noise_share: float = 0.5
+    noise_share: float = 0.4
     min_noise_db: float = -60.0
-    max_noise_db: float = -22.0
+    max_noise_db: float = -27.0
 
     def __post_init__(self) -> None:
         for field in ("background_share", "noise_share", "max_speed_change"):
