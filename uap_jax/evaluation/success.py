@@ -174,14 +174,18 @@ def waveform_gain(dataset: Dataset, indices: np.ndarray, *, scaling: str) -> flo
     """The one gain at which the single sound is added to recordings.
 
     Half the median scale of the clips to the box: a clip of that scale then gets just
-    what the attack added to it. It is 1 for "fixed".
+    what the attack added to it. It is 1 for "fixed". Clips without variation, which
+    have no scale of their own, do not count.
     """
     scales = []
     for start in range(0, len(indices), BLOCK_SIZE):
         clips = dataset.clips[indices[start : start + BLOCK_SIZE]]
         waveform = jnp.asarray(to_waveform(clips))
-        scales.append(np.asarray(to_box(waveform, scaling=scaling)[1].scale))
-    return 0.5 * float(np.median(np.concatenate(scales)))
+        _, box_scale = to_box(waveform, scaling=scaling)
+        varies = np.max(clips, axis=1) > np.min(clips, axis=1)
+        scales.append(np.asarray(box_scale.scale)[varies])
+    scale = np.concatenate(scales)
+    return 0.5 * float(np.median(scale)) if scale.size else 1.0
 
 
 def _succeeds(

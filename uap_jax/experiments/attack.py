@@ -15,8 +15,11 @@ from uap_jax.experiments.console import Console, format_seconds
 from uap_jax.models import ModelSpec
 
 SAVE_EVERY_S = 10.0
+# A perturbation below this has not begun to change predictions.
+SILENT_DB = -50.0
 # A segment between these times is long enough to cost nothing and short enough to stop.
 SHORT_SEGMENT_S, LONG_SEGMENT_S = 5.0, 20.0
+MAX_SEGMENT_STEPS = 2**20
 
 
 def run_penalty(
@@ -59,7 +62,7 @@ def run_penalty(
             seconds = time.perf_counter() - started
             pass_seconds += seconds
             if seconds < SHORT_SEGMENT_S:
-                max_steps *= 2
+                max_steps = min(2 * max_steps, MAX_SEGMENT_STEPS)
             elif seconds > LONG_SEGMENT_S:
                 max_steps = max(1, max_steps // 2)
             if int(state.num_passes) > num_passes:
@@ -71,7 +74,23 @@ def run_penalty(
             if stopped or time.perf_counter() - last_save > SAVE_EVERY_S:
                 saved.save(_clock(state, len(labels)), state)
                 last_save = time.perf_counter()
+    _say_if_silent(config, state, console)
     return attacks.penalty_result(state)
+
+
+def _say_if_silent(
+    config: RunConfig, state: attacks.PenaltyState, console: Console
+) -> None:
+    """Names the usual reason for an attack that never gets loud enough to work."""
+    if int(state.stop_reason) != types.MAX_PASSES:
+        return
+    level_db = float(state.history["spl_db"][int(state.num_passes) - 1])
+    if level_db < SILENT_DB:
+        console.say(
+            f"the perturbation stayed at {level_db:.0f} dB: its level outweighs the "
+            "hinge for this model; try --set attack.penalty_coefficient="
+            f"{4 * float(config.attack.penalty_coefficient or 0):g}"
+        )
 
 
 def _clock(state: attacks.PenaltyState, num_clips: int) -> int:
