@@ -5,6 +5,7 @@ renamed when whole, so a killed process leaves the step before it.
 """
 
 import contextlib
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,19 +31,21 @@ def open_checkpoints(folder: Path, *, max_to_keep: int = 2) -> Iterator["Checkpo
         str(folder.resolve()),
         preservation_policy=ocp.training.preservation_policies.LatestN(max_to_keep),
     ) as checkpointer:
-        yield Checkpoints(checkpointer)
+        yield Checkpoints(checkpointer, folder)
 
 
 class Checkpoints:
     """The steps of one folder; made by `open_checkpoints`."""
 
-    def __init__(self, checkpointer: Any) -> None:
+    def __init__(self, checkpointer: Any, folder: Path) -> None:
         self._checkpointer = checkpointer
+        self._folder = folder
 
     def save(self, step: int, state: Any) -> None:
         """Saves a state; a step that is there already stays as it is."""
         if self.latest_step() != step:
-            self._checkpointer.save(step, state)
+            with _as_os_error(self._folder, "cannot be written"):
+                self._checkpointer.save(step, state)
 
     def latest_step(self) -> int | None:
         """Returns the newest whole step, or None."""
@@ -51,7 +54,8 @@ class Checkpoints:
 
     def restore(self, like: Any) -> Any:
         """Returns the newest state, with the structure and placement of `like`."""
-        return self._checkpointer.load(self.latest_step(), like)
+        with _as_os_error(self._folder, "cannot be read; delete the folder"):
+            return self._checkpointer.load(self.latest_step(), like)
 
 
 def save_perturbation(folder: Path, perturbation: Perturbation) -> None:
@@ -63,12 +67,13 @@ def save_perturbation(folder: Path, perturbation: Perturbation) -> None:
         "sample_rate_hz": perturbation.sample_rate_hz,
         "epsilon": perturbation.epsilon,
     }
-    ocp.save(
-        str(folder.resolve()),
-        {"value": perturbation.value},
-        overwrite=True,
-        custom_metadata=settings,
-    )
+    with _as_os_error(folder, "cannot be written"):
+        ocp.save(
+            str(folder.resolve()),
+            {"value": perturbation.value},
+            overwrite=True,
+            custom_metadata=settings,
+        )
 
 
 def load_perturbation(folder: Path) -> Perturbation:
@@ -85,6 +90,21 @@ def load_perturbation(folder: Path) -> Perturbation:
     like = jax.numpy.zeros(metadata.metadata["value"].shape, jax.numpy.float32)
     stored = ocp.load(where, {"value": like})
     return Perturbation(stored["value"], **metadata.custom_metadata)
+
+
+@contextlib.contextmanager
+def _as_os_error(folder: Path, what: str) -> Iterator[None]:
+    """Turns what Orbax raises of files into an OSError that names the folder.
+
+    A full disk reaches us as a ValueError with a page of text.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"{what}: {error.strerror}", str(folder)) from error
+    except (ValueError, RuntimeError, KeyError) as error:
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise OSError(errno.EIO, f"{what}: {first[:200]}", str(folder)) from error
 
 
 def _orbax() -> Any:

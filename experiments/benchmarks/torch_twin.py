@@ -69,7 +69,7 @@ class SpchCMD(nn.Module):
         x = frames.transpose(1, 2)[:, :, None]
         x = self.separable(functional.relu6(self.norm(self.frames(x))))[:, :, 0]
         weights = self.attention(x.flatten(1)).softmax(dim=1)
-        return self.logits((x * weights[:, None]).mean(dim=2))
+        return self.logits((x * weights[:, None]).sum(dim=2))
 
 
 def twin_of(variables: Mapping[str, Any], *, num_samples: int) -> SpchCMD:

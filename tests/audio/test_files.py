@@ -1,10 +1,12 @@
 """Reading and writing recordings, including bad ones."""
 
 import pickle
+import struct
 
 import numpy as np
 import pytest
 import soundfile
+import soxr
 
 from uap_jax.audio import files
 
@@ -99,6 +101,77 @@ def test_num_samples_cuts_and_pads_the_end(tmp_path):
     np.testing.assert_array_equal(cut, whole[:600])
     np.testing.assert_array_equal(padded, np.append(whole, np.zeros(600)))
     assert padded.dtype == np.float32
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 11025, 44100, 96000])
+def test_num_samples_resamples_no_more_than_it_needs(tmp_path, monkeypatch, rate_hz):
+    path = tmp_path / "a.wav"
+    noise = np.random.default_rng(0).uniform(-1, 1, 2 * rate_hz)
+    soundfile.write(path, noise, rate_hz, subtype="FLOAT")
+    whole = files.read_audio(path, sample_rate_hz=RATE_HZ)
+    lengths = record_resampling(monkeypatch)
+    cut = files.read_audio(path, sample_rate_hz=RATE_HZ, num_samples=3000)
+    np.testing.assert_array_equal(cut, whole[:3000])
+    assert 3000 * rate_hz / RATE_HZ < lengths[0] < len(noise)
+
+
+def record_resampling(monkeypatch):
+    lengths = []
+
+    def resample(waveform, *arguments, **settings):
+        lengths.append(len(waveform))
+        return original(waveform, *arguments, **settings)
+
+    original = soxr.resample
+    monkeypatch.setattr(soxr, "resample", resample)
+    return lengths
+
+
+def write_with_rate(path, rate_hz, *, num_samples=20000):
+    files.write_wav(path, sine(RATE_HZ, num_samples=num_samples), sample_rate_hz=1)
+    content = bytearray(path.read_bytes())
+    content[24:28] = struct.pack("<I", rate_hz)
+    path.write_bytes(content)
+
+
+def test_header_with_an_absurd_rate_takes_no_memory(tmp_path, monkeypatch):
+    path = tmp_path / "a.wav"
+    write_with_rate(path, 1)
+    lengths = record_resampling(monkeypatch)
+    waveform = files.read_audio(path, sample_rate_hz=RATE_HZ, num_samples=100)
+    assert waveform.shape == (100,)
+    assert lengths[0] < 1100
+    message = "a.wav: is too long at 16000 Hz"
+    with pytest.raises(files.AudioFileError, match=message):
+        files.read_audio(path, sample_rate_hz=RATE_HZ)
+
+
+@pytest.mark.parametrize("rate_hz", [0, 2**32 - 1, 2**31 - 1])
+def test_header_with_an_impossible_rate(tmp_path, rate_hz):
+    path = tmp_path / "a.wav"
+    write_with_rate(path, rate_hz)
+    with pytest.raises(files.AudioFileError):
+        files.read_audio(path, sample_rate_hz=RATE_HZ, num_samples=100)
+
+
+@pytest.mark.parametrize("rate_hz", [0, -1])
+def test_rate_that_is_not_positive(monkeypatch, rate_hz):
+    monkeypatch.setattr(files, "_read_mono", lambda _: (np.ones(9), rate_hz))
+    with pytest.raises(files.AudioFileError, match=f"header says {rate_hz}"):
+        files.read_audio("a.wav", sample_rate_hz=RATE_HZ, num_samples=100)
+
+
+def test_failing_resampler_is_an_audio_file_error(tmp_path, monkeypatch):
+    path = tmp_path / "a.wav"
+    write_with_rate(path, 8000)
+
+    def fail(*_, **__):
+        raise RuntimeError("no such ratio")
+
+    monkeypatch.setattr(soxr, "resample", fail)
+    message = r"cannot be resampled from 8000 Hz \(no such ratio\)"
+    with pytest.raises(files.AudioFileError, match=message):
+        files.read_audio(path, sample_rate_hz=RATE_HZ)
 
 
 def test_name_that_is_not_utf8(tmp_path):

@@ -1,12 +1,13 @@
 """Cache folders: built once, whole or not at all, and built again when damaged."""
 
+import errno
+import fcntl
 import json
 import os
-import shutil
-import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -187,6 +188,10 @@ def drop_a_label(folder):
     path.write_text(json.dumps(record))
 
 
+def replace_by_bytes(folder):
+    (folder / "dataset.json").write_bytes(b'{"\xff')
+
+
 def rename_a_field(folder):
     path = folder / "dataset.json"
     path.write_text(path.read_text().replace('"groups"', '"speakers"'))
@@ -195,11 +200,6 @@ def rename_a_field(folder):
 def add_a_field(folder):
     path = folder / "dataset.json"
     path.write_text(path.read_text().replace("{", '{"new": 1, ', 1))
-
-
-def replace_by_a_file(folder):
-    shutil.rmtree(folder)
-    folder.write_text("in the way")
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def replace_by_a_file(folder):
         drop_a_label,
         rename_a_field,
         add_a_field,
-        replace_by_a_file,
+        replace_by_bytes,
     ],
 )
 def test_damaged_cache_is_built_again(tmp_path, damage):
@@ -226,6 +226,67 @@ def test_damaged_cache_is_built_again(tmp_path, damage):
     assert_equal(dataset, cache.load_or_build(folder, lambda _: dataset))
     assert_equal(dataset, cache.load_or_build(folder, fail_to_build))
     assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_cache_that_cannot_be_read_is_left_alone(tmp_path, monkeypatch):
+    folder = tmp_path / "cache"
+    cache.load_or_build(folder, lambda _: make_dataset())
+
+    def fail(_):
+        raise PermissionError(errno.EACCES, "Permission denied", "clips.npy")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "_map_array", fail)
+        with pytest.raises(PermissionError):
+            cache.load_or_build(folder, fail_to_build)
+    assert_equal(make_dataset(), cache.load_or_build(folder, fail_to_build))
+
+
+def test_file_in_the_way_is_left_alone(tmp_path):
+    (tmp_path / "cache").write_text("in the way")
+    with pytest.raises(NotADirectoryError):
+        cache.load_or_build(tmp_path / "cache", fail_to_build)
+    assert (tmp_path / "cache").read_text() == "in the way"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_full_disk_is_named():
+    def write():
+        with open("/dev/full", "wb", buffering=0) as file:
+            file.write(b"123")
+
+    def write_array():
+        np.arange(99999).tofile("/dev/full")
+
+    with pytest.raises(OSError, match="requested and") as plain:
+        write_array()
+    assert plain.value.errno is None
+    for fail in (write, write_array):
+        with (
+            pytest.raises(OSError, match="No space left on device") as caught,
+            cache.name_full_disk(Path("clips.npy")),
+        ):
+            fail()
+        assert caught.value.errno == errno.ENOSPC
+        assert caught.value.filename == "clips.npy"
+    with (
+        pytest.raises(OSError, match="other") as caught,
+        cache.name_full_disk("clips.npy"),
+    ):
+        raise OSError("other")
+    assert caught.value.filename is None
+
+
+def test_full_disk_while_an_array_is_saved(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("60 requested and 0 written")
+
+    monkeypatch.setattr(cache.np, "save", fail)
+    with pytest.raises(OSError, match="No space left") as caught:
+        cache.load_or_build(tmp_path / "cache", lambda _: make_dataset())
+    assert caught.value.errno == errno.ENOSPC
+    assert Path(caught.value.filename).name == "clips.npy"
+    assert not list(tmp_path.iterdir())
 
 
 def test_failed_build_leaves_nothing(tmp_path):
@@ -258,7 +319,41 @@ def test_place_that_cannot_be_written_is_reported(tmp_path):
         cache.load_or_build(tmp_path / "file" / "sub" / "cache", fail_to_build)
 
 
-def test_first_of_two_builds_counts(tmp_path):
+@pytest.mark.parametrize("damaged", [False, True])
+def test_one_of_many_builds_at_once(tmp_path, damaged):
+    folder = tmp_path / "c"
+    if damaged:
+        cache.load_or_build(folder, lambda _: make_dataset())
+        cut_clips(folder)
+    barrier = threading.Barrier(4)
+    builds, results = [], []
+
+    def build(_):
+        builds.append(1)
+        time.sleep(0.1)
+        return make_dataset()
+
+    def run():
+        barrier.wait()
+        results.append(cache.load_or_build(folder, build))
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(builds) == 1
+    assert len(results) == 4
+    for result in results:
+        assert_equal(make_dataset(), result)
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_first_of_two_builds_counts_where_there_are_no_locks(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", fail)
     folder = tmp_path / "cache"
     first, second = make_dataset(name="first"), make_dataset(name="second")
 
@@ -268,25 +363,6 @@ def test_first_of_two_builds_counts(tmp_path):
 
     assert_equal(first, cache.load_or_build(folder, build))
     assert list(tmp_path.iterdir()) == [folder]
-
-
-def test_many_builds_at_once(tmp_path):
-    barrier = threading.Barrier(4)
-    results = []
-
-    def run():
-        barrier.wait()
-        results.append(cache.load_or_build(tmp_path / "c", lambda _: make_dataset()))
-
-    threads = [threading.Thread(target=run) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(results) == 4
-    for result in results:
-        assert_equal(make_dataset(), result)
-    assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 
 KILLED_BUILD = """
@@ -303,31 +379,31 @@ cache.load_or_build(Path(sys.argv[1]), build)
 """
 
 
-def test_killed_build_is_cleaned_up_and_a_living_one_left_alone(tmp_path):
+def test_living_build_is_waited_for_and_a_killed_one_cleaned_up(tmp_path):
     folder = tmp_path / "cache"
-    other = [
-        subprocess.Popen(
-            [sys.executable, "-c", KILLED_BUILD, str(folder)],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
+    other = subprocess.Popen(
+        [sys.executable, "-c", KILLED_BUILD, str(folder)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    builds = []
+
+    def build(_):
+        builds.append(other.poll())
+        return make_dataset()
+
+    waiting = threading.Thread(target=cache.load_or_build, args=(folder, build))
     try:
-        for process in other:
-            assert process.stdout.readline() == "building\n"
-        assert len(list(tmp_path.iterdir())) == 2
-        other[0].send_signal(signal.SIGKILL)
-        other[0].wait()
-        assert not folder.exists()
-        cache.load_or_build(folder, lambda _: make_dataset())
-        assert folder.exists()
-        assert len(list(tmp_path.iterdir())) == 2
+        assert other.stdout.readline() == "building\n"
+        waiting.start()
+        waiting.join(0.2)
+        assert waiting.is_alive()
+        assert not builds
     finally:
-        for process in other:
-            process.kill()
-            process.wait()
-            process.stdout.close()
-    shutil.rmtree(folder)
-    cache.load_or_build(folder, lambda _: make_dataset())
+        other.kill()
+        other.wait()
+        other.stdout.close()
+    waiting.join(20)
+    assert len(builds) == 1
     assert list(tmp_path.iterdir()) == [folder]
+    assert_equal(make_dataset(), cache.load_or_build(folder, fail_to_build))

@@ -101,6 +101,74 @@ def test_twelve_class_test_set_layout(root):
     assert dataset.noise is None
 
 
+def write_in_formats(root):
+    names = []
+    for word in ("yes", "no"):
+        for speaker, suffix in zip(
+            SPEAKERS, ("flac", "OGG", "mp3", "WAV", "wav.wav", "Flac"), strict=True
+        ):
+            names.append(f"{word}/{speaker}_nohash_0.{suffix}")
+            (root / word).mkdir(exist_ok=True)
+            soundfile.write(
+                root / names[-1],
+                0.5 * np.sin(np.arange(NUM_SAMPLES) * 0.1),
+                16000,
+                format=suffix.rpartition(".")[2].upper(),
+            )
+    return names
+
+
+def test_every_format_loads_like_wav(root):
+    names = write_in_formats(root)
+    (root / "_background_noise_").mkdir()
+    noise = np.full(3 * NUM_SAMPLES, 0.5)
+    soundfile.write(root / "_background_noise_" / "hum.flac", noise, 16000)
+    (root / "yes" / "notes.txt").write_text("no recording")
+    soundfile.write(root / "yes" / "ann.flac", noise, 16000)
+    dataset = load(root)
+    assert sorted(dataset.names) == sorted([*names, "yes/ann.flac"])
+    assert dataset.skipped == ()
+    groups = dict(zip(dataset.names, dataset.groups, strict=True))
+    assert {groups[name] for name in names} == set(SPEAKERS)
+    assert groups["yes/ann.flac"] == "ann"
+    np.testing.assert_array_equal(dataset.noise, np.full((3, NUM_SAMPLES), 16384))
+    assert splits_by_name(dataset)[f"no/{TEST[1]}_nohash_0.WAV"] == "test"
+
+
+def test_lists_name_every_format_and_clips_converted_since(root):
+    names = write_in_formats(root)
+    (root / "testing_list.txt").write_text("\n".join(names[:2]))
+    (root / "validation_list.txt").write_text(f"yes/{TEST[0]}_nohash_0.wav\n")
+    splits = splits_by_name(load(root))
+    assert [splits[name] for name in names] == [
+        *("test", "test", "validation", *["train"] * 9)
+    ]
+
+
+def test_names_that_are_not_utf8(root):
+    speakers = ["\udce9", *SPEAKERS]
+    write_words(root, ["yes", "caf\udce9"], speakers=speakers)
+    (root / "_background_noise_").mkdir()
+    write_clip(root / "_background_noise_" / "\udcff.wav", num_samples=NUM_SAMPLES + 9)
+    (root / "yes" / "\udce8_nohash_0.wav").touch()
+    listed = b"yes/\xe9_nohash_0.wav\n"
+    (root / "testing_list.txt").write_bytes(listed)
+    first = load(root)
+    assert "caf\udce9" in first.class_names
+    assert first.skipped == ("yes/\udce8_nohash_0.wav: is empty (0 bytes)",)
+    again = load(root)
+    for field in ("names", "groups", "official_splits"):
+        np.testing.assert_array_equal(getattr(first, field), getattr(again, field))
+    assert again.class_names == first.class_names
+    assert again.skipped == first.skipped
+    assert splits_by_name(again)[os.fsdecode(listed.strip())] == "test"
+    silent = load(root, class_set="paper32")
+    assert sum("\udcff.wav:" in name for name in silent.names) == 7
+    digest = int(hashlib.sha1(b"\xe9").hexdigest(), 16) % 2**27 * 100 / 2**27
+    expected = "validation" if digest < 50 else "training"
+    assert which_set("\udce9_nohash_0.wav", 50, 0) == expected
+
+
 def test_names_without_speaker(root):
     for word in ("yes", "no"):
         write_clip(root / word / "ann.WAV.wav")

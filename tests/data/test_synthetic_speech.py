@@ -1,13 +1,16 @@
 """The built-in corpus: bytes that repeat, splits that keep voices apart."""
 
+import errno
 import functools
+import os
+import pickle
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from uap_jax.data import _espeak, _recording, synthetic_speech
+from uap_jax.data import _espeak, _recording, _rendering, synthetic_speech
 from uap_jax.data.dataset import Dataset, split_clips
 
 SETTINGS = {"rate_wpm": 150, "pitch": 50, "pitch_range": 50}
@@ -206,6 +209,43 @@ def test_failing_worker_is_an_error(monkeypatch):
     monkeypatch.setattr(_espeak, "ACCENTS", ("xx-nowhere",))
     with pytest.raises(RuntimeError, match=r"worker failed: .* voice 'xx-nowhere\+"):
         synthetic_speech.render_corpus(num_clips_per_class=3, num_workers=2)
+
+
+def prepare_workers(folder):
+    job = _rendering.Job("train", None, [_rendering.Utterance(0, (0,), "")])
+    babble = np.random.default_rng(0).standard_normal(40000)
+    task = _rendering.Task([job], {"train": babble}, synthetic_speech.Conditions(), 0)
+    (folder / "task.pickle").write_bytes(pickle.dumps(task))
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_full_disk_in_a_worker_is_the_error_of_the_disk(tmp_path):
+    prepare_workers(tmp_path)
+    path = tmp_path / "clips.raw"
+    path.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device") as error:
+        list(_rendering._run_workers(tmp_path, 1))
+    assert error.value.errno == errno.ENOSPC
+    assert error.value.filename == str(path)
+
+
+def test_missing_file_in_a_worker_is_named(tmp_path):
+    prepare_workers(tmp_path)
+    with pytest.raises(FileNotFoundError) as error:
+        list(_rendering._run_workers(tmp_path, 1))
+    assert error.value.filename == str(tmp_path / "clips.raw")
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
+def test_worker_that_does_not_start_leaves_nothing_open(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", fail)
+    before = set(os.listdir("/proc/self/fd"))
+    with pytest.raises(BlockingIOError):
+        list(_rendering._run_workers(tmp_path, 1))
+    assert set(os.listdir("/proc/self/fd")) == before
 
 
 def test_missing_wheel_is_one_line(monkeypatch, tmp_path):

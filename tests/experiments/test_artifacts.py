@@ -14,19 +14,23 @@ def test_json_has_no_nan(tmp_path):
     artifacts.write_json(path, {"a": float("nan"), "b": [1.5, float("inf")], "c": 1})
     assert json.loads(path.read_text()) == {"a": None, "b": [1.5, None], "c": 1}
     assert artifacts.read_json(tmp_path / "none.json") is None
+    for text in ("[1]", "{", "\x00"):
+        path.write_text(text)
+        with pytest.raises(UsageError, match=r"a\.json"):
+            artifacts.read_json(path)
 
 
 def test_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
-    artifacts.write_json(path, 1)
+    artifacts.write_json(path, {"a": 1})
 
     def fail(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(artifacts.os, "fsync", fail)
     with pytest.raises(OSError, match="No space"):
-        artifacts.write_json(path, 2)
-    assert artifacts.read_json(path) == 1
+        artifacts.write_json(path, {"a": 2})
+    assert artifacts.read_json(path) == {"a": 1}
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
 
 
@@ -36,6 +40,7 @@ def test_torn_line_is_left_out(tmp_path):
     artifacts.append_line(path, {"pass": 2, "asr": float("nan")})
     with path.open("a") as file:
         file.write('{"pass": 3, "as')
+    # The next process begins where the torn line ends.
     assert artifacts.read_lines(path) == [{"pass": 1}, {"pass": 2, "asr": None}]
     assert artifacts.read_lines(tmp_path / "none") == []
 

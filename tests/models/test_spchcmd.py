@@ -9,7 +9,7 @@ from uap_jax import models
 from uap_jax.models import registry
 from uap_jax.models.spchcmd import FrameConv, SpchCMD, min_num_samples
 
-NUM_SAMPLES = 5_500
+NUM_SAMPLES = 6_500
 NUM_CLASSES = 5
 
 # Rows of Table 17 after the framing, with the strides that its shapes demand.
@@ -155,6 +155,32 @@ def test_logits_do_not_depend_on_an_offset(logits_fn, variables, key):
     # It is the offset alone: another clip gives other logits.
     assert float(jnp.abs(logits[0] - logits[1]).max()) > 1e-2 * float(
         jnp.abs(logits).max()
+    )
+
+
+def test_attention_weighs_the_steps_of_the_last_layer(variables, key):
+    run = jax.jit(
+        lambda x: SpchCMD(NUM_CLASSES).apply(
+            variables, x, capture_intermediates=True, mutable=["intermediates"]
+        )
+    )
+    logits, state = run(jax.random.uniform(key, (2, NUM_SAMPLES)))
+    layers = state["intermediates"]
+    steps, attention = (
+        np.asarray(layers[name]["__call__"][0], np.float64)
+        for name in ("separable_10", "attention")
+    )
+    kernels = jax.device_get(variables["params"])
+    np.testing.assert_allclose(
+        attention,
+        steps.reshape(2, -1) @ kernels["attention"]["kernel"],
+        rtol=1e-4,
+        atol=1e-5,
+    )
+    weights = np.exp(attention) / np.exp(attention).sum(axis=1, keepdims=True)
+    pooled = np.einsum("btc,bt->bc", steps, weights)
+    np.testing.assert_allclose(
+        logits, pooled @ kernels["logits"]["kernel"], rtol=1e-4, atol=1e-5
     )
 
 

@@ -17,7 +17,7 @@ from uap_jax.training.augmentation import (
 )
 
 NUM_CLIPS, NUM_SAMPLES = 400, 600
-NOISE = Augmentation(noise_share=0.6, min_noise_db=-60.0, max_noise_db=-22.0)
+NOISE = Augmentation(noise_share=0.6, min_snr_db=0.0, max_snr_db=40.0)
 NOTHING = Augmentation(
     max_shift_s=0.0,
     max_speed_change=0.0,
@@ -185,7 +185,7 @@ def test_coloured_noise_has_rms_one_and_many_colours(key):
         {"noise_share": 1.1},
         {"background_share": -0.1},
         {"max_shift_s": -1.0},
-        {"min_noise_db": -10.0, "max_noise_db": -20.0},
+        {"min_snr_db": 20.0, "max_snr_db": 10.0},
     ],
 )
 def test_settings_out_of_range_are_named(settings):

@@ -176,6 +176,15 @@ def assert_same(first: Any, second: Any) -> None:
         assert np.array_equal(one, other)
 
 
+@pytest.fixture
+def quick_compilation():
+    """For a network that takes longer to compile than to train."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.mark.usefixtures("quick_compilation")
 def test_spchcmd_learns_tones_in_a_few_steps(dataset, splits, tmp_path):
     spec = models.create(
         "spchcmd", num_classes=len(CLASS_NAMES), num_samples=NUM_SAMPLES

@@ -122,12 +122,7 @@ def penalty_init(
     """Prepares an attack: the clips in tanh space, their clean predictions, v' = 0.
 
     Args:
-        logits_fn: See `penalty`, as for the others.
-        variables: ...
-        x: ...
-        labels: ...
-        key: ...
-        target: ...
+        logits_fn, variables, x, labels, key, target: As for `penalty`.
         config: From `resolve_penalty_config`.
 
     Returns:
@@ -184,11 +179,9 @@ def penalty_segment(
     a bit of the result.
 
     Args:
-        logits_fn: As for `penalty_init`, like the next two.
-        variables: ...
-        problem: ...
+        logits_fn, variables, config: As for `penalty_init`.
+        problem: From `penalty_init`.
         state: From `penalty_init` or the last segment; unchanged if it has stopped.
-        config: ...
         max_steps: Most batches (or blocks of clips to evaluate) in this call; None:
             no limit.
 

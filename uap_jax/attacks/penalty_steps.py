@@ -76,8 +76,7 @@ def batch_objective(
     that of the authors' code: c sum_i dG(w_i) / dw_i.
 
     Args:
-        logits_fn: See `penalty`, as for `variables`.
-        variables: ...
+        logits_fn, variables: As for `penalty`.
         problem: The attack clips.
         value: `[N]`, v'.
         clips: `[K, S]` int32, the batch as micro-batches of indices.
@@ -325,17 +324,30 @@ def optimizer_of(config: PenaltyConfig) -> optax.GradientTransformation:
     Raises:
         ValueError: There is none of this name.
     """
-    make: Any = OPTIMIZERS.get(config.optimizer, getattr(optax, config.optimizer, None))
-    try:
-        optimizer = make(config.learning_rate)
-        if not isinstance(optimizer, optax.GradientTransformation):
-            raise TypeError
-    except TypeError:
+    if not _is_optimizer(config.optimizer):
         raise ValueError(
             f"optimizer: expected one of {tuple(OPTIMIZERS)} or an optax optimizer "
             f"that needs a learning rate only, got {config.optimizer!r}"
-        ) from None
-    return optimizer
+        )
+    return _make_optimizer(config.optimizer, config.learning_rate)
+
+
+def _make_optimizer(name: str, learning_rate: Any) -> optax.GradientTransformation:
+    make: Any = OPTIMIZERS.get(name, getattr(optax, name, None))
+    return make(learning_rate)
+
+
+@functools.cache
+def _is_optimizer(name: str) -> bool:
+    """Whether a step goes downhill; much in optax is only a part of an optimizer."""
+    value, gradient = jnp.zeros(2), jnp.ones(2)
+    with jax.ensure_compile_time_eval(), jax.numpy_dtype_promotion("standard"):
+        try:
+            optimizer = _make_optimizer(name, 1.0)
+            step, _ = optimizer.update(gradient, optimizer.init(value), value)
+            return bool(jnp.all(jnp.asarray(step) < 0))
+        except (TypeError, ValueError, AttributeError):
+            return False
 
 
 @jax.jit

@@ -11,6 +11,10 @@ import numpy as np
 # Read by parts: a damaged header may promise more samples than memory holds.
 _BLOCK_FRAMES = 1 << 18
 _PCM16_SCALE = 32768
+# Samples at the lower of two rates, beyond which resampling rounds to the same.
+_FILTER_MARGIN = 1024
+# A damaged header may ask for more than memory holds; 1 GiB as float32.
+_MAX_RESAMPLED = 1 << 28
 
 
 class AudioFileError(ValueError):
@@ -49,7 +53,7 @@ def read_audio(
 
     Raises:
         AudioFileError: The file is missing, empty, not readable as audio, without
-            samples, or has samples that are not finite.
+            samples, has samples that are not finite, or a rate that is absurd.
         ValueError: A setting is not positive.
     """
     _check_positive("sample_rate_hz", sample_rate_hz)
@@ -59,11 +63,13 @@ def read_audio(
     if not np.all(np.isfinite(waveform)):
         raise AudioFileError(path, "has samples that are NaN or infinite")
     if file_rate_hz != sample_rate_hz:
-        import soxr
-
-        waveform = soxr.resample(waveform, file_rate_hz, sample_rate_hz, quality="HQ")
-        if not len(waveform):
-            raise AudioFileError(path, f"holds no samples at {sample_rate_hz} Hz")
+        if num_samples is not None:
+            num_needed = _ceil_div(num_samples * file_rate_hz, sample_rate_hz)
+            num_margin = _FILTER_MARGIN * max(
+                1, _ceil_div(file_rate_hz, sample_rate_hz)
+            )
+            waveform = waveform[: num_needed + num_margin]
+        waveform = _resample(path, waveform, file_rate_hz, sample_rate_hz)
     if num_samples is not None:
         waveform = crop_or_pad(waveform, num_samples)
     return waveform
@@ -226,6 +232,33 @@ def _read_mono(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
         reason = " ".join(reason.split()).rstrip(".")
         raise AudioFileError(path, f"cannot be read as audio ({reason})") from None
     return np.concatenate(blocks), rate_hz
+
+
+def _resample(
+    path: str | os.PathLike[str],
+    waveform: np.ndarray,
+    file_rate_hz: int,
+    sample_rate_hz: int,
+) -> np.ndarray:
+    import soxr
+
+    if len(waveform) * sample_rate_hz > _MAX_RESAMPLED * file_rate_hz:
+        raise AudioFileError(
+            path, f"is too long at {sample_rate_hz} Hz (its header says {file_rate_hz})"
+        )
+    try:
+        resampled = soxr.resample(waveform, file_rate_hz, sample_rate_hz, quality="HQ")
+    except (RuntimeError, ValueError) as error:
+        raise AudioFileError(
+            path, f"cannot be resampled from {file_rate_hz} Hz ({error})"
+        ) from None
+    if not len(resampled):
+        raise AudioFileError(path, f"holds no samples at {sample_rate_hz} Hz")
+    return resampled
+
+
+def _ceil_div(dividend: int, divisor: int) -> int:
+    return -(-dividend // divisor)
 
 
 def _as_float32(waveform: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ import contextlib
 import ctypes
 import importlib
 import importlib.metadata
+import os
 from collections.abc import Callable, Generator
 from pathlib import Path
 
@@ -137,7 +138,7 @@ def fresh_synthesizer() -> Generator[Speak, None, None]:
 
     try:
         rate_hz = library.espeak_Initialize(
-            _OUTPUT_SYNCHRONOUS, 0, str(data_path).encode(), _INITIALIZE_DONT_EXIT
+            _OUTPUT_SYNCHRONOUS, 0, os.fsencode(data_path), _INITIALIZE_DONT_EXIT
         )
         if rate_hz != SAMPLE_RATE_HZ:
             raise RuntimeError(

@@ -1,6 +1,7 @@
 """Renders the clips of a plan, in this process or in several."""
 
 import contextlib
+import json
 import os
 import pickle
 import subprocess
@@ -20,6 +21,7 @@ from uap_jax.data._recording import (
     record_silence,
     record_word,
 )
+from uap_jax.data.cache import name_full_disk
 from uap_jax.data.dataset import ProgressFn
 
 _LONGEST_WORD_S = 0.92
@@ -73,6 +75,7 @@ def render(
 
     Raises:
         RuntimeError: A voice said nothing, or a worker failed.
+        OSError: The clips of the workers cannot be written.
     """
 
     def report(done: int) -> None:
@@ -92,7 +95,8 @@ def render(
         return clips
     with tempfile.TemporaryDirectory(prefix="workers-", dir=scratch_dir) as name:
         folder = Path(name)
-        (folder / "task.pickle").write_bytes(pickle.dumps(task))
+        with name_full_disk(folder / "task.pickle"):
+            (folder / "task.pickle").write_bytes(pickle.dumps(task))
         (folder / "clips.raw").touch()
         for num_more in _run_workers(folder, num_workers):
             done += num_more
@@ -116,22 +120,26 @@ def _run_workers(folder: Path, num_workers: int) -> Iterator[int]:
     processes = []
     with contextlib.ExitStack() as stack:
         lines = stack.enter_context(open(read_end))
-        for index in range(num_workers):
-            errors = stack.enter_context(open(folder / f"errors_{index}", "wb"))
-            processes.append(
-                subprocess.Popen(
-                    [sys.executable, "-c", code, folder, str(index), str(num_workers)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=write_end,
-                    stderr=errors,
-                    env=environment,
+        with open(write_end, "wb") as output:
+            for index in range(num_workers):
+                errors = stack.enter_context(open(folder / f"errors_{index}", "wb"))
+                arguments = [folder, str(index), str(num_workers)]
+                processes.append(
+                    subprocess.Popen(
+                        [sys.executable, "-c", code, *arguments],
+                        stdin=subprocess.DEVNULL,
+                        stdout=output,
+                        stderr=errors,
+                        env=environment,
+                    )
                 )
-            )
-            stack.callback(processes[-1].wait)
-            stack.callback(processes[-1].kill)
-        os.close(write_end)
+                stack.callback(processes[-1].wait)
+                stack.callback(processes[-1].kill)
         for line in lines:
-            yield int(line)
+            report = json.loads(line)
+            if isinstance(report, list):
+                raise OSError(*report)
+            yield report
         for index, process in enumerate(processes):
             if process.wait():
                 text = (folder / f"errors_{index}").read_text(errors="replace")
@@ -140,11 +148,29 @@ def _run_workers(folder: Path, num_workers: int) -> Iterator[int]:
 
 
 def work() -> None:
-    """What a worker process does: every so many-th job, one line out for each."""
+    """What a worker process does: every so many-th job, one line out for each.
+
+    A line is the number of clips, or what to raise as an OSError: on a full disk the
+    file of the worker's errors would stay empty.
+    """
     folder, index, num_workers = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    try:
+        _work(folder, index, num_workers)
+    except OSError as error:
+        if error.errno is not None:
+            file_name = os.fsdecode(error.filename or folder / "clips.raw")
+            sys.stdout.write(
+                json.dumps([error.errno, error.strerror, file_name]) + "\n"
+            )
+            sys.stdout.flush()
+        raise
+
+
+def _work(folder: Path, index: int, num_workers: int) -> None:
     task: Task = pickle.loads((folder / "task.pickle").read_bytes())
+    path = folder / "clips.raw"
     # Written, not mapped: on a full disk a write raises and a mapped page kills.
-    with open(folder / "clips.raw", "r+b") as file:
+    with name_full_disk(path), open(path, "r+b") as file:
         for job in task.jobs[index::num_workers]:
             for utterance, clip in zip(
                 job.utterances, _render_job(job, task), strict=True

@@ -2,11 +2,13 @@
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -21,7 +23,7 @@ from uap_jax.data.dataset import Dataset, ProgressFn
 
 _BLOCK_FILES = 256
 # What reading a folder raises when files are missing or damaged.
-_DAMAGE = (OSError, ValueError, KeyError, TypeError)
+_DAMAGE = (FileNotFoundError, ValueError, KeyError, TypeError)
 
 
 def default_cache_dir() -> Path:
@@ -51,9 +53,9 @@ def list_files(folder: Path, *, max_depth: int = 3) -> list[tuple[str, int, int]
         of the paths. A link that leads nowhere has size and time 0.
     """
     found = []
-    for entry in os.scandir(folder):
-        if entry.name.startswith("."):
-            continue
+    with os.scandir(folder) as scanned:
+        entries = [entry for entry in scanned if not entry.name.startswith(".")]
+    for entry in entries:
         if not entry.is_dir():
             try:
                 status = entry.stat()
@@ -121,9 +123,10 @@ def write_rows(
 
     Raises:
         ValueError: A clip is of another shape or type, or there are none.
+        OSError: The file cannot be written.
     """
     # Written, not mapped: on a full disk a write raises and a mapped page kills.
-    with open(path, "wb") as file:
+    with name_full_disk(path), open(path, "wb") as file:
         num_rows = 0
         _write_npy_header(file, num_rows, num_samples)
         for row in rows:
@@ -146,8 +149,8 @@ def load_or_build(folder: Path, build: Callable[[Path], Dataset]) -> Dataset:
     """Loads a dataset from its cache folder, which is built first where needed.
 
     The folder gets its name when it is complete, so a build that is killed leaves
-    nothing that looks like a cache. Of several builds at once the first to finish
-    counts. A cache with missing or damaged files is built again.
+    nothing that looks like a cache. Of several processes one builds, and the others
+    wait for it. A cache with missing or damaged files is built again.
 
     Args:
         folder: The cache: clips.npy, noise.npy and dataset.json.
@@ -158,13 +161,40 @@ def load_or_build(folder: Path, build: Callable[[Path], Dataset]) -> Dataset:
         The dataset, its clips and noise mapped read-only.
 
     Raises:
-        OSError: The folder cannot be written.
+        OSError: The folder cannot be read or written.
     """
     with contextlib.suppress(*_DAMAGE):
         return _load(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(folder)
-    with _temporary_folder(folder) as temporary:
+    with _lock(folder) as locked:
+        # Built by another process while this one waited.
+        with contextlib.suppress(*_DAMAGE):
+            return _load(folder)
+        if locked:
+            _remove_leftovers(folder)
+        _build(folder, build)
+        return _load(folder)
+
+
+@contextlib.contextmanager
+def name_full_disk(path: str | os.PathLike[str]) -> Generator[None, None, None]:
+    """Makes the error of a full disk name the file, which writing to it does not."""
+    try:
+        yield
+    except OSError as error:
+        # What NumPy raises: "1000 requested and 512 written", without a number.
+        short = error.errno is None and re.search(
+            r"requested and \d+ written", str(error)
+        )
+        if error.errno != errno.ENOSPC and not short:
+            raise
+        text = os.strerror(errno.ENOSPC)
+        raise OSError(errno.ENOSPC, text, os.fspath(path)) from error
+
+
+def _build(folder: Path, build: Callable[[Path], Dataset]) -> None:
+    temporary = Path(tempfile.mkdtemp(prefix=_prefix(folder), dir=folder.parent))
+    try:
         with contextlib.suppress(FileNotFoundError):
             os.rename(folder, temporary / "damaged")
         content = temporary / "content"
@@ -173,13 +203,11 @@ def load_or_build(folder: Path, build: Callable[[Path], Dataset]) -> Dataset:
         try:
             os.rename(content, folder)
         except OSError:
-            # Somebody else was first, unless the disk is to blame.
-            try:
-                return _load(folder)
-            except _DAMAGE:
-                pass
-            raise
-    return _load(folder)
+            # Without locks somebody else may have been first.
+            if not folder.is_dir():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _save(dataset: Dataset, folder: Path) -> None:
@@ -196,10 +224,13 @@ def _save(dataset: Dataset, folder: Path) -> None:
         array = getattr(dataset, name)
         path = folder / f"{name}.npy"
         if array is not None and not path.exists():
-            np.save(path, array)
+            with name_full_disk(path):
+                np.save(path, array)
         record[name] = None if array is None else [*array.shape, str(array.dtype)]
-    with open(folder / "dataset.json", "w", encoding="utf-8") as file:
-        json.dump(record, file)
+    path = folder / "dataset.json"
+    with name_full_disk(path), open(path, "w", encoding="ascii") as file:
+        # Escaped, since names may hold bytes that are no UTF-8.
+        json.dump(record, file, ensure_ascii=True)
         file.flush()
         os.fsync(file.fileno())
 
@@ -222,32 +253,33 @@ def _load(folder: Path) -> Dataset:
 
 
 @contextlib.contextmanager
-def _temporary_folder(folder: Path) -> Generator[Path, None, None]:
-    """A folder beside `folder`, locked for as long as its process lives."""
-    temporary = Path(tempfile.mkdtemp(prefix=_prefix(folder), dir=folder.parent))
-    descriptor = os.open(temporary, os.O_RDONLY)
-    try:
-        # Some network file systems have no locks; leftovers then stay.
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield temporary
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        os.close(descriptor)
+def _lock(folder: Path) -> Generator[bool, None, None]:
+    """Waits for the lock file beside `folder`; False where there are no locks."""
+    path = folder.with_name(f".{folder.name}.lock")
+    with contextlib.ExitStack() as stack:
+        while True:
+            file = stack.enter_context(open(path, "ab"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError:  # some network file systems
+                locked = False
+                break
+            # Whoever had the lock has removed the file, and with it what it locks.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samefile(path, file.fileno()):
+                    locked = True
+                    break
+            file.close()
+        try:
+            yield locked
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Removes temporary folders whose process has died: nobody holds their lock."""
+    """Removes temporary folders; their processes have died, or would hold the lock."""
     for leftover in folder.parent.glob(f"{glob.escape(_prefix(folder))}*"):
-        with contextlib.suppress(OSError):
-            descriptor = os.open(leftover, os.O_RDONLY)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # An empty one may be another's, not locked yet.
-                if any(leftover.iterdir()):
-                    shutil.rmtree(leftover)
-            finally:
-                os.close(descriptor)
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _prefix(folder: Path) -> str:

@@ -1,11 +1,18 @@
 """The corpora by name."""
 
-from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from uap_jax.data.dataset import Dataset, ProgressFn
 
-CORPUS_NAMES = ("synthetic_speech", "speech_commands")
+# The corpora of Speech Commands recordings, and which folders are classes.
+_CLASS_SETS: dict[str, Literal["auto", "paper32", "kaggle12"]] = {
+    "speech_commands": "auto",
+    "speech_commands_paper32": "paper32",
+    "speech_commands_kaggle12": "kaggle12",
+}
+
+CORPUS_NAMES = ("synthetic_speech", *_CLASS_SETS)
 
 # What a model is used with: without recordings, and with a folder of them.
 DEFAULT_CORPORA = {"spchcmd": ("synthetic_speech", "speech_commands")}
@@ -36,17 +43,25 @@ def load(
         ValueError: The name is unknown, or the folder is missing, superfluous or not
             in the corpus's layout.
     """
-    loaders: dict[str, Callable[[], Dataset]] = {
-        "synthetic_speech": lambda: _load_synthetic_speech(
-            data_dir, cache_dir, sample_rate_hz, num_samples, progress
-        ),
-        "speech_commands": lambda: _load_speech_commands(
-            data_dir, cache_dir, sample_rate_hz, num_samples, strict, progress
-        ),
-    }
-    if name not in loaders:
+    if name not in CORPUS_NAMES:
         raise ValueError(f"dataset: expected one of {CORPUS_NAMES}, got {name!r}")
-    return loaders[name]()
+    if name == "synthetic_speech":
+        return _load_synthetic_speech(
+            data_dir, cache_dir, sample_rate_hz, num_samples, progress
+        )
+    from uap_jax.data.speech_commands import load_speech_commands
+
+    if data_dir is None:
+        raise ValueError(f"data_dir: {name} needs the folder of the archive")
+    return load_speech_commands(
+        data_dir,
+        cache_dir=cache_dir,
+        sample_rate_hz=sample_rate_hz,
+        num_samples=num_samples,
+        class_set=_CLASS_SETS[name],
+        strict=strict,
+        progress=progress,
+    )
 
 
 def _load_synthetic_speech(
@@ -66,25 +81,3 @@ def _load_synthetic_speech(
             f"model needs {num_samples} at {sample_rate_hz} Hz"
         )
     return load_synthetic_speech(cache_dir=cache_dir, progress=progress)
-
-
-def _load_speech_commands(
-    data_dir: Path | None,
-    cache_dir: Path,
-    sample_rate_hz: int,
-    num_samples: int,
-    strict: bool,
-    progress: ProgressFn | None,
-) -> Dataset:
-    from uap_jax.data.speech_commands import load_speech_commands
-
-    if data_dir is None:
-        raise ValueError("data_dir: speech_commands needs the folder of the archive")
-    return load_speech_commands(
-        data_dir,
-        cache_dir=cache_dir,
-        sample_rate_hz=sample_rate_hz,
-        num_samples=num_samples,
-        strict=strict,
-        progress=progress,
-    )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -101,17 +102,17 @@ def split_clips(
         The three splits, each in the order of the clips.
 
     Raises:
-        ValueError: A split would be empty.
+        ValueError: A split would be empty, or the corpus names one group in two.
     """
-    official = dataset.official_splits
     assignment = np.full(len(dataset.labels), "train", dtype="<U10")
-    free = np.ones(len(dataset.labels), bool)
-    if official is not None and np.any(official == "test"):
-        assignment[:] = official
-        free[:] = False
-        if not np.any(official == "validation"):
-            free = official == "train"
-            test_share = 0.0
+    if dataset.official_splits is not None:
+        assignment[:] = dataset.official_splits
+        _check_groups(dataset, assignment)
+    if np.any(assignment == "validation"):
+        validation_share = 0.0
+    if np.any(assignment == "test"):
+        test_share = 0.0
+    free = assignment == "train"
     place = {group: _unit_hash(str(group)) for group in np.unique(dataset.groups)}
     for index in np.flatnonzero(free):
         at = place[dataset.groups[index]]
@@ -129,6 +130,16 @@ def split_clips(
     return splits
 
 
+def _check_groups(dataset: Dataset, assignment: np.ndarray) -> None:
+    home: dict[str, str] = {}
+    for group, split in zip(dataset.groups, assignment, strict=True):
+        if home.setdefault(group, split) != split:
+            raise ValueError(
+                f"{dataset.name}: expected each speaker in one split, got {group} in "
+                f"{home[group]} and {split}"
+            )
+
+
 def _unit_hash(text: str) -> float:
     """A number in [0, 1) that depends on the text only."""
-    return int.from_bytes(hashlib.sha1(text.encode()).digest()[:8], "big") / 2**64
+    return int.from_bytes(hashlib.sha1(os.fsencode(text)).digest()[:8], "big") / 2**64

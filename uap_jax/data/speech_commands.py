@@ -42,7 +42,9 @@ CLASS_SETS = {"auto": None, "paper32": PAPER32, "kaggle12": KAGGLE12}
 _VERSION = 1
 _SPEAKER = re.compile(r"(?:(?P<word>.+)_)?(?P<speaker>[0-9a-fA-F]{8})_nohash_")
 _MAX_WAVS_PER_CLASS = 2**27 - 1
-_LAYOUT = "<word>/<speaker>_nohash_<number>.wav"
+_LAYOUT = "<word>/<speaker>_nohash_<number>.wav (or .flac, .ogg, .mp3)"
+# Once or more: the 12-class test sets have names in .wav.wav.
+_SUFFIXES = re.compile(r"(\.(wav|flac|ogg|mp3))+$", re.IGNORECASE)
 
 
 class _Clip(NamedTuple):
@@ -67,12 +69,14 @@ def load_speech_commands(
 
     Takes the layouts of versions 0.01 and 0.02 (word folders, `_background_noise_`,
     lists of validation and test clips) and of the 12-class test sets (`_silence_`,
-    `_unknown_`). Clips are cut, or padded with zeros, at the end. The groups are the
-    speakers; a silent clip without a speaker is a group of its own.
+    `_unknown_`), as WAV, FLAC, OGG or MP3. Clips are cut, or padded with zeros, at the
+    end. The groups are the speakers; a silent clip without a speaker is a group of its
+    own.
 
-    The splits are those of the list files; without testing_list.txt those of the
-    official hash, `which_set` at 10% and 10%; and None where that puts no speaker
-    into one of the three, as in the 12-class test sets.
+    The splits are those of the list files, which may name a clip in any of these
+    formats; without testing_list.txt those of the official hash, `which_set` at 10%
+    and 10%; and None where that puts no speaker into one of the three, as in the
+    12-class test sets.
 
     Class sets:
         "auto": Every folder with clips is a class: `_silence_` and `_unknown_`
@@ -85,6 +89,10 @@ def load_speech_commands(
     word. Where no folder `_silence_` has clips, silence is cut from the background
     recordings at fixed places, about as many clips as an average word has; clips
     that overlap share a group. A class without clips keeps its place.
+
+    Silence is then cut from the same recordings as the noise. A model trained with
+    that noise has heard the silence of all splits, so its accuracy on silence is
+    optimistic; a folder `_silence_` of other recordings avoids that.
 
     Args:
         data_dir: The folder with the word folders.
@@ -213,7 +221,7 @@ def which_set(
         The name of the split as the corpus spells it.
     """
     speaker = os.path.basename(file_name).partition("_nohash_")[0]
-    digest = int(hashlib.sha1(speaker.encode()).hexdigest(), 16)
+    digest = int(hashlib.sha1(os.fsencode(speaker)).hexdigest(), 16)
     percentage = digest % (_MAX_WAVS_PER_CLASS + 1) * (100.0 / _MAX_WAVS_PER_CLASS)
     if percentage < validation_percentage:
         return "validation"
@@ -223,7 +231,7 @@ def which_set(
 
 
 def _is_recording(path: str) -> bool:
-    return path.count("/") == 1 and path.lower().endswith(".wav")
+    return path.count("/") == 1 and _SUFFIXES.search(path) is not None
 
 
 def _name_clip(path: str, classes: tuple[str, ...] | None) -> _Clip:
@@ -235,7 +243,7 @@ def _name_clip(path: str, classes: tuple[str, ...] | None) -> _Clip:
     elif has_speaker:
         group = file_name.partition("_nohash_")[0]
     else:
-        group = re.sub(r"(\.wav)+$", "", file_name, flags=re.IGNORECASE)
+        group = _SUFFIXES.sub("", file_name)
         if folder == SILENCE:
             group = f"silence/{group}"
     class_name = folder
@@ -301,7 +309,7 @@ def _cut_silence(
         np.arange(wanted) * len(segments) // wanted, minlength=len(segments)
     )
     for (path, start, segment), share in zip(segments, shares, strict=True):
-        group = hashlib.sha1(f"{path}:{start}".encode()).hexdigest()[:8]
+        group = hashlib.sha1(os.fsencode(f"{path}:{start}")).hexdigest()[:8]
         last = len(segment) - num_samples
         for offset in np.unique(np.linspace(0, last, share).astype(int)):
             clip = _Clip(f"{path}:{start + offset}", SILENCE, f"silence/{group}", False)
@@ -313,7 +321,7 @@ def _official_splits(root: Path, clips: list[_Clip]) -> np.ndarray | None:
     validation = _read_list(root / "validation_list.txt")
     names = {"training": "train", "validation": "validation", "testing": "test"}
     hashed = [names[which_set(clip.group, 10, 10)] for clip in clips]
-    if any(clip.name in test for clip in clips):
+    if any(_SUFFIXES.sub("", clip.name) in test for clip in clips):
         splits = [
             _listed_split(clip, test, validation, by_hash)
             for clip, by_hash in zip(clips, hashed, strict=True)
@@ -326,9 +334,10 @@ def _official_splits(root: Path, clips: list[_Clip]) -> np.ndarray | None:
 def _listed_split(
     clip: _Clip, test: set[str], validation: set[str], by_hash: str
 ) -> str:
-    if clip.name in test:
+    name = _SUFFIXES.sub("", clip.name)
+    if name in test:
         return "test"
-    if clip.name in validation:
+    if name in validation:
         return "validation"
     # The lists do not name silence, which would then be in one split only.
     if clip.class_name == SILENCE and (validation or by_hash == "test"):
@@ -337,6 +346,9 @@ def _listed_split(
 
 
 def _read_list(path: Path) -> set[str]:
+    """The clips that a list names, without their suffixes."""
     if not path.is_file():
         return set()
-    return {line.strip() for line in path.read_text(encoding="utf-8").splitlines()}
+    # As the system reads the names of the files.
+    lines = os.fsdecode(path.read_bytes()).splitlines()
+    return {_SUFFIXES.sub("", line.strip()) for line in lines}

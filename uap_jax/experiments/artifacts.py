@@ -21,12 +21,21 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(finite(value), indent=2) + "\n").encode())
 
 
-def read_json(path: Path) -> Any | None:
-    """Returns the content of a JSON file, or None if there is no such file."""
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Returns the object in a JSON file, or None if there is no such file.
+
+    Raises:
+        UsageError: The file holds something else.
+    """
     try:
-        return json.loads(path.read_text())
+        value = json.loads(path.read_text())
     except FileNotFoundError:
         return None
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise UsageError(f"{path}: expected a JSON object; delete the file")
+    return value
 
 
 def write_lines(path: Path, objects: Iterable[Mapping[str, Any]]) -> None:
@@ -36,17 +45,21 @@ def write_lines(path: Path, objects: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Returns the objects of a file with one a line; a torn last line is left out."""
+    """Returns the objects of a file with one a line; torn lines are left out."""
+    try:
+        lines = path.read_text().splitlines()
+    except FileNotFoundError:
+        return []
     objects = []
-    with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
-        for line in path.read_text().splitlines():
+    for line in lines:
+        with contextlib.suppress(json.JSONDecodeError):
             objects.append(json.loads(line))
     return objects
 
 
 def append_line(path: Path, entry: Mapping[str, Any]) -> None:
     """Adds one JSON object as a line and flushes it."""
-    with path.open("a") as file:
+    with naming(path), path.open("a") as file:
         file.write(json.dumps(finite(entry)) + "\n")
 
 
@@ -61,7 +74,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file, so that it is there whole or not at all."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with naming(path), os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -71,6 +84,17 @@ def write_bytes(path: Path, content: bytes) -> None:
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+        raise
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Generator[None, None, None]:
+    """Names the file in an OSError that does not, as that of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 

@@ -14,7 +14,6 @@ from uap_jax.experiments.config import RunConfig
 from uap_jax.experiments.console import Console, format_seconds
 from uap_jax.models import ModelSpec
 
-SAVE_EVERY_S = 10.0
 # A perturbation below this has not begun to change predictions.
 SILENT_DB = -50.0
 # A segment between these times is long enough to cost nothing and short enough to stop.
@@ -33,13 +32,31 @@ def run_penalty(
     key: jax.Array,
     workdir: Path,
     console: Console,
+    save_every_s: float = 10.0,
 ) -> attacks.AttackResult:
-    """Runs the penalty method, or goes on with it; writes metrics.jsonl."""
+    """Runs the penalty method, or goes on with it; writes metrics.jsonl.
+
+    Args:
+        config: Of the run.
+        spec: The model.
+        variables: Its weights.
+        x: `[M, N]` attack clips in the box.
+        labels: `[M]` int32.
+        target: Class to say, or None.
+        key: Of the batches.
+        workdir: Checkpoints are kept here, and found when this is a continuation.
+        console: Told of each pass.
+        save_every_s: Shortest time between two checkpoints.
+
+    Returns:
+        What the attack found.
+    """
     problem, state = attacks.penalty_init(
         spec.logits, variables, x, labels, key=key, target=target, config=config.attack
     )
     metrics = workdir / "metrics.jsonl"
-    max_steps = 1
+    # A step is a batch's gradient in one phase, a block's logits in the other.
+    max_steps = {"descend": 1, "evaluate": 1}
     with checkpoints.open_checkpoints(workdir / "checkpoints" / "attack") as saved:
         if saved.latest_step() is not None:
             state = saved.restore(state)
@@ -48,6 +65,8 @@ def run_penalty(
         pass_seconds, last_save = 0.0, time.perf_counter()
         while int(state.stop_reason) == types.RUNNING:
             num_passes = int(state.num_passes)
+            is_over = int(state.batch) * config.attack.batch_size >= len(labels)
+            phase = "evaluate" if is_over else "descend"
             started = time.perf_counter()
             state = jax.block_until_ready(
                 attacks.penalty_segment(
@@ -56,22 +75,22 @@ def run_penalty(
                     problem,
                     state,
                     config=config.attack,
-                    max_steps=max_steps,
+                    max_steps=max_steps[phase],
                 )
             )
             seconds = time.perf_counter() - started
             pass_seconds += seconds
             if seconds < SHORT_SEGMENT_S:
-                max_steps = min(2 * max_steps, MAX_SEGMENT_STEPS)
+                max_steps[phase] = min(2 * max_steps[phase], MAX_SEGMENT_STEPS)
             elif seconds > LONG_SEGMENT_S:
-                max_steps = max(1, max_steps // 2)
+                max_steps[phase] = max(1, max_steps[phase] // 2)
             if int(state.num_passes) > num_passes:
                 entry = _pass_entry(state, num_passes) | {"seconds": pass_seconds}
                 artifacts.append_line(metrics, entry)
                 _say_pass(config, entry, console)
                 pass_seconds = 0.0
             stopped = int(state.stop_reason) != types.RUNNING
-            if stopped or time.perf_counter() - last_save > SAVE_EVERY_S:
+            if stopped or time.perf_counter() - last_save > save_every_s:
                 saved.save(_clock(state, len(labels)), state)
                 last_save = time.perf_counter()
     _say_if_silent(config, state, console)
@@ -85,11 +104,12 @@ def _say_if_silent(
     if int(state.stop_reason) != types.MAX_PASSES:
         return
     level_db = float(state.history["spl_db"][int(state.num_passes) - 1])
-    if level_db < SILENT_DB:
+    coefficient = float(config.attack.penalty_coefficient or 0)
+    if level_db < SILENT_DB and coefficient:
         console.say(
             f"the perturbation stayed at {level_db:.0f} dB: its level outweighs the "
             "hinge for this model; try --set attack.penalty_coefficient="
-            f"{4 * float(config.attack.penalty_coefficient or 0):g}"
+            f"{4 * coefficient:g}"
         )
 
 

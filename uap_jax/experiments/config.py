@@ -11,6 +11,7 @@ from typing import Any
 
 from uap_jax.attacks import PenaltyConfig, resolve_penalty_config
 from uap_jax.audio.box import check_scaling
+from uap_jax.data.cache import fingerprint
 from uap_jax.data.corpora import CORPUS_NAMES, DEFAULT_CORPORA
 from uap_jax.experiments.console import UsageError, user_mistakes
 from uap_jax.training.augmentation import Augmentation
@@ -44,6 +45,7 @@ class RunConfig:
         num_attack_clips: Clips of the training split that the attack uses, at most.
         seed: Of weights, batches, augmentation, the choice of clips, and noise.
         preset: Where the settings began.
+        variant: A hash of the settings that differ from the defaults, or "".
         attack: Settings of the attack.
         training: Settings of the training.
     """
@@ -57,6 +59,7 @@ class RunConfig:
     num_attack_clips: int
     seed: int
     preset: str
+    variant: str
     attack: PenaltyConfig
     training: Recipe
 
@@ -65,7 +68,8 @@ class RunConfig:
         """A folder name that tells runs apart."""
         goal = self.target or "untargeted"
         parts = (self.method, self.model, self.dataset, self.scaling, goal)
-        return "-".join((*parts, f"seed{self.seed}"))
+        name = "-".join((*parts, f"seed{self.seed}"))
+        return f"{name}-{self.variant}" if self.variant else name
 
 
 def resolve(
@@ -85,15 +89,9 @@ def resolve(
     """Returns the settings of a run, each checked.
 
     Args:
-        method: As in `RunConfig`, like those that follow; None: the preset's value.
-        model: ...
-        dataset: ...; None: what fits the model.
-        data_dir: ...
-        scaling: ...
-        target: ...
-        num_attack_clips: ...
-        seed: ...
-        preset: ...
+        method, model, data_dir, target, seed, preset: As in `RunConfig`.
+        dataset: None: what fits the model.
+        scaling, num_attack_clips: None: the preset's.
         overrides: Each "key=value" or "section.key=value".
         micro_batch_size: What suits the machine; None: the attack's own choice.
 
@@ -136,12 +134,13 @@ def resolve(
         method=method,
         model=model,
         dataset=dataset,
-        data_dir=data_dir,
+        data_dir=None if data_dir is None else str(Path(data_dir)),
         scaling=scaling or chosen["scaling"],
         target=target,
         num_attack_clips=num_attack_clips,
         seed=seed,
         preset=preset,
+        variant=_variant(data_dir, preset, num_attack_clips, overrides),
         attack=attack,
         training=dataclasses.replace(training, augmentation=augmentation),
     )
@@ -156,6 +155,7 @@ def apply_overrides(
         UsageError: The key is unknown or the value is not of its type.
     """
     sections = dict(zip(("attack", "training", "augmentation"), configs, strict=True))
+    changes: dict[str, dict[str, Any]] = {name: {} for name in sections}
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
@@ -173,10 +173,14 @@ def apply_overrides(
             ]
             raise UsageError(f"--set: {key!r} is none of {', '.join(valid)}")
         name = holders[0]
-        value = _parse(text, known[name][field], key)
-        with user_mistakes():
-            sections[name] = dataclasses.replace(sections[name], **{field: value})
-    return tuple(sections.values())  # pyrefly: ignore[bad-return]
+        changes[name][field] = _parse(text, known[name][field], key)
+    with user_mistakes():
+        attack, training, augmentation = configs
+        return (
+            dataclasses.replace(attack, **changes["attack"]),
+            dataclasses.replace(training, **changes["training"]),
+            dataclasses.replace(augmentation, **changes["augmentation"]),
+        )
 
 
 def as_json(config: RunConfig) -> dict[str, Any]:
@@ -184,12 +188,15 @@ def as_json(config: RunConfig) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def continue_with(config: RunConfig, stored: Mapping[str, Any]) -> RunConfig:
+def continue_with(
+    config: RunConfig, stored: Mapping[str, Any], overrides: Sequence[str] = ()
+) -> RunConfig:
     """Returns the settings with which an earlier run of the same command goes on.
 
     Args:
         config: Of this command.
         stored: The content of the earlier run's config.json.
+        overrides: Of this command; what they set by hand is not taken over.
 
     Raises:
         UsageError: The earlier run had other settings.
@@ -197,6 +204,7 @@ def continue_with(config: RunConfig, stored: Mapping[str, Any]) -> RunConfig:
     kept = {
         key: stored.get("attack", {}).get(key, getattr(config.attack, key))
         for key in _MACHINE_SETTINGS
+        if not any(key in override for override in overrides)
     }
     config = dataclasses.replace(
         config, attack=dataclasses.replace(config.attack, **kept)
@@ -206,7 +214,7 @@ def continue_with(config: RunConfig, stored: Mapping[str, Any]) -> RunConfig:
     differing = [
         f"{key}: {theirs.get(key)} there, {mine.get(key)} now"
         for key in {**theirs, **mine}
-        if theirs.get(key) != mine.get(key) and not key.startswith("run.")
+        if theirs.get(key) != mine.get(key) and key != "command"
     ]
     if differing:
         raise UsageError(
@@ -214,6 +222,19 @@ def continue_with(config: RunConfig, stored: Mapping[str, Any]) -> RunConfig:
             f"({'; '.join(differing[:3])}); name another folder"
         )
     return config
+
+
+def _variant(
+    data_dir: str | None, preset: str, num_attack_clips: int, overrides: Sequence[str]
+) -> str:
+    others = [
+        data_dir and str(Path(data_dir)),
+        preset,
+        num_attack_clips,
+        sorted(overrides),
+    ]
+    default = [None, "default", PRESETS["default"]["num_attack_clips"], []]
+    return "" if others == default else fingerprint(*others)[:6]
 
 
 def _field_types(config: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator
 from typing import NoReturn
@@ -81,10 +82,16 @@ def run_app(main: Callable[[], int]) -> None:
 
     # JAX tells of every platform it does not find, Orbax of every file it touches.
     logging.set_verbosity(logging.WARNING)
+    # A fault in a thread that writes a file also reaches the main one.
+    threading.excepthook = lambda _: None
 
     def parse(argv: list[str]) -> list[str]:
         try:
-            rest = flags.FLAGS(argv)
+            try:
+                rest = flags.FLAGS(argv)
+            except SystemExit:
+                # Only --help leaves this way, and with a code as of an error.
+                sys.exit(0)
             if len(rest) > 1:
                 raise UsageError(f"unexpected argument {rest[1]!r}")
         except (flags.Error, UsageError) as error:
@@ -99,6 +106,8 @@ def run_app(main: Callable[[], int]) -> None:
         except OSError as error:
             reason = error.strerror or str(error)
             _fail(f"{error.filename}: {reason}" if error.filename else reason, 2)
+        except FloatingPointError as error:
+            _fail(str(error), 1)
         except KeyboardInterrupt:
             _fail("interrupted; the same command goes on from here", 130)
 

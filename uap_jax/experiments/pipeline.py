@@ -19,6 +19,7 @@ from uap_jax.experiments import artifacts, config, environment, judge, victim
 from uap_jax.experiments.attack import run_penalty
 from uap_jax.experiments.console import (
     Console,
+    UsageError,
     format_seconds,
     user_mistakes,
 )
@@ -64,16 +65,16 @@ def run(
     workdir = workdir or Path("runs") / settings.run_name
     cache_dir = cache_dir or default_cache_dir()
     with artifacts.locked(workdir, wait=False):
-        stored = artifacts.read_json(workdir / "config.json")
-        if stored is not None:
-            settings = config.continue_with(settings, stored)
-        command = "python -m uap_jax.experiments.run " + shlex.join(sys.argv[1:])
-        described = config.as_json(settings) | {"run": {"command": command}}
         finished = artifacts.read_json(workdir / "result.json")
+        stored = artifacts.read_json(workdir / "config.json")
+        # Settings bind from the first work on; a mistyped class is no work.
+        if stored is not None and (finished or (workdir / "checkpoints").exists()):
+            settings = config.continue_with(settings, stored, request.overrides)
         if finished is not None:
             console.say("this run is finished; delete its folder to run it again")
-            _say_result(finished, workdir, console)
-            return 0
+            return _report_result(finished, workdir, console)
+        command = "python -m uap_jax.experiments.run " + shlex.join(sys.argv[1:])
+        described = config.as_json(settings) | {"command": command}
         artifacts.write_json(workdir / "config.json", described)
         environment.cache_compilations(cache_dir / "compiled")
         dataset, splits = load_corpus(settings, cache_dir, strict, console)
@@ -81,14 +82,7 @@ def run(
         result = _attack_and_judge(
             settings, dataset, splits, target, workdir, cache_dir, console, clock
         )
-        _say_result(result, workdir, console)
-    if result["stop_reason"] not in ("converged", "max_passes"):
-        console.say(
-            f"the attack stopped after pass {result['num_passes']}: "
-            f"{result['stop_reason'].replace('_', ' ')}"
-        )
-        return 1
-    return 0
+        return _report_result(result, workdir, console)
 
 
 def load_corpus(
@@ -100,7 +94,8 @@ def load_corpus(
             f"no --data_dir: using the built-in corpus {settings.dataset}, "
             "not real recordings"
         )
-    with user_mistakes(ImportError):
+    # A worker that renders or decodes can fail as a whole.
+    with user_mistakes(ImportError, RuntimeError):
         dataset = corpora.load(
             settings.dataset,
             data_dir=Path(settings.data_dir) if settings.data_dir else None,
@@ -135,14 +130,18 @@ def _attack_and_judge(
     clock: environment.CompileClock,
 ) -> dict[str, Any]:
     started = time.perf_counter()
-    spec, trained, facts = victim.prepare(
-        settings, dataset, splits, cache_dir=cache_dir, console=console
-    )
+    with user_mistakes():
+        spec, trained, facts = victim.prepare(
+            settings, dataset, splits, cache_dir=cache_dir, console=console
+        )
     train_seconds = time.perf_counter() - started
     attack_key, judge_key = jax.random.split(jax.random.key(settings.seed))
     x, labels = judge.attack_clips(settings, dataset, splits)
     goal = f'"{settings.target}"' if settings.target else "any wrong class"
     console.say(f"{settings.method} attack on {len(labels)} clips, towards {goal}")
+    _check_same_problem(
+        workdir, {"corpus": dataset.fingerprint, "model": facts["name"]}
+    )
     found = run_penalty(
         settings,
         spec,
@@ -220,6 +219,37 @@ def _attack_and_judge(
     # Last: it says that the run is finished.
     artifacts.write_json(workdir / "result.json", result)
     return result
+
+
+def _check_same_problem(workdir: Path, problem: dict[str, str]) -> None:
+    """Keeps a checkpoint from going on with other clips or another model."""
+    path = workdir / "checkpoints" / "problem.json"
+    stored = artifacts.read_json(path)
+    if stored is not None and stored != problem:
+        raise UsageError(
+            f"{workdir}: holds an attack on other clips or another model "
+            f"({stored}, now {problem}); delete it or name another --workdir"
+        )
+    path.parent.mkdir(exist_ok=True)
+    artifacts.write_json(path, problem)
+
+
+def _report_result(result: dict[str, Any], workdir: Path, console: Console) -> int:
+    """Says what a finished run found; returns its exit code."""
+    try:
+        _say_result(result, workdir, console)
+        stop_reason, num_passes = result["stop_reason"], result["num_passes"]
+    except (KeyError, TypeError):
+        path = workdir / "result.json"
+        raise UsageError(f"{path}: expected a whole result; delete the file") from None
+    if stop_reason in ("converged", "max_passes"):
+        return 0
+    print(
+        f"error: the attack stopped in pass {num_passes + 1}: "
+        f"{stop_reason.replace('_', ' ')}",
+        file=sys.stderr,
+    )
+    return 1
 
 
 def _say_result(result: dict[str, Any], workdir: Path, console: Console) -> None:

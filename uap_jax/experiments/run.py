@@ -23,8 +23,10 @@ TARGET = flags.DEFINE_string(
 DATASET = flags.DEFINE_string(
     "dataset",
     None,
-    "The corpus: synthetic_speech (built in) or speech_commands. Default: the built-in "
-    "one, or, with --data_dir, recordings.",
+    "The corpus: synthetic_speech (built in); speech_commands (every folder of words "
+    "is a class), speech_commands_paper32 or speech_commands_kaggle12 (the classes of "
+    "the paper or of the challenge, others as _unknown_). Default: the built-in one, "
+    "or, with --data_dir, speech_commands.",
 )
 DATA_DIR = flags.DEFINE_string("data_dir", None, "The folder of recordings.")
 SCALING = flags.DEFINE_enum(
@@ -45,7 +47,9 @@ PRESET = flags.DEFINE_enum(
     ("default", "paper"),
     "Where settings begin; paper: minmax scaling, 3000 clips, l2 radius 6.",
 )
-SEED = flags.DEFINE_integer("seed", 0, "Of every random choice.", lower_bound=0)
+SEED = flags.DEFINE_integer(
+    "seed", 0, "Of every random choice.", lower_bound=0, upper_bound=2**31 - 1
+)
 SET = flags.DEFINE_multi_string(
     "set",
     [],
@@ -60,7 +64,7 @@ CACHE_DIR = flags.DEFINE_string(
     "cache_dir",
     None,
     "Where clips, trained models and compiled programs are kept. Default: "
-    "$UAP_JAX_CACHE, else ~/.cache/uap_jax.",
+    "$UAP_JAX_CACHE, else uap_jax in $XDG_CACHE_HOME or ~/.cache.",
 )
 
 

@@ -59,15 +59,13 @@ def prepare(
             workdir=folder / "checkpoints",
             on_epoch=log,
         )
-        if facts is None:
+        if facts is None or log.num_epochs:
             facts = {
                 "name": name,
                 "validation_accuracy": result.validation_accuracy,
                 "best_epoch": result.best_epoch,
                 "num_epochs": result.num_epochs,
-                "seconds": sum(
-                    entry["seconds"] for entry in artifacts.read_lines(log.path)
-                ),
+                "seconds": log.total_seconds(),
             }
             artifacts.write_json(folder / "model.json", facts)
         else:
@@ -83,17 +81,24 @@ class _EpochLog:
     """Keeps and shows a line for each epoch."""
 
     def __init__(self, path: Path, console: Console) -> None:
-        self.path = path
+        self.num_epochs = 0
+        self._path = path
         self._console = console
 
     def __call__(self, entry: Any) -> None:
-        artifacts.append_line(self.path, entry)
+        self.num_epochs += 1
+        artifacts.append_line(self._path, entry)
         left = (entry["num_epochs"] - entry["epoch"]) * entry["seconds"]
         self._console.say(
             f"epoch {entry['epoch']}/{entry['num_epochs']}: loss {entry['loss']:.3f}, "
             f"validation accuracy {entry['validation_accuracy']:.3f}, "
             f"{format_seconds(entry['seconds'])}, {format_seconds(left)} left"
         )
+
+    def total_seconds(self) -> float:
+        """Returns the time of all epochs; one that was trained twice counts once."""
+        lines = artifacts.read_lines(self._path)
+        return sum({entry["epoch"]: entry["seconds"] for entry in lines}.values())
 
 
 def class_index(dataset: Dataset, target: str | None) -> int | None:

@@ -54,7 +54,6 @@ class ModelSpec:
     apply_train: Callable[..., tuple["jax.Array", Any]]
 
 
-@functools.cache
 def create(name: str, *, num_classes: int, num_samples: int | None = None) -> ModelSpec:
     """Returns a network of the registry; equal arguments give the same object.
 
@@ -78,6 +77,12 @@ def create(name: str, *, num_classes: int, num_samples: int | None = None) -> Mo
         )
     if num_classes < 2:
         raise ValueError(f"num_classes: expected at least 2, got {num_classes}")
+    return _create(name, num_classes, num_samples)
+
+
+@functools.cache
+def _create(name: str, num_classes: int, num_samples: int) -> ModelSpec:
+    entry = _ENTRIES[name]
     module_class = getattr(importlib.import_module(entry.module), entry.attribute)
     return _as_functions(name, entry, module_class(num_classes), num_samples)
 

@@ -19,12 +19,12 @@ class Augmentation:
     Attributes:
         max_shift_s: Largest shift in time, either way; what leaves at one end is lost.
         max_speed_change: Largest relative change of speed, and pitch with it.
-        max_gain_db: Largest change of level, either way; matters for "fixed" only.
+        max_gain_db: Largest change of level, either way; full scale cuts it off.
         background_share: Share of clips that get background noise of the corpus.
         max_background_volume: Its largest gain.
         noise_share: Share of clips that get stationary noise, added in the box.
-        min_noise_db: Its lowest level, dB of RMS relative to 1 in the box.
-        max_noise_db: Its highest level.
+        min_snr_db: Lowest mean-free signal-to-noise ratio with it.
+        max_snr_db: Highest.
     """
 
     max_shift_s: float = 0.1
@@ -33,8 +33,8 @@ class Augmentation:
     background_share: float = 0.5
     max_background_volume: float = 0.15
     noise_share: float = 0.4
-    min_noise_db: float = -60.0
-    max_noise_db: float = -27.0
+    min_snr_db: float = 10.0
+    max_snr_db: float = 40.0
 
     def __post_init__(self) -> None:
         for field in ("background_share", "noise_share", "max_speed_change"):
@@ -45,10 +45,10 @@ class Augmentation:
         for field in ("max_shift_s", "max_gain_db", "max_background_volume"):
             if getattr(self, field) < 0:
                 raise ValueError(f"{field}: expected >= 0, got {getattr(self, field)}")
-        if self.min_noise_db > self.max_noise_db:
+        if self.min_snr_db > self.max_snr_db:
             raise ValueError(
-                f"min_noise_db: expected at most max_noise_db {self.max_noise_db}, "
-                f"got {self.min_noise_db}"
+                f"min_snr_db: expected at most max_snr_db {self.max_snr_db}, "
+                f"got {self.min_snr_db}"
             )
 
 
@@ -68,7 +68,8 @@ def augment(
         waveform: `[B, N]` in [-1, 1].
         background: `[B, N]` one piece of background noise a clip, in [-1, 1].
         key: Random key; consumed.
-        strength: `[]` in [0, 1]; scales shares and ranges, but not the shift in time.
+        strength: `[]` in [0, 1]; scales the shares of clips with noise and the changes
+            of speed and level.
         scaling: Of the waveform to the box.
         sample_rate_hz: Samples per second.
         config: How much of what.
@@ -91,10 +92,11 @@ def augment(
     gain_db = strength * uniform(-config.max_gain_db, config.max_gain_db)
     waveform = jnp.clip(waveform * 10 ** (gain_db / 20), -1.0, 1.0)
     x, _ = to_box(waveform, scaling=scaling)
-    level_db = uniform(config.min_noise_db, config.max_noise_db)
+    snr_db = uniform(config.min_snr_db, config.max_snr_db)
     has_noise = uniform(0.0, 1.0) < strength * config.noise_share
     noise = coloured_noise(next(keys), (num_clips, num_samples))
-    level = jnp.where(has_noise, 10 ** (level_db / 20), 0.0)
+    level = jnp.where(has_noise, jnp.std(x, axis=1, keepdims=True), 0.0)
+    level = level * 10 ** (-snr_db / 20)
     return jnp.clip(x + level * noise, 0.0, 1.0)
 
 
@@ -125,10 +127,10 @@ def stretch(waveform: jax.Array, *, speed: jax.Array, shift: jax.Array) -> jax.A
 
 
 def coloured_noise(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
-    """Gaussian noise of RMS 1: for each clip between brown, white and blue.
+    """Gaussian noise of RMS 1, white or with a tilted spectrum.
 
-    A one-pole filter y_t = e_t + c e_{t-1}, with c random in [-0.95, 0.95] for a half
-    of the clips and 0 for the other, tilts the spectrum at no cost worth naming.
+    A filter y_t = e_t + c e_{t-1}, with c random in [-0.95, 0.95] for a half of the
+    clips and 0 for the other, tilts the spectrum at no cost worth naming.
     """
     noise_key, tilt_key, white_key = jax.random.split(key, 3)
     white = jax.random.normal(noise_key, (shape[0], shape[1] + 1))

@@ -88,7 +88,8 @@ def train(
         The best weights.
 
     Raises:
-        ValueError: The loss became non-finite, or model and corpus do not fit.
+        ValueError: Model and corpus do not fit.
+        FloatingPointError: The loss became non-finite.
     """
     _check_fit(spec, dataset)
     started = time.perf_counter()
@@ -120,7 +121,9 @@ def train(
                 spec, state.variables, dataset, splits.validation, scaling=scaling
             )
             if not np.isfinite(loss):
-                raise ValueError(f"training: the loss of epoch {epoch + 1} is {loss}")
+                raise FloatingPointError(
+                    f"training stopped: the loss of epoch {epoch + 1} is {loss}"
+                )
             state = _keep_best(state, accuracy)
             if on_epoch is not None:
                 on_epoch(

@@ -15,6 +15,7 @@ class Recipe:
     Attributes:
         num_clips_seen: Clips that the optimizer sees in all; the epochs follow from
             it, so that a small corpus gets more of them.
+        max_epochs: Most passes over the training clips, for a very small corpus.
         batch_size: Clips per step.
         peak_learning_rate: Of Adam, reached after the warm-up, then a cosine to 0.
         warmup_share: Share of the steps that the warm-up takes.
@@ -27,6 +28,7 @@ class Recipe:
     """
 
     num_clips_seen: int = 120_000
+    max_epochs: int = 300
     batch_size: int = 32
     peak_learning_rate: float = 1e-3
     warmup_share: float = 0.05
@@ -36,7 +38,7 @@ class Recipe:
     augmentation: Augmentation = Augmentation()
 
     def __post_init__(self) -> None:
-        for field in ("num_clips_seen", "batch_size"):
+        for field in ("num_clips_seen", "max_epochs", "batch_size"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}: expected >= 1, got {getattr(self, field)}")
         if self.peak_learning_rate <= 0:
@@ -51,7 +53,8 @@ class Recipe:
 
     def num_epochs(self, num_train_clips: int) -> int:
         """Returns the number of passes over the training clips, at least 1."""
-        return max(1, round(self.num_clips_seen / num_train_clips))
+        epochs = round(self.num_clips_seen / num_train_clips)
+        return min(max(1, epochs), self.max_epochs)
 
     def strength(self, share_done: float) -> float:
         """Returns the strength of the augmentation at a share of the training."""
@@ -59,11 +62,12 @@ class Recipe:
 
     def optimizer(self, num_steps: int) -> optax.GradientTransformation:
         """Returns Adam with decoupled weight decay and its schedule."""
+        num_warmup_steps = max(1, round(self.warmup_share * num_steps))
         schedule = optax.warmup_cosine_decay_schedule(
             init_value=0.0,
             peak_value=self.peak_learning_rate,
-            warmup_steps=max(1, round(self.warmup_share * num_steps)),
-            decay_steps=max(2, num_steps),
+            warmup_steps=num_warmup_steps,
+            decay_steps=max(num_warmup_steps + 1, num_steps),
         )
         return optax.adamw(
             schedule, weight_decay=self.weight_decay, mask=_decays_kernels

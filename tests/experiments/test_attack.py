@@ -1,0 +1,136 @@
+"""An attack that goes on from a checkpoint ends with the same bits."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from uap_jax import attacks, models
+from uap_jax.experiments import attack, config
+from uap_jax.experiments.console import Console
+
+NUM_CLIPS, NUM_SAMPLES, NUM_CLASSES = 23, 40, 3
+
+
+class InterruptedError(Exception):
+    """Stands for the end of the process."""
+
+
+def logits(variables, x):
+    return jnp.tanh(x @ variables["hidden"]) @ variables["out"]
+
+
+@pytest.fixture(scope="module")
+def problem():
+    keys = jax.random.split(jax.random.key(0), 3)
+    variables = {
+        "hidden": jax.random.normal(keys[0], (NUM_SAMPLES, 8)),
+        "out": 3 * jax.random.normal(keys[1], (8, NUM_CLASSES)),
+    }
+    x = jax.random.uniform(keys[2], (NUM_CLIPS, NUM_SAMPLES))
+    spec = models.ModelSpec(
+        name="toy",
+        num_classes=NUM_CLASSES,
+        num_samples=NUM_SAMPLES,
+        sample_rate_hz=16_000,
+        init=lambda _: variables,
+        logits=logits,
+        apply_train=lambda *_: (None, None),
+    )
+    return spec, variables, x, jnp.argmax(logits(variables, x), axis=1).astype("int32")
+
+
+def settings(max_passes=4):
+    base = config.resolve(
+        method="penalty",
+        model="spchcmd",
+        dataset=None,
+        data_dir=None,
+        scaling="peak",
+        target="down",
+        num_attack_clips=NUM_CLIPS,
+        seed=0,
+        preset="default",
+        overrides=["attack.batch_size=5", "target_asr=1.0", f"max_passes={max_passes}"],
+        micro_batch_size=None,
+    )
+    return dataclasses.replace(base, target=None)
+
+
+def run(problem, workdir, console=None):
+    spec, variables, x, labels = problem
+    return attack.run_penalty(
+        settings(),
+        spec,
+        variables,
+        x,
+        labels,
+        target=1,
+        key=jax.random.key(7),
+        workdir=workdir,
+        console=console or Console(),
+        save_every_s=0.0,
+    )
+
+
+@pytest.mark.parametrize("num_segments", [1, 2, 4, 7])
+def test_resumed_anywhere_gives_the_same_bits(
+    problem, tmp_path, monkeypatch, capsys, num_segments
+):
+    whole = run(problem, tmp_path / "whole")
+    calls = 0
+    segment = attacks.penalty_segment
+
+    def interrupted(*arguments, **settings):
+        nonlocal calls
+        calls += 1
+        if calls > num_segments:
+            raise InterruptedError
+        return segment(*arguments, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(attack.attacks, "penalty_segment", interrupted)
+        with pytest.raises(InterruptedError):
+            run(problem, tmp_path / "cut")
+    capsys.readouterr()
+    resumed = run(problem, tmp_path / "cut")
+    assert "going on after pass" in capsys.readouterr().out
+    np.testing.assert_array_equal(resumed.perturbation.value, whole.perturbation.value)
+    for name, column in whole.history.items():
+        np.testing.assert_array_equal(resumed.history[name], column)
+    lines = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
+    passes = [json.loads(line)["pass"] for line in lines]
+    assert passes == list(range(1, int(whole.num_passes) + 1))
+
+
+def test_stopped_attack_is_not_run_again(problem, tmp_path, capsys):
+    first = run(problem, tmp_path)
+    capsys.readouterr()
+    again = run(problem, tmp_path)
+    np.testing.assert_array_equal(again.perturbation.value, first.perturbation.value)
+    assert "pass 1/" not in capsys.readouterr().out
+
+
+def test_perturbation_held_near_silence_is_explained(problem, tmp_path, capsys):
+    spec, variables, x, labels = problem
+    quiet = dataclasses.replace(
+        settings(max_passes=3),
+        attack=dataclasses.replace(
+            settings(max_passes=3).attack, penalty_coefficient=1e-6, learning_rate=1e-5
+        ),
+    )
+    attack.run_penalty(
+        quiet,
+        spec,
+        variables,
+        x,
+        labels,
+        target=1,
+        key=jax.random.key(7),
+        workdir=tmp_path,
+        console=Console(),
+    )
+    assert "attack.penalty_coefficient=4e-06" in capsys.readouterr().out
