@@ -141,11 +141,6 @@ def test_shortest_clip_leaves_one_step():
         models.create("spchcmd", num_classes=2, num_samples=shortest - 1)
 
 
-def test_one_sample_less_would_leave_none():
-    with pytest.raises(ZeroDivisionError):
-        shapes_of(min_num_samples() - 1)
-
-
 def test_logits_do_not_depend_on_an_offset(logits_fn, variables, key):
     x = 0.1 + 0.4 * jax.random.uniform(key, (4, NUM_SAMPLES))
     logits = logits_fn(variables, x)
