@@ -6,6 +6,7 @@ renamed when whole, so a killed process leaves the step before it.
 
 import contextlib
 import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,16 @@ def open_checkpoints(folder: Path, *, max_to_keep: int = 2) -> Iterator["Checkpo
         The open folder; saves are complete when the context ends.
     """
     ocp = _orbax()
-    with ocp.training.Checkpointer(
-        str(folder.resolve()),
-        preservation_policy=ocp.training.preservation_policies.LatestN(max_to_keep),
-    ) as checkpointer:
+    with _as_os_error(folder, "cannot be opened"):
+        checkpointer = ocp.training.Checkpointer(
+            str(folder.resolve()),
+            preservation_policy=ocp.training.preservation_policies.LatestN(max_to_keep),
+        )
+    try:
         yield Checkpoints(checkpointer, folder)
+    finally:
+        with _as_os_error(folder, "cannot be written"):
+            checkpointer.close()
 
 
 class Checkpoints:
@@ -103,8 +109,10 @@ def _as_os_error(folder: Path, what: str) -> Iterator[None]:
     except OSError as error:
         raise OSError(error.errno, f"{what}: {error.strerror}", str(folder)) from error
     except (ValueError, RuntimeError, KeyError) as error:
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise OSError(errno.EIO, f"{what}: {first[:200]}", str(folder)) from error
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+        if (full := os.strerror(errno.ENOSPC)) in str(error):
+            reason = full
+        raise OSError(errno.EIO, f"{what}: {reason}", str(folder)) from error
 
 
 def _orbax() -> Any:

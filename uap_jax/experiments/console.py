@@ -80,8 +80,9 @@ def run_app(main: Callable[[], int]) -> None:
     """
     from absl import app, flags, logging
 
-    # JAX tells of every platform it does not find, Orbax of every file it touches.
-    logging.set_verbosity(logging.WARNING)
+    # JAX tells of every platform it does not find, Orbax of every file it touches; what
+    # matters of it also comes as an exception.
+    logging.set_verbosity(logging.FATAL)
     # A fault in a thread that writes a file also reaches the main one.
     threading.excepthook = lambda _: None
 
