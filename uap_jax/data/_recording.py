@@ -36,13 +36,13 @@ class Conditions:
     pitch_range: tuple[float, float] = (20.0, 80.0)
     rate_change: tuple[float, float] = (0.88, 1.14)
     pitch_change: tuple[float, float] = (-8.0, 8.0)
-    snr_db: tuple[float, float] = (0.0, 35.0)
-    level_dbfs: tuple[float, float] = (-20.0, -1.0)
+    snr_db: tuple[float, float] = (15.0, 40.0)
+    level_dbfs: tuple[float, float] = (-12.0, -1.0)
     silence_level_dbfs: tuple[float, float] = (-60.0, -6.0)
     silence_zero_share: float = 0.1
     tilt_db_per_octave: tuple[float, float] = (-3.0, 3.0)
-    telephone_share: float = 0.15
-    reverb_share: float = 0.3
+    telephone_share: float = 0.05
+    reverb_share: float = 0.1
     reverb_s: tuple[float, float] = (0.1, 0.5)
     reverb_db: tuple[float, float] = (-12.0, 0.0)
 
