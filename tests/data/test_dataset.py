@@ -96,11 +96,22 @@ def test_validation_comes_from_train_where_only_the_test_is_named():
     assert abs(len(splits.validation) - 81) < 50
 
 
-def test_names_without_a_test_do_not_count():
-    dataset = make_speakers(official_splits=np.full(900, "validation"))
+def test_test_comes_from_train_where_only_the_validation_is_named():
+    dataset = make_speakers()
+    in_validation = np.char.endswith(dataset.groups, "7")
+    official = np.where(in_validation, "validation", "train")
+    dataset = make_speakers(official_splits=official)
     splits = split_clips(dataset)
-    for first, second in zip(splits, split_clips(make_speakers()), strict=True):
-        np.testing.assert_array_equal(first, second)
+    assert_partition(dataset, splits)
+    np.testing.assert_array_equal(splits.validation, np.flatnonzero(in_validation))
+    assert abs(len(splits.test) - 122) < 60
+
+
+def test_a_speaker_in_two_lists_is_refused():
+    official = np.full(900, "train")
+    official[0] = "test"
+    with pytest.raises(ValueError, match=r"each speaker in one split, got .* in "):
+        split_clips(make_speakers(official_splits=official))
 
 
 def test_too_few_groups():

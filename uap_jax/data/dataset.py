@@ -88,7 +88,7 @@ def to_waveform(clips: np.ndarray) -> np.ndarray:
 def split_clips(
     dataset: Dataset, *, validation_share: float = 0.1, test_share: float = 0.15
 ) -> Splits:
-    """Splits by the corpus's own lists, or by groups where it names no test clips.
+    """Splits by the corpus's own lists, and by groups where it names no such clips.
 
     A group's place follows from a hash of its name alone, so it stays in its split
     when recordings are added.
