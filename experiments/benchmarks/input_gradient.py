@@ -30,7 +30,7 @@ from uap_jax import models
 CLIPS_PER_TIMING = {
     "cnn_rand": 50,
     "cnn_gamma": 8,
-    "envnet_v2": 8,
+    "envnet_v2": 25,
     "sincnet": 8,
     "sincnet_vgg19": 2,
 }

@@ -1,4 +1,4 @@
-"""The filter bank by FFT against the convolution, in values and gradients."""
+"""The fast filter banks against the convolution, in values and gradients."""
 
 import functools
 
@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from uap_jax.models.filter_bank import (
+    CHUNK_STEPS,
     MIN_FFT_SIZE,
     filter_bank,
     filter_bank_fft,
+    filter_bank_folded,
     filter_bank_plain,
 )
 
@@ -52,6 +54,40 @@ def test_forms_agree(num_clips, num_outputs, pool_size):
     for value, expected in zip(fast, plain, strict=True):
         assert value.shape == expected.shape
         # A transform spreads its rounding over the block.
+        np.testing.assert_allclose(
+            value, expected, rtol=0, atol=1e-5 * np.abs(expected).max()
+        )
+
+
+@pytest.mark.parametrize(
+    ("num_clips", "num_taps", "num_outputs", "pool_size"),
+    [
+        (1, 65, 1, 1),
+        (2, 65, CHUNK_STEPS, 1),  # a chunk filled to its last step
+        (1, 65, CHUNK_STEPS + 1, 1),
+        (2, 64, 2 * CHUNK_STEPS - 5, 3),  # blocks of an odd size
+        (2, 65, 701, 218),  # the remainder is dropped
+    ],
+)
+def test_forms_agree_on_symmetric_filters(num_clips, num_taps, num_outputs, pool_size):
+    x, half = normal(num_clips, num_outputs + num_taps - 1), normal(num_taps, 2)
+    direction = normal(num_clips, num_outputs // pool_size, 2)
+
+    @functools.partial(jax.jit, compiler_options=QUICKLY)
+    def run(x, half, direction):
+        results = []
+        for bank in (filter_bank_folded, filter_bank_plain):
+            pooled = functools.partial(bank, pool_size=pool_size)
+            y, pull_back = jax.vjp(
+                lambda x, half, pooled=pooled: pooled(x, half + half[::-1]), x, half
+            )
+            results.append((y, *pull_back(direction)))
+        return results
+
+    fast, plain = run(x, half, direction)
+    for value, expected in zip(fast, plain, strict=True):
+        assert value.shape == expected.shape
+        # Sums and differences spread their rounding over the block.
         np.testing.assert_allclose(
             value, expected, rtol=0, atol=1e-5 * np.abs(expected).max()
         )

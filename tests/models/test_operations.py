@@ -14,6 +14,7 @@ from uap_jax.models.operations import (
     conv_1d_polyphase,
     conv_1d_toeplitz,
     conv_2d,
+    conv_2d_canonical,
     conv_2d_plain,
     conv_2d_rows,
     max_pool,
@@ -34,9 +35,9 @@ def normal(*shape: int) -> jax.Array:
 
 
 @functools.cache
-def strided(conv, stride: int):
+def with_settings(conv, **settings: int):
     """One object for equal arguments, so that it is compiled once."""
-    return functools.partial(conv, stride=stride)
+    return lambda x, kernel: conv(x, kernel, **settings)
 
 
 @functools.partial(jax.jit, static_argnums=0, compiler_options=QUICKLY)
@@ -79,8 +80,8 @@ im2col = functools.partial(conv_1d_toeplitz, block_outputs=1)
 )
 def test_conv_1d_forms_agree(fast, num_clips, num_steps, channels, kernel_size, stride):
     assert_equals_plain(
-        strided(fast, stride),
-        strided(conv_1d_plain, stride),
+        with_settings(fast, stride=stride),
+        with_settings(conv_1d_plain, stride=stride),
         normal(num_clips, num_steps, channels),
         normal(kernel_size, channels, 6),
     )
@@ -95,14 +96,41 @@ def test_conv_1d_by_definition():
         np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("fast", [conv_2d_rows, conv_2d_canonical])
 @pytest.mark.parametrize(
-    ("x_shape", "kernel_shape"),
-    [((1, 9, 13, 3), (4, 5, 3, 6)), ((2, 5, 11, 2), (1, 4, 2, 3))],
+    ("x_shape", "kernel_shape", "padding"),
+    [
+        ((1, 9, 13, 3), (4, 5, 3, 6), 0),
+        ((2, 5, 11, 2), (1, 4, 2, 3), 0),
+        ((2, 5, 6, 2), (3, 3, 2, 4), 1),
+        ((1, 4, 5, 1), (4, 5, 1, 2), 0),  # a single output
+        ((1, 3, 2, 2), (5, 4, 2, 3), 2),  # a kernel larger than what it covers
+    ],
 )
-def test_conv_2d_forms_agree(x_shape, kernel_shape):
+def test_conv_2d_forms_agree(fast, x_shape, kernel_shape, padding):
     assert_equals_plain(
-        conv_2d_rows, conv_2d_plain, normal(*x_shape), normal(*kernel_shape)
+        with_settings(fast, padding=padding),
+        with_settings(conv_2d_plain, padding=padding),
+        normal(*x_shape),
+        normal(*kernel_shape),
     )
+
+
+@pytest.mark.parametrize("conv", [conv_2d_rows, conv_2d_canonical, conv_2d_plain])
+def test_conv_2d_refuses_what_the_kernel_does_not_fit_into(conv):
+    with pytest.raises(ValueError, match="x: expected at least 5 steps, got 4"):
+        conv(normal(1, 9, 4, 1), normal(3, 5, 1, 1))
+
+
+def test_conv_2d_canonical_in_a_loop_and_under_vmap():
+    x, kernel = normal(3, 2, 6, 7, 2), normal(3, 3, 2, 4)
+
+    def gradient(x):
+        return jax.grad(lambda x: jnp.sum(jnp.sin(conv_2d_canonical(x, kernel))))(x)
+
+    expected = np.stack([gradient(clips) for clips in x])
+    for mapped in (jax.vmap(gradient)(x), jax.lax.map(gradient, x)):
+        np.testing.assert_allclose(mapped, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

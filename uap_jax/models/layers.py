@@ -121,15 +121,17 @@ def batch_norm(
 
 
 class Conv(nn.Module):
-    """Convolution with a bias and without padding, over one axis or two.
+    """Convolution with a bias, over one axis or two.
 
-    `[B, T, I] -> [B, (T - K) // stride + 1, features]` with `kernel_size` `(K,)`, or
-    `[B, H, W, I] -> [B, H - K + 1, W - L + 1, features]` with `(K, L)` and stride 1.
+    `[B, T, I] -> [B, (T - K) // stride + 1, features]` with `kernel_size` `(K,)` and no
+    padding, or `[B, H, W, I] -> [B, H + 2 p - K + 1, W + 2 p - L + 1, features]` with
+    `(K, L)`, padding p and stride 1.
     """
 
     features: int
     kernel_size: tuple[int, ...]
     stride: int = 1
+    padding: int = 0
     form: str = "auto"
     kernel_init: nn.initializers.Initializer = nn.initializers.glorot_uniform()
 
@@ -141,7 +143,7 @@ class Conv(nn.Module):
         if len(self.kernel_size) == 1:
             y = conv_1d(x, kernel, stride=self.stride, form=self.form)
         else:
-            y = conv_2d(x, kernel, form=self.form)
+            y = conv_2d(x, kernel, padding=self.padding, form=self.form)
         return y + jnp.expand_dims(bias, range(y.ndim - 1))
 
 
@@ -161,9 +163,9 @@ class ConvBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        y = Conv(self.features, self.kernel_size, self.stride, self.form, name="conv")(
-            x
-        )
+        y = Conv(
+            self.features, self.kernel_size, self.stride, form=self.form, name="conv"
+        )(x)
         scale, bias = norm_params(self, self.features)
         if self.window and not train:
             sign = jnp.expand_dims(sign_of(scale), range(y.ndim - 1))

@@ -104,7 +104,9 @@ class SincBank(nn.Module):
             for name, band in zip(("low", "width"), bands, strict=True)
         }
         filters = sinc_filters(*_bands(params, self.sample_rate_hz))
-        return filter_bank(x, filters, pool_size=self.pool_size, form=self.form)
+        return filter_bank(
+            x, filters, pool_size=self.pool_size, symmetric=True, form=self.form
+        )
 
 
 def _bands(

@@ -7,7 +7,7 @@ channels.
 import flax.linen as nn
 import jax
 
-from uap_jax.models.layers import ReluHead, remove_mean
+from uap_jax.models.layers import Conv, ReluHead, remove_mean
 from uap_jax.models.operations import max_pool
 from uap_jax.models.sinc import KERNEL_SIZE, SincBank
 from uap_jax.models.sincnet import layer_norm
@@ -43,9 +43,11 @@ class SincNetVGG19(nn.Module):
         x = layer_norm(x, "sinc_norm")[:, :, :, None]
         for group, (num_layers, features) in enumerate(self.groups):
             for index in range(num_layers):
-                conv = nn.Conv(
+                conv = Conv(
                     features,
                     (3, 3),
+                    padding=1,
+                    form=self.form,
                     kernel_init=nn.initializers.he_normal(),
                     name=f"conv_{group}_{index}",
                 )
