@@ -21,6 +21,13 @@ from uap_jax.attacks.penalty import (
     penalty_segment,
     resolve_penalty_config,
 )
+from uap_jax.attacks.together import (
+    fitting_width,
+    is_running,
+    together,
+    together_init,
+    together_segment,
+)
 from uap_jax.attacks.types import (
     DDN_STATUSES,
     STOP_REASONS,
@@ -53,11 +60,13 @@ __all__ = [
     "Variables",
     "apply_perturbation",
     "ddn",
+    "fitting_width",
     "greedy",
     "greedy_init",
     "greedy_progress",
     "greedy_result",
     "greedy_segment",
+    "is_running",
     "penalty",
     "penalty_init",
     "penalty_progress",
@@ -66,4 +75,7 @@ __all__ = [
     "perturbation_waveform",
     "resolve_greedy_config",
     "resolve_penalty_config",
+    "together",
+    "together_init",
+    "together_segment",
 ]

@@ -3,10 +3,12 @@
 For those who run either: a launcher, a sweep, a benchmark.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from uap_jax.attacks import types
+import jax.numpy as jnp
+
+from uap_jax.attacks import greedy_steps, penalty_steps, types
 from uap_jax.attacks.greedy import (
     greedy_init,
     greedy_progress,
@@ -32,6 +34,9 @@ class Method(NamedTuple):
     progress: Callable[..., tuple[str, int, int]]  # as `penalty_progress`
     segment: Callable[..., Any]  # as `penalty_segment`
     result: Callable[[Any], types.AttackResult]  # as `penalty_result`
+    phases: Mapping[str, Callable[..., Any]]  # the compiled parts, by phase
+    own: tuple[str, ...]  # fields of the problem that follow from the target
+    retarget: Callable[[Any, int], Any]  # a targeted problem with another target
 
 
 METHODS = {
@@ -42,6 +47,11 @@ METHODS = {
         penalty_progress,
         penalty_segment,
         penalty_result,
+        {"descend": penalty_steps.descend, "evaluate": penalty_steps.evaluate},
+        ("target",),
+        lambda problem, target: problem._replace(
+            target=jnp.full_like(problem.target, target)
+        ),
     ),
     "greedy": Method(
         types.GreedyConfig,
@@ -50,5 +60,11 @@ METHODS = {
         greedy_progress,
         greedy_segment,
         greedy_result,
+        {"visit": greedy_steps.visit, "evaluate": greedy_steps.evaluate},
+        ("classes", "target"),
+        lambda problem, target: problem._replace(
+            target=jnp.full_like(problem.target, target),
+            classes=jnp.full_like(problem.classes, target),
+        ),
     ),
 }
