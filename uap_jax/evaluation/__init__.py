@@ -1,6 +1,7 @@
 """How well a perturbation does on clips that no attack has seen."""
 
 from uap_jax.evaluation.intervals import wilson_interval
+from uap_jax.evaluation.significance import mcnemar_exact, two_proportion_z
 from uap_jax.evaluation.success import (
     Evaluation,
     attack_success_rate,
@@ -14,8 +15,10 @@ __all__ = [
     "Evaluation",
     "attack_success_rate",
     "evaluate_perturbation",
+    "mcnemar_exact",
     "select",
     "summarize",
+    "two_proportion_z",
     "waveform_gain",
     "wilson_interval",
 ]
