@@ -1,6 +1,7 @@
 """Universal adversarial attacks on any logits function."""
 
 from uap_jax.attacks.ddn import ddn
+from uap_jax.attacks.devices import over_devices, replicated
 from uap_jax.attacks.greedy import (
     GreedyProblem,
     GreedyState,
@@ -67,12 +68,14 @@ __all__ = [
     "greedy_result",
     "greedy_segment",
     "is_running",
+    "over_devices",
     "penalty",
     "penalty_init",
     "penalty_progress",
     "penalty_result",
     "penalty_segment",
     "perturbation_waveform",
+    "replicated",
     "resolve_greedy_config",
     "resolve_penalty_config",
     "together",

@@ -1,5 +1,6 @@
 """An attack from checkpoint to checkpoint."""
 
+import functools
 import time
 from pathlib import Path
 from typing import Any
@@ -53,15 +54,22 @@ def run_attack(
         What the attack found.
     """
     method = METHODS[config.method]
+    logits_fn = spec.logits
+    devices = jax.devices()
+    if len(devices) > 1:
+        logits_fn = attacks.over_devices(logits_fn, devices)
+        console.say(f"each batch is spread over {len(devices)} devices")
+    place = functools.partial(attacks.replicated, devices=devices)
+    variables, x, labels, key = place((variables, x, labels, key))
     problem, state = method.init(
-        spec.logits, variables, x, labels, key=key, target=target, config=config.attack
+        logits_fn, variables, x, labels, key=key, target=target, config=config.attack
     )
     metrics = workdir / "metrics.jsonl"
     # A step of one phase takes another time than one of the other.
     max_steps: dict[str, int] = {}
     with checkpoints.open_checkpoints(workdir / "checkpoints" / "attack") as saved:
         if saved.latest_step() is not None:
-            state = saved.restore(state)
+            state = place(saved.restore(state))
             console.say(f"going on after pass {int(state.num_passes)}")
         num_saves = saved.latest_step() or 0
         _write_passes(metrics, state)
@@ -76,7 +84,7 @@ def run_attack(
             started = time.perf_counter()
             state = jax.block_until_ready(
                 method.segment(
-                    spec.logits,
+                    logits_fn,
                     variables,
                     problem,
                     state,
