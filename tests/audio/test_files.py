@@ -58,6 +58,23 @@ def test_averages_channels(tmp_path):
     np.testing.assert_allclose(waveform, (left + right) / 2, atol=1e-7)
 
 
+def test_keeps_channels_and_rate(tmp_path):
+    path = tmp_path / "stereo.wav"
+    channels = np.stack([sine(44100), sine(44100, frequency_hz=1000)], axis=1)
+    files.write_wav(path, channels, sample_rate_hz=44100, subtype="FLOAT")
+    again, rate_hz = files.read_channels(path)
+    np.testing.assert_array_equal(again, channels)
+    assert rate_hz == 44100
+
+
+def test_channels_that_are_too_long(tmp_path, monkeypatch):
+    path = tmp_path / "stereo.wav"
+    files.write_wav(path, np.zeros((100, 2)), sample_rate_hz=8000)
+    monkeypatch.setattr(files, "_MAX_SAMPLES", 199)
+    with pytest.raises(files.AudioFileError, match="too long"):
+        files.read_channels(path)
+
+
 @pytest.mark.parametrize("rate_hz", [8000, 44100, 96000])
 def test_resamples_to_the_same_sound(tmp_path, rate_hz):
     path = tmp_path / "a.wav"
@@ -156,7 +173,7 @@ def test_header_with_an_impossible_rate(tmp_path, rate_hz):
 
 @pytest.mark.parametrize("rate_hz", [0, -1])
 def test_rate_that_is_not_positive(monkeypatch, rate_hz):
-    monkeypatch.setattr(files, "_read_mono", lambda _: (np.ones(9), rate_hz))
+    monkeypatch.setattr(files, "_read", lambda *_: (np.ones(9), rate_hz))
     with pytest.raises(files.AudioFileError, match=f"header says {rate_hz}"):
         files.read_audio("a.wav", sample_rate_hz=RATE_HZ, num_samples=100)
 
@@ -351,7 +368,7 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"waveform": np.zeros((2, 3))}, "waveform: expected"),
+        ({"waveform": np.zeros((2, 3, 4))}, "waveform: expected"),
         ({"waveform": np.zeros(0)}, "waveform: expected"),
         ({"waveform": np.array([np.nan])}, "waveform: expected finite"),
         ({"subtype": "PCM_24"}, "subtype: expected"),

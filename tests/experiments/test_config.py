@@ -60,6 +60,21 @@ def test_corpus_follows_the_folder(tmp_path):
     assert resolve().scaling == "fixed"
 
 
+def test_class_of_the_attack_clips_tells_runs_apart():
+    names = {resolve(attack_class=name).run_name for name in (None, "down", "up")}
+    assert len(names) == 3
+
+
+def test_micro_batch_follows_model_and_machine():
+    def size(**changes):
+        return resolve(model="sincnet_vgg19", **changes).attack.micro_batch_size
+
+    assert size() == 1
+    assert size(overrides=["micro_batch_size=5"]) == 5
+    assert size(on_accelerator=True) == 100
+    assert resolve().attack.micro_batch_size > 1
+
+
 def test_overrides_find_their_section():
     attack, training = apply(
         "batch_size=7",

@@ -140,6 +140,22 @@ def test_greedy_run_of_the_same_victim(finished, corpus, cache, tmp_path):
     assert "clips visited by DDN" in (tmp_path / "report.html").read_text()
 
 
+def test_single_clip_of_one_class(finished, corpus, cache, tmp_path):
+    quick = ("--method=penalty", *QUICK_VICTIM, "--set=max_passes=2")
+    folders = (f"--data_dir={corpus}", f"--cache_dir={cache}", f"--workdir={tmp_path}")
+    single = ("--num_attack_clips=1", "--attack_class=mid")
+    done = launch(*quick, *folders, *single, "--target=low")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert 'penalty attack on 1 clips of "mid", towards "low"' in done.stdout
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert (result["attack_class"], result["train"]["num_clips"]) == ("mid", 1)
+    unknown = launch(
+        *quick, *folders[:2], f"--workdir={tmp_path}/w", "--attack_class=x"
+    )
+    assert unknown.returncode == 2
+    assert "--attack_class: expected one of high, low, mid" in unknown.stderr
+
+
 def test_same_command_again_reports(finished, corpus, cache):
     workdir, _ = finished
     before = (workdir / "result.json").read_bytes()

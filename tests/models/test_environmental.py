@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from uap_jax import models
+from uap_jax import attacks, models
 from uap_jax.models import (
     cnn_gamma,
     cnn_rand,
@@ -342,3 +342,30 @@ def test_a_few_steps_teach_it_two_tones(running):
     for name, part in frozen.items():
         unchanged = jax.tree.map(np.array_equal, part, state[1][name])
         assert all(jax.tree.leaves(unchanged)) is (name == "frozen")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["penalty", "greedy"])
+def test_one_pass_of_each_attack(running, method):
+    config = {
+        "penalty": attacks.PenaltyConfig(max_passes=1, batch_size=4, target_asr=1.0),
+        "greedy": attacks.GreedyConfig(
+            max_passes=1,
+            target_asr=1.0,
+            radius=1.0,
+            ddn=attacks.DDNConfig(num_steps=8, init_norm=3.0),
+        ),
+    }[method]
+    labels = jnp.argmax(running.logits, axis=1).astype(jnp.int32)
+    result = getattr(attacks, method)(
+        *(running.spec.logits, running.variables, running.x, labels),
+        key=jax.random.key(0),
+        config=config,
+    )
+    assert int(result.num_passes) == 1
+    value = np.asarray(result.perturbation.value)
+    assert np.all(np.isfinite(value))
+    assert np.any(value != 0)
+    perturbed = attacks.apply_perturbation(result.perturbation, running.x)
+    assert float(perturbed.min()) >= 0
+    assert float(perturbed.max()) <= 1

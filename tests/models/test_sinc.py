@@ -8,6 +8,7 @@ import pytest
 from uap_jax.models.sinc import (
     SincBank,
     band_edges_hz,
+    initial_band_edges_hz,
     initial_bands_hz,
     sinc_filters,
 )
@@ -53,6 +54,12 @@ def test_bands_start_where_the_authors_do(num_filters, num_above):
     _, width_hz = initial_bands_hz(num_filters, sample_rate_hz=SAMPLE_RATE_HZ)
     assert (width_hz[-1] < 0) == (num_filters == 227)
     assert np.all(width_hz[:-1] > 0)
+
+
+def test_edges_before_training_are_those_of_a_new_layer():
+    np.testing.assert_array_equal(
+        initial_band_edges_hz(80), band_edges_hz(variables_of(80))
+    )
 
 
 def test_lowest_filters_leak_a_resting_level():

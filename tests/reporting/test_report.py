@@ -388,3 +388,15 @@ def test_mistakes_are_named():
         make_data(sample_rate_hz=0)
     with pytest.raises(ValueError, match=r"perturbed: expected 2000.*got 5"):
         dataclasses.replace(make_data().examples[0], perturbed=np.zeros(5))
+
+
+def test_learned_bank_is_drawn_where_there_is_one(page):
+    assert "The learned filters" not in page
+    edges = np.asarray([[50.0, 120.0], [400.0, 900.0], [3000.0, 8200.0]])
+    with_bank = render_report(
+        make_data(bank_edges_hz=edges, initial_bank_edges_hz=edges * 1.1)
+    )
+    assert "The learned filters" in with_bank
+    assert "Pass bands of 3 learned filters" in with_bank
+    with pytest.raises(ValueError, match="initial_bank_edges_hz: expected it together"):
+        make_data(bank_edges_hz=edges)

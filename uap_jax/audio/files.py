@@ -3,6 +3,7 @@
 import contextlib
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,8 @@ _PCM16_SCALE = 32768
 _FILTER_MARGIN = 1024
 # A damaged header may ask for more than memory holds; 1 GiB as float32.
 _MAX_RESAMPLED = 1 << 28
+# Of all channels of a recording that is read as a whole; 0.25 GiB as float32.
+_MAX_SAMPLES = 1 << 26
 
 
 class AudioFileError(ValueError):
@@ -57,11 +60,7 @@ def read_audio(
         ValueError: A setting is not positive.
     """
     _check_positive("sample_rate_hz", sample_rate_hz)
-    waveform, file_rate_hz = _read_mono(path)
-    if not len(waveform):
-        raise AudioFileError(path, "holds no samples")
-    if not np.all(np.isfinite(waveform)):
-        raise AudioFileError(path, "has samples that are NaN or infinite")
+    waveform, file_rate_hz = _read(path, _mix)
     if file_rate_hz != sample_rate_hz:
         if num_samples is not None:
             num_needed = _ceil_div(num_samples * file_rate_hz, sample_rate_hz)
@@ -73,6 +72,23 @@ def read_audio(
     if num_samples is not None:
         waveform = crop_or_pad(waveform, num_samples)
     return waveform
+
+
+def read_channels(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
+    """Reads a recording as it is: all its channels, at its own rate.
+
+    What is read, and what of it, is as for `read_audio`.
+
+    Args:
+        path: The file.
+
+    Returns:
+        `[N, C]` float32, full scale at +-1; samples per second.
+
+    Raises:
+        AudioFileError: As for `read_audio`, or the recording is too long.
+    """
+    return _read(path, lambda block: block, max_samples=_MAX_SAMPLES)
 
 
 def crop_or_pad(waveform: np.ndarray, num_samples: int) -> np.ndarray:
@@ -108,26 +124,29 @@ def write_wav(
     sample_rate_hz: int,
     subtype: Literal["PCM_16", "FLOAT"] = "PCM_16",
 ) -> None:
-    """Writes one channel as a WAV file that appears whole or not at all.
+    """Writes a WAV file that appears whole or not at all.
 
     The same waveform gives the same bytes.
 
     Args:
         path: The file, in a folder that exists; replaced if it is there.
-        waveform: `[N]` floating-point samples, full scale at +-1.
+        waveform: `[N]` or, of C channels, `[N, C]` floating-point samples, full scale
+            at +-1.
         sample_rate_hz: Samples per second.
         subtype: "PCM_16" stores `to_pcm16(waveform)`, so louder samples are clipped;
             "FLOAT" stores float32 samples as they are.
 
     Raises:
-        ValueError: The waveform is not `[N]`, empty or not finite, the subtype is
-            unknown, or the folder does not exist.
+        ValueError: The waveform is of another shape, empty or not finite, the subtype
+            is unknown, or the folder does not exist.
     """
     path = Path(path)
     waveform = _as_float32(waveform)
     _check_positive("sample_rate_hz", sample_rate_hz)
-    if waveform.ndim != 1 or not len(waveform):
-        raise ValueError(f"waveform: expected [N] with N > 0, got {waveform.shape}")
+    if waveform.ndim not in (1, 2) or not waveform.size:
+        raise ValueError(
+            f"waveform: expected [N] or [N, C], not empty, got {waveform.shape}"
+        )
     if subtype not in ("PCM_16", "FLOAT"):
         raise ValueError(f'subtype: expected "PCM_16" or "FLOAT", got {subtype!r}')
     if not path.parent.is_dir():
@@ -203,7 +222,13 @@ def mel_spectrogram_db(
     return np.maximum(levels, floor_db).astype(np.float32)
 
 
-def _read_mono(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
+def _read(
+    path: str | os.PathLike[str],
+    convert: Callable[[np.ndarray], np.ndarray],
+    *,
+    max_samples: int | None = None,
+) -> tuple[np.ndarray, int]:
+    """Returns the samples, converted block by block `[B, C]`, and their rate."""
     import soundfile
 
     try:
@@ -219,11 +244,15 @@ def _read_mono(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
     # As bytes, since old archives have names that are not valid UTF-8.
     name: Any = os.fsencode(path)
     blocks = []
+    num_samples = 0
     try:
         with soundfile.SoundFile(name) as file:
             while True:
                 block = file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)
-                blocks.append(block.mean(axis=1, dtype=np.float32))
+                blocks.append(convert(block))
+                num_samples += block.size
+                if max_samples is not None and num_samples > max_samples:
+                    raise AudioFileError(path, "is too long; cut it up")
                 if len(block) < _BLOCK_FRAMES:
                     break
             rate_hz = file.samplerate
@@ -231,7 +260,16 @@ def _read_mono(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
         reason = getattr(error, "error_string", str(error))
         reason = " ".join(reason.split()).rstrip(".")
         raise AudioFileError(path, f"cannot be read as audio ({reason})") from None
-    return np.concatenate(blocks), rate_hz
+    samples = np.concatenate(blocks)
+    if not len(samples):
+        raise AudioFileError(path, "holds no samples")
+    if not np.all(np.isfinite(samples)):
+        raise AudioFileError(path, "has samples that are NaN or infinite")
+    return samples, rate_hz
+
+
+def _mix(block: np.ndarray) -> np.ndarray:
+    return block.mean(axis=1, dtype=np.float32)
 
 
 def _resample(

@@ -14,7 +14,7 @@ _CLASS_SETS: dict[str, Literal["auto", "paper32", "kaggle12"]] = {
 
 # Made here, of nothing.
 BUILT_IN = ("synthetic_speech", "synthetic_urban")
-CORPUS_NAMES = (*BUILT_IN, *_CLASS_SETS, "urbansound8k", "esc10", "esc50")
+CORPUS_NAMES = (*BUILT_IN, *_CLASS_SETS, "urbansound8k", "esc10", "esc50", "folder")
 
 # What a model is used with: without recordings, and with a folder of them.
 DEFAULT_CORPORA = {
@@ -37,6 +37,7 @@ def load(
     sample_rate_hz: int,
     num_samples: int,
     split: str | None = None,
+    group_pattern: str | None = None,
     strict: bool = False,
     progress: ProgressFn | None = None,
 ) -> Dataset:
@@ -44,12 +45,14 @@ def load(
 
     Args:
         name: One of `CORPUS_NAMES`.
-        data_dir: The folder of recordings; None for a built-in corpus.
+        data_dir: The folder of recordings, or for "folder" a table of them; None for
+            a built-in corpus.
         cache_dir: Where prepared clips are kept.
         sample_rate_hz: Samples per second wanted.
         num_samples: Samples of a clip wanted.
         split: "official", the corpus's own splits, or, for urbansound8k, "paper",
             random ones; None: "official".
+        group_pattern: For "folder" only, see `folder.load_folder`.
         strict: Whether one bad recording is an error.
         progress: Told how far the preparation is.
 
@@ -62,6 +65,8 @@ def load(
     splits = ("official", "paper") if name == "urbansound8k" else ("official",)
     if split is not None and split not in splits:
         raise ValueError(f"split: expected one of {splits} for {name}, got {split!r}")
+    if group_pattern is not None and name != "folder":
+        raise ValueError(f"group_pattern: {name} has groups of its own")
     if name in BUILT_IN:
         return _load_built_in(
             name, data_dir, cache_dir, sample_rate_hz, num_samples, progress
@@ -84,6 +89,10 @@ def load(
         from uap_jax.data.esc import load_esc
 
         return load_esc(data_dir, subset=name, **settings)
+    if name == "folder":
+        from uap_jax.data.folder import load_folder
+
+        return load_folder(data_dir, group_pattern=group_pattern, **settings)
     from uap_jax.data.speech_commands import load_speech_commands
 
     return load_speech_commands(data_dir, class_set=_CLASS_SETS[name], **settings)

@@ -62,8 +62,8 @@ class Scenes:
         recorder: Levels, rooms and channels.
     """
 
-    snr_db: tuple[float, float] = (5.0, 30.0)
-    other_share: float = 0.2
+    snr_db: tuple[float, float] = (10.0, 30.0)
+    other_share: float = 0.1
     other_db: tuple[float, float] = (-25.0, -10.0)
     far_share: float = 0.15
     far_hz: tuple[float, float] = (1000.0, 4000.0)

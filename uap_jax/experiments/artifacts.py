@@ -16,6 +16,10 @@ import numpy as np
 from uap_jax.experiments.console import UsageError
 
 
+class InUseError(UsageError):
+    """Another process holds the folder."""
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON; what is not finite becomes null."""
     write_bytes(path, (json.dumps(finite(value), indent=2) + "\n").encode())
@@ -105,14 +109,14 @@ def locked(folder: Path, *, wait: bool) -> Generator[None, None, None]:
     The lock goes with the process, so a killed one leaves none behind.
 
     Raises:
-        UsageError: Another process holds it, and `wait` is False.
+        InUseError: Another process holds it, and `wait` is False.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            raise UsageError(f"{folder}: another process works there") from None
+            raise InUseError(f"{folder}: another process works there") from None
         yield
 
 

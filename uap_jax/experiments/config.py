@@ -16,6 +16,7 @@ from uap_jax.audio.box import check_scaling
 from uap_jax.data.cache import fingerprint
 from uap_jax.data.corpora import BUILT_IN, CORPUS_NAMES, DEFAULT_CORPORA
 from uap_jax.experiments.console import UsageError, user_mistakes
+from uap_jax.models.registry import default_micro_batch_size
 from uap_jax.training.recipes import Recipe, recipe_for
 
 # What a preset changes; flags given by hand and --set win over it.
@@ -46,9 +47,11 @@ class RunConfig:
         dataset: Name of the corpus.
         data_dir: Folder of its recordings, or None.
         split: Which of the corpus's splits, "official" or "paper".
+        group_pattern: For "folder", what of a path names its group, or None.
         scaling: Of waveforms to the box.
         target: Class to say, or None for an untargeted attack.
         num_attack_clips: Clips of the training split that the attack uses, at most.
+        attack_class: The class these clips are of, or None for all.
         seed: Of weights, batches, augmentation, the choice of clips, and noise.
         preset: Where the settings began.
         variant: A hash of the settings that differ from the defaults, or "".
@@ -61,9 +64,11 @@ class RunConfig:
     dataset: str
     data_dir: str | None
     split: str
+    group_pattern: str | None
     scaling: str
     target: str | None
     num_attack_clips: int
+    attack_class: str | None
     seed: int
     preset: str
     variant: str
@@ -86,9 +91,11 @@ def resolve(
     dataset: str | None,
     data_dir: str | None,
     split: str | None,
+    group_pattern: str | None = None,
     scaling: str | None,
     target: str | None,
     num_attack_clips: int | None,
+    attack_class: str | None = None,
     seed: int,
     preset: str,
     overrides: Sequence[str],
@@ -97,9 +104,10 @@ def resolve(
     """Returns the settings of a run, each checked.
 
     Args:
-        method, model, data_dir, target, seed, preset: As in `RunConfig`.
+        method, model, data_dir, target, attack_class, seed, preset: As in `RunConfig`.
         dataset: None: what fits the model.
         split: None: "official".
+        group_pattern: As in `RunConfig`.
         scaling, num_attack_clips: None: the preset's.
         overrides: Each "key=value" or "section.key=value".
         on_accelerator: Whether the machine is fastest on whole batches; a processor
@@ -119,8 +127,11 @@ def resolve(
     if dataset not in BUILT_IN:
         if data_dir is None:
             raise UsageError(f"--data_dir: expected the folder of {dataset}, got none")
-        if not Path(data_dir).is_dir():
+        is_table = dataset == "folder" and Path(data_dir).is_file()
+        if not Path(data_dir).is_dir() and not is_table:
             raise UsageError(f"--data_dir: expected a folder, got {data_dir}")
+    if group_pattern is not None and dataset != "folder":
+        raise UsageError(f"--group_pattern: {dataset} has groups of its own")
     if num_attack_clips is None:
         num_attack_clips = chosen["num_attack_clips"]
     if num_attack_clips < 1:
@@ -132,8 +143,9 @@ def resolve(
         (METHODS[method].config_class(), recipe),
         [*PRESET_OVERRIDES.get((preset, method), ()), *overrides],
     )
-    if on_accelerator and method == "penalty" and attack.micro_batch_size is None:
-        attack = dataclasses.replace(attack, micro_batch_size=sys.maxsize)
+    if method == "penalty" and attack.micro_batch_size is None:
+        fastest = sys.maxsize if on_accelerator else default_micro_batch_size(model)
+        attack = dataclasses.replace(attack, micro_batch_size=fastest)
     with user_mistakes():
         check_scaling(scaling or chosen["scaling"])
         attack = METHODS[method].resolve(
@@ -145,12 +157,21 @@ def resolve(
         dataset=dataset,
         data_dir=None if data_dir is None else str(Path(data_dir)),
         split=split or "official",
+        group_pattern=group_pattern,
         scaling=scaling or chosen["scaling"],
         target=target,
         num_attack_clips=num_attack_clips,
+        attack_class=attack_class,
         seed=seed,
         preset=preset,
-        variant=_variant(data_dir, split, preset, num_attack_clips, overrides),
+        variant=_variant(
+            data_dir,
+            split,
+            preset,
+            num_attack_clips,
+            {"attack_class": attack_class, "group_pattern": group_pattern},
+            overrides,
+        ),
         attack=attack,
         training=training,
     )
@@ -251,9 +272,10 @@ def _variant(
     split: str | None,
     preset: str,
     num_attack_clips: int,
+    rare: Mapping[str, Any],
     overrides: Sequence[str],
 ) -> str:
-    others = [
+    others: list[Any] = [
         data_dir and str(Path(data_dir)),
         preset,
         num_attack_clips,
@@ -261,6 +283,9 @@ def _variant(
     ]
     if split not in (None, "official"):
         others.append(split)
+    given = {name: value for name, value in rare.items() if value is not None}
+    if given:
+        others.append(given)
     default = [None, "default", PRESETS["default"]["num_attack_clips"], []]
     return "" if others == default else fingerprint(*others)[:6]
 

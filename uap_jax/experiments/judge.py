@@ -21,7 +21,7 @@ from uap_jax.evaluation import (
 )
 from uap_jax.experiments import artifacts
 from uap_jax.experiments.config import RunConfig
-from uap_jax.experiments.console import Console
+from uap_jax.experiments.console import Console, UsageError
 from uap_jax.models import ModelSpec
 from uap_jax.reporting import Example
 
@@ -101,6 +101,18 @@ def per_class(
     return rows
 
 
+def learned_bank(spec: ModelSpec, variables: Any) -> dict[str, np.ndarray]:
+    """Returns the fields of `ReportData` on a sinc layer, none if there is none."""
+    if "sinc" not in variables["params"]:
+        return {}
+    from uap_jax.models import sinc
+
+    rate = spec.sample_rate_hz
+    edges = np.asarray(sinc.band_edges_hz(variables, sample_rate_hz=rate))
+    initial = sinc.initial_band_edges_hz(len(edges), sample_rate_hz=rate)
+    return {"bank_edges_hz": edges, "initial_bank_edges_hz": np.asarray(initial)}
+
+
 def write_examples(
     dataset: Dataset,
     splits: Splits,
@@ -148,10 +160,23 @@ def write_examples(
 def attack_clips(
     config: RunConfig, dataset: Dataset, splits: Splits
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns clips of the training split in the box, chosen at random, and labels."""
+    """Returns clips of the training split in the box, chosen at random, and labels.
+
+    Raises:
+        UsageError: The training split has no clip of the class asked for.
+    """
     rng = np.random.default_rng([config.seed, 1])
-    num_clips = min(config.num_attack_clips, len(splits.train))
-    chosen = np.sort(rng.choice(splits.train, num_clips, replace=False))
+    candidates = splits.train
+    if config.attack_class is not None:
+        label = dataset.class_names.index(config.attack_class)
+        candidates = candidates[dataset.labels[candidates] == label]
+        if not len(candidates):
+            raise UsageError(
+                f"--attack_class: expected a class with training clips, "
+                f"got {config.attack_class!r}"
+            )
+    num_clips = min(config.num_attack_clips, len(candidates))
+    chosen = np.sort(rng.choice(candidates, num_clips, replace=False))
     x, _ = to_box(
         jnp.asarray(to_waveform(dataset.clips[chosen])), scaling=config.scaling
     )

@@ -4,6 +4,7 @@ import dataclasses
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from uap_jax.attacks import types
 from uap_jax.data import corpora
 from uap_jax.data.cache import default_cache_dir
 from uap_jax.data.dataset import Dataset, Splits, leaked_share, split_clips
+from uap_jax.data.folder import describe_folder
 from uap_jax.experiments import artifacts, config, environment, judge, victim
 from uap_jax.experiments.attack import run_attack
 from uap_jax.experiments.console import (
@@ -36,9 +38,11 @@ class Request:
     dataset: str | None = None
     data_dir: str | None = None
     split: str | None = None
+    group_pattern: str | None = None
     scaling: str | None = None
     target: str | None = None
     num_attack_clips: int | None = None
+    attack_class: str | None = None
     seed: int = 0
     preset: str = "default"
     overrides: tuple[str, ...] = ()
@@ -73,16 +77,55 @@ def run(
         if finished is not None:
             console.say("this run is finished; delete its folder to run it again")
             return _report_result(finished, workdir, console)
-        command = "python -m uap_jax.experiments.run " + shlex.join(sys.argv[1:])
-        described = config.as_json(settings) | {"command": command}
-        artifacts.write_json(workdir / "config.json", described)
-        environment.cache_compilations(cache_dir / "compiled")
-        dataset, splits = load_corpus(settings, cache_dir, strict, console)
-        target = victim.class_index(dataset, settings.target)
-        result = _attack_and_judge(
-            settings, dataset, splits, target, workdir, cache_dir, console, clock
+        result = carry_out(
+            settings,
+            command="python -m uap_jax.experiments.run " + shlex.join(sys.argv[1:]),
+            workdir=workdir,
+            cache_dir=cache_dir,
+            strict=strict,
+            console=console,
+            clock=clock,
         )
         return _report_result(result, workdir, console)
+
+
+def carry_out(
+    settings: config.RunConfig,
+    *,
+    command: str,
+    workdir: Path,
+    cache_dir: Path,
+    strict: bool,
+    console: Console,
+    clock: environment.CompileClock,
+    load: Callable[..., tuple[Dataset, Splits]] | None = None,
+    prepare: Callable[..., Any] = victim.prepare,
+) -> dict[str, Any]:
+    """Carries out a run that is not finished, or goes on with it.
+
+    Args:
+        settings: Of the run; those of an earlier start, see `config.continue_with`.
+        command: Goes into config.json.
+        workdir: Held by the caller, see `artifacts.locked`.
+        cache_dir: Where clips, models and compiled programs are kept.
+        strict: Whether one bad recording is an error.
+        console: Told how it goes.
+        clock: Adds up the time of compiling.
+        load: As `load_corpus`, which is the default; for who keeps what is loaded.
+        prepare: As `victim.prepare`.
+
+    Returns:
+        The content of result.json.
+    """
+    described = config.as_json(settings) | {"command": command}
+    artifacts.write_json(workdir / "config.json", described)
+    environment.cache_compilations(cache_dir / "compiled")
+    dataset, splits = (load or load_corpus)(settings, cache_dir, strict, console)
+    target = victim.class_index(dataset, settings.target)
+    victim.class_index(dataset, settings.attack_class, flag="--attack_class")
+    return _attack_and_judge(
+        settings, dataset, splits, target, workdir, cache_dir, console, clock, prepare
+    )
 
 
 def load_corpus(
@@ -96,6 +139,8 @@ def load_corpus(
         )
     # A worker that renders or decodes can fail as a whole.
     with user_mistakes(ImportError, RuntimeError):
+        for line in _describe(settings, console):
+            console.say(line)
         dataset = corpora.load(
             settings.dataset,
             data_dir=Path(settings.data_dir) if settings.data_dir else None,
@@ -103,6 +148,7 @@ def load_corpus(
             sample_rate_hz=default_sample_rate_hz(settings.model),
             num_samples=default_num_samples(settings.model),
             split=settings.split,
+            group_pattern=settings.group_pattern,
             strict=strict,
             progress=console.progress,
         )
@@ -126,6 +172,19 @@ def load_corpus(
     return dataset, splits
 
 
+def _describe(settings: config.RunConfig, console: Console) -> list[str]:
+    """Returns what a folder of one's own holds, before anything long begins."""
+    if settings.dataset != "folder" or settings.data_dir is None:
+        return []
+    return describe_folder(
+        settings.data_dir,
+        sample_rate_hz=default_sample_rate_hz(settings.model),
+        num_samples=default_num_samples(settings.model),
+        group_pattern=settings.group_pattern,
+        progress=console.progress,
+    )
+
+
 def _attack_and_judge(
     settings: config.RunConfig,
     dataset: Dataset,
@@ -135,17 +194,19 @@ def _attack_and_judge(
     cache_dir: Path,
     console: Console,
     clock: environment.CompileClock,
+    prepare: Callable[..., Any],
 ) -> dict[str, Any]:
     started = time.perf_counter()
     with user_mistakes():
-        spec, trained, facts = victim.prepare(
+        spec, trained, facts = prepare(
             settings, dataset, splits, cache_dir=cache_dir, console=console
         )
     train_seconds = time.perf_counter() - started
     attack_key, judge_key = jax.random.split(jax.random.key(settings.seed))
     x, labels = judge.attack_clips(settings, dataset, splits)
     goal = f'"{settings.target}"' if settings.target else "any wrong class"
-    console.say(f"{settings.method} attack on {len(labels)} clips, towards {goal}")
+    of = f' of "{settings.attack_class}"' if settings.attack_class else ""
+    console.say(f"{settings.method} attack on {len(labels)} clips{of}, towards {goal}")
     _check_same_problem(
         workdir, {"corpus": dataset.fingerprint, "model": facts["name"]}
     )
@@ -192,6 +253,7 @@ def _attack_and_judge(
         "dataset": dataset.name,
         "scaling": settings.scaling,
         "target": settings.target,
+        "attack_class": settings.attack_class,
         "seed": settings.seed,
         "clean_accuracy": summary["clean_accuracy"],
         "converged": bool(found.converged),
@@ -221,6 +283,7 @@ def _attack_and_judge(
             sample_rate_hz=dataset.sample_rate_hz,
             examples=examples,
             per_class=judge.per_class(evaluation, dataset.class_names, target=target),
+            **judge.learned_bank(spec, trained.variables),
         ),
     )
     # Last: it says that the run is finished.

@@ -27,10 +27,19 @@ DATASET = flags.DEFINE_string(
     "The corpus: synthetic_speech or synthetic_urban (built in); speech_commands "
     "(every folder of words is a class), speech_commands_paper32 or "
     "speech_commands_kaggle12 (the classes of the paper or of the challenge, others as "
-    "_unknown_); urbansound8k, esc10, esc50. Default: what fits the model, the "
+    "_unknown_); urbansound8k, esc10, esc50; folder (one of yours, with a folder for "
+    "each class or a table of path, label, group). Default: what fits the model, the "
     "built-in one or, with --data_dir, speech_commands or urbansound8k.",
 )
-DATA_DIR = flags.DEFINE_string("data_dir", None, "The folder of recordings.")
+DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "The folder of recordings, or with --dataset=folder a CSV table."
+)
+GROUP_PATTERN = flags.DEFINE_string(
+    "group_pattern",
+    None,
+    "With --dataset=folder: a regular expression with one (group) that finds the "
+    "speaker or source in a recording's path. Nobody is in two splits.",
+)
 SPLIT = flags.DEFINE_enum(
     "split",
     None,
@@ -49,6 +58,12 @@ NUM_ATTACK_CLIPS = flags.DEFINE_integer(
     None,
     "Clips of the training split that the attack uses, at most. Default: 1000, or what "
     "the preset says.",
+)
+ATTACK_CLASS = flags.DEFINE_string(
+    "attack_class",
+    None,
+    "The class the attack's clips are of; with --num_attack_clips=1 the attack has a "
+    "single recording. Without it clips of all classes.",
 )
 PRESET = flags.DEFINE_enum(
     "preset",
@@ -88,9 +103,11 @@ def main() -> int:
             dataset=DATASET.value,
             data_dir=DATA_DIR.value,
             split=SPLIT.value,
+            group_pattern=GROUP_PATTERN.value,
             scaling=SCALING.value,
             target=TARGET.value,
             num_attack_clips=NUM_ATTACK_CLIPS.value,
+            attack_class=ATTACK_CLASS.value,
             seed=SEED.value,
             preset=PRESET.value,
             overrides=tuple(SET.value),

@@ -101,15 +101,17 @@ class _EpochLog:
         return sum({entry["epoch"]: entry["seconds"] for entry in lines}.values())
 
 
-def class_index(dataset: Dataset, target: str | None) -> int | None:
-    """Returns the index of the target class.
+def class_index(
+    dataset: Dataset, class_name: str | None, *, flag: str = "--target"
+) -> int | None:
+    """Returns the index of a class that a flag names, or None for None.
 
     Raises:
         UsageError: The corpus has no such class.
     """
-    if target is None:
+    if class_name is None:
         return None
-    if target not in dataset.class_names:
+    if class_name not in dataset.class_names:
         names = ", ".join(dataset.class_names)
-        raise UsageError(f"--target: expected one of {names}, got {target!r}")
-    return dataset.class_names.index(target)
+        raise UsageError(f"{flag}: expected one of {names}, got {class_name!r}")
+    return dataset.class_names.index(class_name)

@@ -143,6 +143,5 @@ def _folded_matrices(filters: jax.Array, size: int) -> tuple[jax.Array, jax.Arra
         weight = weight.at[-1].set(0.25)
     outputs = outputs * weight[:, None, None]
     first, second = outputs[:, :half_outputs], outputs[:, half_outputs:][:, ::-1]
-    return tuple(
-        part.reshape(outputs.shape[0], -1) for part in (first + second, first - second)
-    )
+    shape = (outputs.shape[0], -1)
+    return (first + second).reshape(shape), (first - second).reshape(shape)

@@ -13,13 +13,18 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class _Entry:
-    """Where a network is defined and what it is made for."""
+    """Where a network is defined and what it is made for.
+
+    `micro_batch_size` is how many clips' gradients a processor is fastest with at once
+    (measured, experiments/benchmarks), or None where many are as good.
+    """
 
     module: str
     attribute: str
     num_samples: int
     sample_rate_hz: int
     min_num_samples: int
+    micro_batch_size: int | None = None
 
 
 # Samples of a clip in the paper's environmental sounds.
@@ -28,10 +33,10 @@ _ENVIRONMENTAL = 50_999
 _ENTRIES = {
     "spchcmd": _Entry("uap_jax.models.spchcmd", "SpchCMD", 16_000, 16_000, 5_081),
     "cnn_rand": _Entry(
-        "uap_jax.models.cnn_rand", "CNNRand", _ENVIRONMENTAL, 16_000, 17_438
+        "uap_jax.models.cnn_rand", "CNNRand", _ENVIRONMENTAL, 16_000, 17_438, 8
     ),
     "cnn_gamma": _Entry(
-        "uap_jax.models.cnn_gamma", "CNNGamma", _ENVIRONMENTAL, 16_000, 9_199
+        "uap_jax.models.cnn_gamma", "CNNGamma", _ENVIRONMENTAL, 16_000, 9_199, 4
     ),
     "envnet_v2": _Entry(
         "uap_jax.models.envnet_v2", "EnvNetV2", _ENVIRONMENTAL, 16_000, 11_354
@@ -39,9 +44,16 @@ _ENTRIES = {
     "envnet_v2_deep": _Entry(
         "uap_jax.models.envnet_v2", "EnvNetV2Deep", _ENVIRONMENTAL, 16_000, 22_106
     ),
-    "sincnet": _Entry("uap_jax.models.sincnet", "SincNet", _ENVIRONMENTAL, 16_000, 307),
+    "sincnet": _Entry(
+        "uap_jax.models.sincnet", "SincNet", _ENVIRONMENTAL, 16_000, 307, 2
+    ),
     "sincnet_vgg19": _Entry(
-        "uap_jax.models.sincnet_vgg19", "SincNetVGG19", _ENVIRONMENTAL, 16_000, 7_226
+        "uap_jax.models.sincnet_vgg19",
+        "SincNetVGG19",
+        _ENVIRONMENTAL,
+        16_000,
+        7_226,
+        1,
     ),
 }
 
@@ -117,15 +129,22 @@ def default_sample_rate_hz(name: str) -> int:
     return _ENTRIES[name].sample_rate_hz
 
 
+def default_micro_batch_size(name: str) -> int | None:
+    """Returns how many clips at once a processor is fastest with; None: no matter."""
+    return _ENTRIES[name].micro_batch_size
+
+
 def _as_functions(
     name: str, entry: _Entry, module: "nn.Module", num_samples: int
 ) -> ModelSpec:
     import jax
     import jax.numpy as jnp
 
-    @jax.jit
+    init_with = jax.jit(module.init)
+
     def init(key: jax.Array) -> Any:
-        return module.init(key, jnp.full((2, num_samples), 0.5, jnp.float32))
+        # As an argument: XLA would take minutes to compute the network of a constant.
+        return init_with(key, jnp.full((2, num_samples), 0.5, jnp.float32))
 
     def logits(variables: Any, x: jax.Array) -> jax.Array:
         result = module.apply(variables, x)

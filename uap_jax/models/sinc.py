@@ -77,6 +77,16 @@ def band_edges_hz(variables: Any, *, sample_rate_hz: int = 16_000) -> jax.Array:
     return jnp.stack([low, low + width], axis=1) * sample_rate_hz
 
 
+def initial_band_edges_hz(
+    num_filters: int, *, sample_rate_hz: int = 16_000
+) -> jax.Array:
+    """Returns what `band_edges_hz` does of a network that has learned nothing."""
+    bands = initial_bands_hz(num_filters, sample_rate_hz=sample_rate_hz)
+    low, width = (jnp.asarray(b / sample_rate_hz, jnp.float32) for b in bands)
+    variables = {"params": {"sinc": {"low": low, "width": width}}}
+    return band_edges_hz(variables, sample_rate_hz=sample_rate_hz)
+
+
 class SincBank(nn.Module):
     """A sinc layer without padding, then max pooling: `[B, N] -> [B, T, num_filters]`.
 

@@ -70,6 +70,8 @@ class ReportData:
         examples: Clips to look at and to listen to.
         per_class: One mapping per class: class_name, num_clips, clean_accuracy, asr,
             accuracy_perturbed, control_asr.
+        bank_edges_hz: `[F, 2]` band edges of the model's learned filters, or None.
+        initial_bank_edges_hz: The same before training.
     """
 
     config: Mapping[str, Any]
@@ -79,8 +81,14 @@ class ReportData:
     sample_rate_hz: int
     examples: Sequence[Example]
     per_class: Sequence[Mapping[str, Any]]
+    bank_edges_hz: np.ndarray | None = None
+    initial_bank_edges_hz: np.ndarray | None = None
 
     def __post_init__(self) -> None:
+        if (self.bank_edges_hz is None) != (self.initial_bank_edges_hz is None):
+            raise ValueError(
+                "initial_bank_edges_hz: expected it together with bank_edges_hz"
+            )
         _check_waveform("perturbation", self.perturbation)
         if self.sample_rate_hz <= 0:
             raise ValueError(
@@ -137,6 +145,7 @@ def render_report(data: ReportData) -> str:
         examples=[_example(example, data.sample_rate_hz) for example in data.examples],
         curves=plots.pass_curves(data.passes, target_asr=_target_asr(data.config)),
         per_class=data.per_class,
+        bank=_bank(data),
         settings=list(
             _as_rows({k: v for k, v in data.config.items() if k != "command"})
         ),
@@ -144,6 +153,20 @@ def render_report(data: ReportData) -> str:
         hardware=list(_as_rows({"hardware": result.get("hardware")})),
         command=_command(data.config.get("command")),
         **sections,
+    )
+
+
+def _bank(data: ReportData) -> str | None:
+    """The figure of a learned filter bank, if the model has one."""
+    if data.bank_edges_hz is None or data.initial_bank_edges_hz is None:
+        return None
+    low, high = np.asarray(data.bank_edges_hz, np.float64).T
+    return plots.bank_svg(
+        np.stack([low, high], axis=1),
+        np.asarray(data.initial_bank_edges_hz, np.float64),
+        alt=f"Pass bands of {len(low)} learned filters, lower edges from "
+        f"{low.min():.0f} to {low.max():.0f} Hz, median width "
+        f"{np.median(high - low):.0f} Hz",
     )
 
 

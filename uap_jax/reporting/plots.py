@@ -147,6 +147,33 @@ def curve_svg(
         return _to_svg(figure, alt)
 
 
+def bank_svg(edges_hz: np.ndarray, initial_edges_hz: np.ndarray, *, alt: str) -> str:
+    """Draws the pass bands of a learned filter bank over those it began with.
+
+    Args:
+        edges_hz: `[F, 2]` lower and upper edge of each filter.
+        initial_edges_hz: `[F, 2]` the same before training.
+        alt: What the figure shows, for those who do not see it.
+
+    Returns:
+        An `<svg>` element.
+    """
+    from matplotlib import style
+    from matplotlib.figure import Figure
+
+    with style.context(["default", _STYLE, {"svg.hashsalt": alt}]):
+        figure = Figure(figsize=(9.2, 2.8), layout="constrained")
+        axes = figure.add_subplot()
+        places = np.arange(1, len(edges_hz) + 1)
+        bands = ((initial_edges_hz, _LINE, 3.2), (edges_hz, _SERIES, 1.4))
+        for (low, high), color, width in ((b.T, *rest) for b, *rest in bands):
+            axes.vlines(places, low / 1e3, high / 1e3, color=color, linewidth=width)
+        axes.set_xlabel("filter")
+        axes.set_ylabel("pass band (kHz)")
+        axes.grid(True, axis="y")
+        return _to_svg(figure, alt)
+
+
 def panel_svg(
     waveform: np.ndarray,
     *,

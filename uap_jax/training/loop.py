@@ -20,6 +20,8 @@ from uap_jax.training.augmentation import augment
 from uap_jax.training.recipes import Recipe
 
 EVALUATION_BATCH_SIZE = 64
+# Storing takes at most about this part of the time: 1 / SAVE_PAUSE.
+SAVE_PAUSE = 10.0
 
 
 class TrainState(NamedTuple):
@@ -82,7 +84,8 @@ def train(
         seed: Of weights, batches and augmentation.
         workdir: Where checkpoints are kept, and found when this is a continuation.
         on_epoch: Told of each epoch.
-        save_every_s: Shortest time between two checkpoints.
+        save_every_s: Shortest time between two checkpoints; longer where storing takes
+            long, and 0 stores after each epoch.
 
     Returns:
         The best weights.
@@ -105,7 +108,7 @@ def train(
     with checkpoints.open_checkpoints(workdir) as saved:
         if saved.latest_step() is not None:
             state = saved.restore(state)
-        last_save = time.perf_counter()
+        last_save, save_seconds = time.perf_counter(), 0.0
         while (epoch := int(state.epoch)) < num_epochs:
             epoch_started = time.perf_counter()
             state, loss = _train_epoch(
@@ -136,9 +139,13 @@ def train(
                     }
                 )
             is_last = epoch + 1 == num_epochs
-            if is_last or time.perf_counter() - last_save > save_every_s:
+            # A large model takes a while to store.
+            pause_s = save_every_s and max(save_every_s, SAVE_PAUSE * save_seconds)
+            if is_last or time.perf_counter() - last_save > pause_s:
+                started_save = time.perf_counter()
                 saved.save(epoch + 1, state)
                 last_save = time.perf_counter()
+                save_seconds = last_save - started_save
     return TrainResult(
         variables=state.best_variables,
         validation_accuracy=float(state.best_accuracy),

@@ -1,0 +1,333 @@
+"""What a folder or a table of recordings holds, found without decoding any."""
+
+import csv
+import os
+import re
+import stat
+import unicodedata
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from uap_jax.audio.files import AudioFileError, read_audio
+from uap_jax.data._listed import FileFacts, Listed, Listing, check_settings
+from uap_jax.data.dataset import ProgressFn, Splits
+from uap_jax.data.recording_files import list_recordings, printable
+
+_TABLE = "labels.csv"
+_COLUMNS = ("path", "label")
+_ALL_COLUMNS = (*_COLUMNS, "group", "split")
+_LAYOUT = f"<class>/<recording>, or {_TABLE} with columns path,label"
+# Each thread holds a recording as a whole, this one in 0.5 GiB.
+_MAX_FRAMES = 1 << 27
+# From here on libsndfile says that it does not know.
+_UNKNOWN_FRAMES = 1 << 62
+# The bytes of a name that leave room for what else is in the name of a file.
+_MAX_NAME_BYTES = 200
+# Folders that are no classes where there are no others.
+_SPLIT_FOLDERS = frozenset(
+    (
+        *("train", "training", "val", "valid", "validation", "dev"),
+        *("test", "testing", "eval", "evaluation"),
+    )
+)
+
+
+class _Row(NamedTuple):
+    """What is said of a recording; "" where nothing is."""
+
+    path: str
+    label: str
+    group: str = ""
+    split: str = ""
+
+
+class _Said(NamedTuple):
+    """What a folder or a table says."""
+
+    rows: list[_Row]
+    unusable: list[tuple[str, str]]  # Path, and why.
+    ignored: str  # A line for the summary, or "".
+
+
+class Found(NamedTuple):
+    """The recordings of a folder or a table; their folds are splits, or -1."""
+
+    listing: Listing
+    files: list[FileFacts]
+    ignored: str  # A line for the summary, or "".
+
+
+def find_recordings(
+    data_dir: str | os.PathLike[str],
+    sample_rate_hz: int,
+    num_samples: int,
+    crop: str,
+    group_pattern: str | None,
+) -> Found:
+    """Finds the recordings of a folder or a table, without reading them.
+
+    Args:
+        data_dir, sample_rate_hz, num_samples, crop, group_pattern: As for
+            `folder.load_folder`.
+
+    Raises:
+        ValueError: A setting is wrong, the folder is in neither layout, the table
+            lacks a column, nothing can be used, there is only one class, or a group
+            is in two splits.
+        OSError: A folder cannot be read.
+    """
+    pattern = _compile(group_pattern)
+    root = where = Path(data_dir)
+    if root.suffix.lower() == ".csv" and root.is_file():
+        root = root.parent
+    elif (root / _TABLE).is_file():
+        where = root / _TABLE
+    check_settings(root, sample_rate_hz, num_samples, crop)
+    said = _list_folders(root) if where == root else _read_table(where)
+    rows, files, unusable = _select(root, said)
+    if not rows:
+        example = f", such as {': '.join(unusable[0])}" if unusable else ""
+        raise ValueError(
+            f"data_dir: expected recordings as {_LAYOUT}, found none that can be used "
+            f"in {where}; skipped {len(unusable)}{example}"
+        )
+    names = sorted({row.label for row in rows}, key=_order)
+    _check_classes(names, where, by_folder=where == root)
+    labels = {name: label for label, name in enumerate(names)}
+    recordings = []
+    for row in rows:
+        match = pattern.search(row.path) if pattern else None
+        group = row.group or (match and match[1]) or row.path
+        split = Splits._fields.index(row.split) if row.split else -1
+        recordings.append(Listed(row.path, labels[row.label], group, split))
+    _check_groups(recordings, where)
+    return Found(
+        Listing(root, _LAYOUT, tuple(names), recordings, unusable), files, said.ignored
+    )
+
+
+def _list_folders(root: Path) -> _Said:
+    rows, unusable = [], []
+    paths, ignored = list_recordings(root)
+    for path in sorted(paths, key=lambda path: (_composed(path), path)):
+        if "/" in path:
+            rows.append(_Row(path, _composed(printable(path.partition("/")[0]))))
+        else:
+            unusable.append((path, "is in no folder of a class"))
+    line = f"ignored, being no audio: {format_counts(ignored)}" if ignored else ""
+    return _Said(rows, unusable, line)
+
+
+def _read_table(table: Path) -> _Said:
+    rows, unusable = [], []
+    # As the system reads the names of the files.
+    with open(
+        table, encoding="utf-8-sig", errors="surrogateescape", newline=""
+    ) as file:
+        reader = csv.DictReader(file)
+        try:
+            names = [name.strip().lower() for name in reader.fieldnames or ()]
+            missing = [name for name in _COLUMNS if name not in names]
+            if missing:
+                raise ValueError(
+                    f"data_dir: expected columns {','.join(_COLUMNS)} in {table}, "
+                    f"got none named {', '.join(missing)}"
+                )
+            reader.fieldnames = names
+            for entry in reader:
+                row = _Row(*((entry.get(name) or "").strip() for name in _ALL_COLUMNS))
+                row = row._replace(
+                    label=_composed(printable(row.label)), split=row.split.lower()
+                )
+                problem = _check_row(row, entry.get(None), has_split="split" in names)
+                if problem:
+                    line = f"{table.name}:{reader.line_num}"
+                    unusable.append((row.path or line, f"{problem} ({line})"))
+                else:
+                    rows.append(row)
+        except csv.Error as error:
+            raise ValueError(
+                f"data_dir: expected comma-separated values in {table}, got in line "
+                f"{reader.line_num}: {error}"
+            ) from None
+    others = ", ".join(name for name in names if name not in _ALL_COLUMNS)
+    return _Said(rows, unusable, f"ignored columns: {others}" if others else "")
+
+
+def _check_row(row: _Row, surplus: Any, *, has_split: bool) -> str:
+    """Returns what is wrong with a row, or ""."""
+    if not row.path:
+        return "has no path"
+    if surplus:
+        return "has more values than there are columns"
+    if not row.label:
+        return "has no label"
+    if has_split and row.split not in Splits._fields:
+        return f"has the split {row.split!r}, none of {', '.join(Splits._fields)}"
+    return ""
+
+
+def _select(
+    root: Path, said: _Said
+) -> tuple[list[_Row], list[FileFacts], list[tuple[str, str]]]:
+    """Returns the rows of files that are there, once each; their facts; the others."""
+    unusable = list(said.unusable)
+    same: dict[str, list[_Row]] = {}
+    facts: dict[str, FileFacts] = {}
+    # Without links, as os.path.realpath, but once for all files of a folder.
+    folders: dict[str, str] = {}
+    for row in said.rows:
+        path = os.path.join(root, row.path)
+        folder, name = os.path.split(path)
+        try:
+            status = os.lstat(path)
+            if stat.S_ISLNK(status.st_mode):
+                status, real = os.stat(path), os.path.realpath(path)
+            else:
+                if folder not in folders:
+                    folders[folder] = os.path.realpath(folder)
+                real = os.path.join(folders[folder], name)
+        except FileNotFoundError:
+            unusable.append((row.path, "does not exist"))
+        except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+            reason = getattr(error, "strerror", None) or error
+            unusable.append((row.path, f"cannot be read ({reason})"))
+        else:
+            if stat.S_ISREG(status.st_mode):
+                facts[row.path] = row.path, status.st_size, status.st_mtime_ns
+                same.setdefault(real, []).append(row)
+            else:
+                unusable.append((row.path, "is no file"))
+    rows = []
+    for first, *others in same.values():
+        if any(other[1:] != first[1:] for other in others):
+            others.insert(0, first)
+            reason = "is listed twice, with different labels, groups or splits"
+        else:
+            rows.append(first)
+            reason = f"is listed twice, the first time as {first.path}"
+        unusable += [(row.path, reason) for row in others]
+    return rows, [facts[row.path] for row in rows], unusable
+
+
+def _check_classes(names: Sequence[str], where: Path, *, by_folder: bool) -> None:
+    for name in names:
+        has_control = any(unicodedata.category(letter) == "Cc" for letter in name)
+        if "/" in name or has_control or len(name.encode()) > _MAX_NAME_BYTES:
+            raise ValueError(
+                "data_dir: expected names of classes that can be in names of files, "
+                f"got {name!r} in {where}"
+            )
+    if by_folder and all(name.lower() in _SPLIT_FOLDERS for name in names):
+        raise ValueError(
+            f"data_dir: expected a folder for each class in {where}, got splits: "
+            f"{', '.join(names)}; give one of them, or a {_TABLE} with a column split"
+        )
+    if len(names) < 2:
+        raise ValueError(
+            f"data_dir: expected at least 2 classes in {where}, got only {names[0]!r}"
+        )
+
+
+def _check_groups(recordings: Sequence[Listed], where: Path) -> None:
+    """Refuses before decoding what cannot be split after it."""
+    splits: dict[str, int] = {}
+    for recording in recordings:
+        split = splits.setdefault(recording.group, recording.fold)
+        if split != recording.fold:
+            raise ValueError(
+                f"data_dir: expected each group in one split in {where}, got "
+                f"{recording.group} in {Splits._fields[split]} and "
+                f"{Splits._fields[recording.fold]}"
+            )
+
+
+def check_headers(
+    listing: Listing, num_workers: int | None, progress: ProgressFn | None
+) -> tuple[Listing, list[tuple[int, int]]]:
+    """Returns the listing without what cannot be used, and the headers of the rest."""
+    paths = [listing.root / recording.path for recording in listing.recordings]
+    recordings, headers = [], []
+    unusable = list(listing.undescribed)
+    with ThreadPoolExecutor(num_workers or os.cpu_count()) as pool:
+        for done, (recording, header) in enumerate(
+            zip(listing.recordings, pool.map(_read_header, paths), strict=True), 1
+        ):
+            if isinstance(header, AudioFileError):
+                unusable.append((recording.path, header.reason))
+            else:
+                recordings.append(recording)
+                headers.append(header)
+            if progress is not None:
+                progress("reading headers", done, len(paths))
+    return listing._replace(recordings=recordings, undescribed=unusable), headers
+
+
+def _read_header(path: Path) -> tuple[int, int] | AudioFileError:
+    """Returns frames, 0 where they are not known, and rate; or what is wrong."""
+    import soundfile
+
+    name: Any = os.fsencode(path)
+    frames = rate_hz = 0
+    try:
+        with soundfile.SoundFile(name) as file:
+            frames, rate_hz = file.frames, file.samplerate
+    except (soundfile.SoundFileError, TypeError):
+        # It fails as well, and says why as it does of every other corpus.
+        try:
+            read_audio(path, sample_rate_hz=16000, num_samples=1)
+        except AudioFileError as error:
+            return error
+    if not frames:
+        return AudioFileError(path, "holds no samples")
+    if frames >= _UNKNOWN_FRAMES:
+        return 0, rate_hz
+    if frames > _MAX_FRAMES:
+        return AudioFileError(
+            path,
+            f"lasts {format_seconds(frames / rate_hz)}, at most "
+            f"{format_seconds(_MAX_FRAMES / rate_hz)} can be read; cut it up",
+        )
+    return frames, rate_hz
+
+
+def _compile(group_pattern: str | None) -> re.Pattern[str] | None:
+    if group_pattern is None:
+        return None
+    try:
+        pattern = re.compile(group_pattern)
+    except re.error as error:
+        raise ValueError(
+            f"group_pattern: expected a regular expression, got {group_pattern!r}: "
+            f"{error}"
+        ) from None
+    if pattern.groups != 1:
+        raise ValueError(
+            "group_pattern: expected a regular expression with one group, got "
+            f"{pattern.groups} in {group_pattern!r}"
+        )
+    return pattern
+
+
+def _order(name: str) -> tuple[bool, int, str]:
+    is_number = name.isdecimal()
+    return not is_number, int(name) if is_number else 0, name
+
+
+def _composed(name: str) -> str:
+    # Some file systems give decomposed names, which are not what a keyboard writes.
+    return unicodedata.normalize("NFC", name)
+
+
+def format_counts(counts: Mapping[str, int]) -> str:
+    """Returns counts as "a (2), b (1)"."""
+    return ", ".join(f"{name} ({count})" for name, count in counts.items())
+
+
+def format_seconds(seconds: float) -> str:
+    """Returns a duration as "1.2 s", "3.4 min" or "5.6 h"."""
+    if seconds < 100:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
