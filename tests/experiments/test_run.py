@@ -104,6 +104,9 @@ def test_whole_run_leaves_everything(finished):
     )
     for name in ("perturbation.npy", "perturbation.wav", "report.html", "examples"):
         assert (workdir / name).exists()
+    clips = np.load(workdir / "test_clips.npz")
+    assert len(np.unique(clips["index"])) == result["test"]["num_clips"]
+    assert np.mean(clips["success"]) == pytest.approx(result["test"]["asr"])
 
 
 def test_stored_perturbation_reads_back(finished):

@@ -1,6 +1,7 @@
 """From a perturbation to its files, its numbers on test clips, and its report."""
 
 import dataclasses
+import io
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,20 @@ def per_class(
             }
         )
     return rows
+
+
+def write_outcomes(
+    evaluation: Evaluation, splits: Splits, workdir: Path, *, target: int | None
+) -> None:
+    """Writes test_clips.npz: which clips, by their index, the perturbation fooled.
+
+    What compares two perturbations on the same clips needs it clip by clip.
+    """
+    changed = evaluation.perturbed != evaluation.clean
+    success = changed if target is None else evaluation.perturbed == target
+    buffer = io.BytesIO()
+    np.savez(buffer, index=np.asarray(splits.test, np.int64), success=success)
+    artifacts.write_bytes(workdir / "test_clips.npz", buffer.getvalue())
 
 
 def learned_bank(spec: ModelSpec, variables: Any) -> dict[str, np.ndarray]:

@@ -237,6 +237,7 @@ def _attack_and_judge(
         key=judge_key,
         console=console,
     )
+    judge.write_outcomes(evaluation, splits, workdir, target=target)
     examples = judge.write_examples(
         dataset,
         splits,

@@ -1,0 +1,190 @@
+"""Runs the trials of a manifest, those that are not done, and writes its table.
+
+    python -m uap_jax.experiments.sweep --manifest=experiments/manifests/smoke.toml
+
+The same command goes on where it was stopped, whatever stopped it.
+"""
+
+import shlex
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from absl import flags
+
+from uap_jax.data.cache import default_cache_dir
+from uap_jax.experiments import executors, manifest, plan, tabulate, trials
+from uap_jax.experiments.console import Console, UsageError, format_seconds, run_app
+
+MANIFEST = flags.DEFINE_string("manifest", None, "The experiment, a TOML file.")
+SCALE = flags.DEFINE_enum(
+    "scale",
+    "paper",
+    manifest.SCALES,
+    "The whole experiment, or the same path in minutes: few clips, passes and targets.",
+)
+DATASET = flags.DEFINE_multi_string(
+    "dataset",
+    [],
+    "The corpus, as of `run`; for an experiment with models of speech and of scenes it "
+    "may be given twice. Default: the built-in one that fits the model.",
+)
+DATA_DIR = flags.DEFINE_multi_string(
+    "data_dir", [], "The folder of recordings; one for each corpus that has one."
+)
+SPLIT = flags.DEFINE_enum(
+    "split", None, ("official", "paper"), "Of the corpus, as of `run`."
+)
+GROUP_PATTERN = flags.DEFINE_string(
+    "group_pattern", None, "Of a folder of one's own, as of `run`."
+)
+WORKDIR = flags.DEFINE_string(
+    "workdir",
+    None,
+    "Where trials and tables are kept; experiments share trials there. Default: a "
+    "folder in runs/ named by scale and corpus.",
+)
+CACHE_DIR = flags.DEFINE_string(
+    "cache_dir", None, "Where clips, trained models and programs are kept, as of `run`."
+)
+EXECUTOR = flags.DEFINE_enum(
+    "executor", "local", tuple(executors.EXECUTORS), "What does the work."
+)
+STRICT = flags.DEFINE_bool("strict", False, "Whether one bad recording is an error.")
+
+# Between two writings of the table.
+TABLE_EVERY_S = 30.0
+
+
+def main() -> int:
+    console = Console()
+    if not MANIFEST.value:
+        raise UsageError("--manifest: expected a file, got none")
+    declared = manifest.load(Path(MANIFEST.value), scale=SCALE.value)
+    corpora = plan.pair_corpora(
+        DATASET.value,
+        DATA_DIR.value,
+        split=SPLIT.value,
+        group_pattern=GROUP_PATTERN.value,
+    )
+    context = executors.Context(
+        workdir=Path(WORKDIR.value) if WORKDIR.value else _default_workdir(corpora),
+        cache_dir=Path(CACHE_DIR.value) if CACHE_DIR.value else default_cache_dir(),
+        strict=STRICT.value,
+    )
+    context.workdir.mkdir(parents=True, exist_ok=True)
+    sources = executors.Corpora(context)
+    planned = plan.make_plan(
+        declared,
+        corpora,
+        workdir=context.workdir,
+        load=lambda settings: sources.load(settings, console)[0],
+    )
+    for trial in planned:
+        # Here a wrong corpus is one error, not one of each trial.
+        if trials.read_result(trial, context.workdir) is None:
+            settings = plan.settings_of(trial.request, on_accelerator=False)
+            sources.load(settings, console)
+    return _sweep(declared, planned, context, console)
+
+
+def _sweep(
+    declared: manifest.Manifest,
+    planned: Sequence[plan.Trial],
+    context: executors.Context,
+    console: Console,
+) -> int:
+    """Does what is not done and writes the table; returns the exit code."""
+
+    def write_table() -> Path:
+        command = "python -m uap_jax.experiments.sweep " + shlex.join(sys.argv[1:])
+        return tabulate.write_tables(
+            declared, planned, workdir=context.workdir, command=command
+        )
+
+    # What is wrong with the table is better known before the work than after it.
+    write_table()
+    failed = _do(planned, "trials", context, console, write_table)
+    if declared.table.kind == "transfer":
+        judged = [
+            transfer
+            for transfer in trials.transfers(planned)
+            if trials.read_result(transfer.source, context.workdir)
+        ]
+        failed += _do(
+            judged, "judgements on other models", context, console, write_table
+        )
+    for trial in planned:
+        fault = trials.fault_of(trials.read_result(trial, context.workdir) or {})
+        if fault:
+            failed.append(_describe_failure(trial, fault, context))
+    console.say(f"table: {write_table()}")
+    for line in failed:
+        print(f"error: {line}", file=sys.stderr, flush=True)
+    return 1 if failed else 0
+
+
+def _do(
+    jobs: Sequence[trials.Job],
+    what: str,
+    context: executors.Context,
+    console: Console,
+    write_table: Callable[[], Path],
+) -> list[str]:
+    """Does what is not done of some work; returns what failed, a line each."""
+    left = {job.id: job for job in trials.pending(jobs, context.workdir)}
+    num_done = len(jobs) - len(left)
+    console.say(f"{len(jobs)} {what}, {num_done} done, in {context.workdir}")
+    if not left:
+        console.say("nothing to do")
+        return []
+    failed = []
+    spent: dict[str, list[float]] = defaultdict(list)
+    written = time.monotonic()
+
+    def on_start(job: trials.Job) -> None:
+        console.say(f"[{num_done + 1}/{len(jobs)}] {job.label}")
+
+    execute = executors.EXECUTORS[EXECUTOR.value]
+    for outcome in execute(list(left.values()), context, console, on_start):
+        num_done += 1
+        del left[outcome.job.id]
+        if outcome.error is not None:
+            failed.append(_describe_failure(outcome.job, outcome.error, context))
+            console.say(f"failed: {outcome.error}")
+        else:
+            spent[trials.kind_of(outcome.job)].append(outcome.seconds)
+            console.say(_describe_success(outcome, context))
+        if left and spent:
+            seconds = trials.seconds_left(left.values(), spent)
+            console.say(f"about {format_seconds(seconds)} left")
+        if time.monotonic() - written > TABLE_EVERY_S:
+            write_table()
+            written = time.monotonic()
+    return failed
+
+
+def _describe_success(outcome: executors.Outcome, context: executors.Context) -> str:
+    result = trials.read_result(outcome.job, context.workdir) or {}
+    return (
+        f"done in {format_seconds(outcome.seconds)}: test ASR "
+        f"{result['test']['asr']:.3f}, noise {result['control']['asr']:.3f}"
+    )
+
+
+def _describe_failure(job: trials.Job, error: str, context: executors.Context) -> str:
+    return f"{job.label}: {error} (log: {job.folder(context.workdir) / executors.LOG})"
+
+
+def _default_workdir(corpora: Sequence[plan.CorpusFlags]) -> Path:
+    names = [
+        corpus.dataset or ("default" if corpus.data_dir else "built_in")
+        for corpus in corpora
+    ]
+    return Path("runs") / "sweeps" / "-".join([SCALE.value, *names])
+
+
+if __name__ == "__main__":
+    run_app(main)
