@@ -1,11 +1,17 @@
 """Prints the recorded runs of a folder as a Markdown table.
 
 python experiments/results/table.py experiments/results/real_speech
+python experiments/results/table.py experiments/results/esc10 1
+
+With the number of one of the paper's tables, its success rate and SNR stand beside each
+run: those of the same model, method and scenario, targeted ones the mean over classes.
 """
 
 import json
 import sys
 from pathlib import Path
+
+from uap_jax.reporting.published import Published, load_published, published_cell
 
 COLUMNS = (
     "run",
@@ -21,10 +27,28 @@ COLUMNS = (
 
 
 def main() -> None:
-    print(f"| {' | '.join(COLUMNS)} |")
-    print("| --- " * len(COLUMNS) + "|")
-    for path in sorted(Path(sys.argv[1]).glob("*/result.json")):
-        print(f"| {' | '.join(row(path.parent.name, json.loads(path.read_text())))} |")
+    folder, *numbers = sys.argv[1:]
+    published = load_published(numbers[0]) if numbers else None
+    columns = [*COLUMNS, *(["the paper's ASR, SNR"] if published else [])]
+    print(f"| {' | '.join(columns)} |")
+    print("| --- " * len(columns) + "|")
+    for path in sorted(Path(folder).glob("*/result.json")):
+        result = json.loads(path.read_text())
+        cells = row(path.parent.name, result)
+        if published:
+            cells.append(paper(published, result))
+        print(f"| {' | '.join(cells)} |")
+
+
+def paper(published: Published, result: dict) -> str:
+    """Returns the paper's cell for the same model, method and scenario."""
+    cell = published_cell(
+        published,
+        model=result["model"],
+        method=result["method"],
+        target="mean" if result["target"] else None,
+    )
+    return f"{cell['test_asr']:.3f}, {cell['snr_db']:.1f}" if cell else "-"
 
 
 def row(name: str, result: dict) -> list[str]:
