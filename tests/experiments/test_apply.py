@@ -1,0 +1,378 @@
+"""Perturbing recordings of any kind, and the files that come of it."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+
+from uap_jax.audio.files import read_channels, write_wav
+from uap_jax.experiments.applying import Settings, apply
+from uap_jax.experiments.console import UsageError
+from uap_jax.experiments.perturbing import add_sound
+
+RATE_HZ = 16_000
+GAIN = 0.5
+STEP = 1 / 32768
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """What apply needs of a finished run."""
+    workdir = tmp_path_factory.mktemp("run")
+    config = {"model": "spchcmd", "scaling": "fixed"}
+    result = {
+        "test": {"waveform_gain": GAIN},
+        "victim": {"name": "nobody"},
+        "target": "low",
+    }
+    (workdir / "config.json").write_text(json.dumps(config))
+    (workdir / "result.json").write_text(json.dumps(result))
+    time_s = np.arange(RATE_HZ) / RATE_HZ
+    sound = (0.1 * np.sin(2 * np.pi * 440 * time_s)).astype(np.float32)
+    write_wav(workdir / "perturbation.wav", sound, sample_rate_hz=RATE_HZ)
+    (workdir / "checkpoints" / "perturbation").mkdir(parents=True)
+    return workdir
+
+
+@pytest.fixture
+def perturb(run, tmp_path):
+    def perturb(source, target, **settings):
+        return apply(
+            source,
+            target,
+            perturbation=run,
+            settings=Settings(**settings),
+            cache_dir=tmp_path / "no-cache",
+        )
+
+    return perturb
+
+
+def noise(num_samples, num_channels=1, *, amplitude=0.3, seed=0):
+    rng = np.random.default_rng(seed)
+    return amplitude * rng.uniform(-1, 1, (num_samples, num_channels))
+
+
+def sound_at(run, rate_hz):
+    sound = read_channels(run / "perturbation.wav")[0][:, 0]
+    return GAIN * soxr.resample(sound, RATE_HZ, rate_hz)
+
+
+def files_of(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize(
+    ("rate_hz", "num_samples", "num_channels"),
+    [(16_000, 40_000, 1), (44_100, 70_000, 2), (8000, 3000, 1), (48_000, 1, 6)],
+)
+def test_keeps_rate_length_and_channels(
+    perturb, run, tmp_path, rate_hz, num_samples, num_channels
+):
+    source, target = tmp_path / "in.wav", tmp_path / "out.wav"
+    soundfile.write(source, noise(num_samples, num_channels), rate_hz)
+    assert perturb(source, target) == 0
+    assert soundfile.info(target).subtype == "PCM_16"
+    clean, _ = read_channels(source)
+    perturbed, written_hz = read_channels(target)
+    assert (written_hz, perturbed.shape) == (rate_hz, clean.shape)
+    expected = np.resize(sound_at(run, rate_hz), num_samples)
+    expected = np.broadcast_to(expected[:, None], clean.shape)
+    np.testing.assert_allclose(perturbed - clean, expected, atol=STEP)
+
+
+@pytest.mark.parametrize("placement", ["once", "shift:0.25"])
+def test_placement(perturb, run, tmp_path, capsys, placement):
+    source, target = tmp_path / "in.wav", tmp_path / "out.wav"
+    soundfile.write(source, noise(20_000), RATE_HZ)
+    assert perturb(source, target, placement=placement) == 0
+    added = (read_channels(target)[0] - read_channels(source)[0])[:, 0]
+    sound = sound_at(run, RATE_HZ)
+    if placement == "once":
+        expected = np.pad(sound, (0, 4000))
+        assert "once, at the beginning" in capsys.readouterr().out
+    else:
+        expected = np.resize(np.roll(sound, 4000), 20_000)
+    np.testing.assert_allclose(added, expected, atol=STEP)
+
+
+def test_levels_are_those_of_the_definitions():
+    samples = noise(1000, 2).astype(np.float32) + np.float32(0.1)
+    sound = noise(1000, amplitude=0.1, seed=1)[:, 0].astype(np.float32)
+    for scaling, low in (
+        ("fixed", -1.0),
+        ("peak", -np.abs(samples).max()),
+        ("minmax", samples.min()),
+    ):
+        written, measured = add_sound(samples, sound, scaling=scaling)
+        delta = (written - samples).astype(np.float64)
+        x = samples.astype(np.float64) - low
+        expected = 10 * np.log10(np.mean(x**2) / np.mean(delta**2))
+        np.testing.assert_allclose(measured.snr_db, expected, atol=1e-4)
+        expected = 10 * np.log10(
+            np.mean(samples.var(axis=0)) / np.mean(delta.var(axis=0))
+        )
+        np.testing.assert_allclose(measured.snr_ac_db, expected, atol=1e-3)
+        assert measured.num_clipped == 0
+
+
+def test_silent_loud_and_quiet_recordings(perturb, run, tmp_path, capsys):
+    source, target = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    time_s = np.arange(8000) / RATE_HZ
+    loud = np.where(np.sin(2 * np.pi * 440 * time_s) >= 0, 0.99, -0.99)
+    soundfile.write(source / "silent.wav", np.zeros(8000), RATE_HZ)
+    soundfile.write(source / "loud.wav", loud, RATE_HZ)
+    soundfile.write(source / "tiny.wav", 1e-30 * loud, RATE_HZ, subtype="FLOAT")
+    soundfile.write(source / "huge.wav", 1e38 * loud, RATE_HZ, subtype="FLOAT")
+    assert perturb(source, target) == 0
+    lines = dict(
+        line.split(": ", 1)
+        for line in capsys.readouterr().out.splitlines()
+        if ".wav: " in line
+    )
+    assert "SNR n/a; 0 samples beyond" in lines["silent.wav"]
+    assert "SNR n/a; 8000 samples beyond" in lines["huge.wav"]
+    assert "; 0 samples beyond" not in lines["loud.wav"]
+    assert "the sound 0.5 times" in lines["loud.wav"]
+    silent, _ = read_channels(target / "silent.wav")
+    np.testing.assert_allclose(silent[:, 0], sound_at(run, RATE_HZ)[:8000], atol=STEP)
+    loud, _ = read_channels(target / "loud.wav")
+    assert loud.max() == 1 - STEP
+    assert perturb(source / "loud.wav", tmp_path / "loud.wav", as_float=True) == 0
+    unclipped, _ = read_channels(tmp_path / "loud.wav")
+    assert unclipped.max() > 1.02
+    assert soundfile.info(tmp_path / "loud.wav").subtype == "FLOAT"
+
+
+def write_mixed(folder):
+    """Writes recordings of many kinds; returns the names of their results."""
+    results = []
+    for index, (suffix, subtype) in enumerate(
+        [
+            *((".wav", "PCM_16"), (".wav", "PCM_24"), (".WAV", "FLOAT")),
+            *((".wav", "PCM_U8"), (".flac", "PCM_16"), (".ogg", "VORBIS")),
+            *((".mp3", "MPEG_LAYER_III"), (".aiff", "PCM_16")),
+        ]
+    ):
+        name = f"sub {index % 2}/\u00e9t\u00e9 {index}{suffix}"
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        rate_hz = (16_000, 44_100, 8000)[index % 3]
+        samples = noise(3000 * (index + 1), 1 + index % 2)
+        soundfile.write(folder / name, samples, rate_hz, subtype=subtype)
+        results.append(name if suffix.lower() == ".wav" else f"{name}.wav")
+    return results
+
+
+def write_damaged(folder):
+    """Writes 30 files that are no recordings, whatever they are called."""
+    soundfile.write(folder / "good.flac", noise(16_000), RATE_HZ)
+    flac = (folder / "good.flac").read_bytes()
+    nan = np.full(100, np.nan)
+    names = []
+    for index in range(6):
+        for kind, content in (
+            ("text.wav", b"no recording"),
+            ("empty.mp3", b""),
+            ("cut.flac", flac[: 1000 + index]),
+            ("header.wav", b"RIFF\xff\xff\xff\xffWAVEfmt "),
+        ):
+            names.append(f"{index}-{kind}")
+            (folder / names[-1]).write_bytes(content)
+        names.append(f"{index}-nan.wav")
+        soundfile.write(folder / names[-1], nan, RATE_HZ, subtype="FLOAT")
+    return names
+
+
+def test_folder_of_all_kinds(perturb, tmp_path, capsys):
+    source, target = tmp_path / "in", tmp_path / "out"
+    results = write_mixed(source)
+    damaged = write_damaged(source)
+    results.append("good.flac.wav")
+    (source / "notes.txt").write_text("no audio")
+    before = files_of(source)
+    assert len(damaged) == 30
+    assert perturb(source, target) == 1
+    out, err = capsys.readouterr()
+    assert err == "error: 30 of 39 recordings were skipped\n"
+    for name in damaged:
+        assert len(re.findall(f"^skipped {re.escape(name)}: ", out, re.M)) == 1
+    assert "9 recordings perturbed" in out
+    assert sorted(files_of(target)) == sorted(results)
+    assert files_of(source) == before
+    written = files_of(target)
+    (target / results[0]).write_bytes(b"mine")
+    assert perturb(source, target) == 1
+    assert files_of(target) == written | {results[0]: b"mine"}
+    assert "9 results are there already" in capsys.readouterr().out
+    assert perturb(source, target, overwrite=True) == 1
+    assert files_of(target) == written
+    assert files_of(source) == before
+
+
+def test_no_result_replaces_another_or_a_recording(perturb, tmp_path, capsys):
+    source, target = tmp_path / "in", tmp_path / "out"
+    for name in ("a.flac", "a.flac.wav", "sub/b.flac"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(source / name, noise(100), RATE_HZ)
+    target.mkdir()
+    (target / "sub").symlink_to(source / "sub")
+    before = files_of(source)
+    assert perturb(source, target, overwrite=True) == 1
+    assert perturb(source, target) == 1
+    first, out = capsys.readouterr().out.split("1 results are there already")
+    for text in (first, out):
+        assert "skipped a.flac: its result would replace that of a.flac.wav" in text
+    assert "skipped sub/b.flac: its result would be among the recordings" in out
+    assert files_of(source) == before
+    assert [path.name for path in target.iterdir() if path.is_file()] == ["a.flac.wav"]
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "message"),
+    [
+        ("in/a.wav", "in/a.wav", "another file than the recording"),
+        ("in/a.wav", "in/../in/link.wav", "another file than the recording"),
+        ("in/a.wav", "there.wav", "--overwrite"),
+        ("in/a.wav", "out.flac", "ends in .wav"),
+        ("in/bad.wav", "out.wav", "cannot be read as audio"),
+        ("in/none.wav", "out.wav", "expected a recording or a folder, got none"),
+        ("in", "in", "outside of"),
+        ("in", "in/out", "outside of"),
+        ("in", ".", "outside of"),
+        ("in", "there.wav", "expected a folder for the results"),
+        ("empty", "out", "expected recordings, found none"),
+    ],
+)
+def test_mistakes(perturb, tmp_path, source, target, message):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "empty").mkdir()
+    soundfile.write(tmp_path / "in" / "a.wav", noise(100), RATE_HZ)
+    (tmp_path / "in" / "bad.wav").write_text("no recording")
+    (tmp_path / "in" / "link.wav").symlink_to("a.wav")
+    (tmp_path / "there.wav").write_text("mine")
+    before = files_of(tmp_path)
+    with pytest.raises(UsageError, match=message):
+        perturb(tmp_path / source, tmp_path / target)
+    assert files_of(tmp_path) == before
+
+
+def test_other_perturbations_are_refused(run, tmp_path):
+    source = tmp_path / "in.wav"
+    soundfile.write(source, noise(100), RATE_HZ)
+
+    def attempt(folder, **settings):
+        return apply(
+            source,
+            tmp_path / "out.wav",
+            perturbation=folder,
+            settings=Settings(**settings),
+            cache_dir=tmp_path,
+        )
+
+    assert attempt(run / "checkpoints" / "perturbation") == 0
+    (tmp_path / "out.wav").unlink()
+    with pytest.raises(UsageError, match=r"has no config\.json"):
+        attempt(tmp_path / "none")
+    with pytest.raises(UsageError, match=r"^placement: expected"):
+        attempt(run, placement="somewhere")
+    with pytest.raises(UsageError, match=r"^--predict: expected the model nobody in"):
+        attempt(run, predict=True)
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "perturbation.wav").unlink()
+    with pytest.raises(UsageError, match=r"perturbation\.wav: does not exist"):
+        attempt(tmp_path / "run")
+    (tmp_path / "run" / "result.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"whole result\.json"):
+        attempt(tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    with pytest.raises(UsageError, match=r"has no result\.json"):
+        attempt(tmp_path / "run")
+    assert not (tmp_path / "out.wav").exists()
+
+
+def launch(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "uap_jax.experiments.apply", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_launcher(run, tmp_path):
+    source, target = tmp_path / "in.wav", tmp_path / "out.wav"
+    soundfile.write(source, noise(100), RATE_HZ)
+    target.write_text("old")
+    paths = (str(source), str(target))
+    flags = (f"--cache_dir={tmp_path}", "--perturbation", str(run))
+    done = launch("--overwrite", *flags, *paths)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "gain 0.5" in done.stdout
+    assert read_channels(target)[1] == RATE_HZ
+    more = launch(*flags, *paths, "third.wav")
+    assert (more.returncode, more.stderr.count("\n")) == (2, 1)
+    assert "unexpected argument 'third.wav'" in more.stderr
+    fewer = launch(*flags, str(source))
+    assert (fewer.returncode, fewer.stderr.count("\n")) == (2, 1)
+    assert "--output: expected a file or a folder" in fewer.stderr
+
+
+def test_recordings_are_perturbed_without_jax(run, tmp_path):
+    (tmp_path / "in").mkdir()
+    soundfile.write(tmp_path / "in" / "a.wav", noise(100), 8000)
+    script = f"""
+import sys
+from pathlib import Path
+from uap_jax.experiments import apply
+from uap_jax.experiments.applying import Settings
+folders = [Path({str(tmp_path)!r}) / name for name in ("in", "out", "cache")]
+apply.applying.apply(
+    *folders[:2], perturbation=Path({str(run)!r}), settings=Settings(),
+    cache_dir=folders[2],
+)
+print([name for name in ("jax", "flax", "librosa") if name in sys.modules])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_predictions_are_those_of_the_run(finished_run, tmp_path, capsys):
+    result = json.loads((finished_run.workdir / "result.json").read_text())
+    listed = (finished_run.corpus / "testing_list.txt").read_text().split()
+    for name in listed:
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(finished_run.corpus / name, tmp_path / "in" / name)
+    # Of a single sample nothing is left at the model's rate.
+    soundfile.write(tmp_path / "in" / "high" / "click.wav", np.zeros(1), 96_000)
+    code = apply(
+        tmp_path / "in",
+        tmp_path / "out",
+        perturbation=finished_run.workdir,
+        settings=Settings(),
+        cache_dir=finished_run.cache,
+    )
+    out = capsys.readouterr().out
+    assert code == 0
+    assert re.search(r"^high/click\.wav: .* samples beyond full scale$", out, re.M)
+    said = re.findall(r'\.wav: .*; "(\w+)" -> "(\w+)"$', out, re.M)
+    assert len(said) == len(listed) == result["test"]["num_clips"]
+    num_low = sum(after == "low" for _, after in said)
+    assert num_low / len(said) == result["test"]["asr_waveform"]
+    assert f'"low" for {num_low}' in out
+    before = [word for word, _ in said]
+    truth = [name.split("/")[0] for name in sorted(listed)]
+    assert np.mean(np.array(before) == truth) == result["clean_accuracy"]
