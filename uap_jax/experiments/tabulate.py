@@ -72,7 +72,7 @@ def _build(
     spec = declared.table
     if spec.kind == "transfer":
         return _build_transfer(declared, trials, results, workdir)
-    published = load_published(spec.published) if spec.published else None
+    published = _published(spec.published) if spec.published else None
     notes = _notes([published])
     if spec.kind == "significance":
         compared = compare_methods(trials, results, spec.rows, published, workdir)
@@ -130,7 +130,7 @@ def _build_transfer(
 ) -> tuple[Table, list[str]]:
     number = declared.table.published
     panels = {
-        goal: load_published(f"{number}{panel}") if number else None
+        goal: _published(f"{number}{panel}") if number else None
         for goal, panel in {"untargeted": "A", "targeted": "B"}.items()
     }
     records = []
@@ -245,3 +245,9 @@ def _notes(published: Sequence[Published | None]) -> list[str]:
         for table in published
         if table is not None and table.cells
     ]
+
+
+def _published(table: str) -> Published:
+    """Reads a table of the paper, from the repository the sweep is started in."""
+    here = Path("third_party", "published")
+    return load_published(table, here if here.is_dir() else None)
