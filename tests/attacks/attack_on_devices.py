@@ -1,6 +1,7 @@
-"""Run by test_devices in processes of its own: attacks on all devices there are.
+"""Attacks on some devices, for test_devices.
 
-Usage: attack_on_devices.py FILE [PORT PROCESS NUM_PROCESSES]
+In a process of its own, on those of all processes:
+attack_on_devices.py FILE PORT PROCESS NUM_PROCESSES
 """
 
 import sys
@@ -29,12 +30,8 @@ def logits(variables, x):
     return jnp.tanh((x - 0.5) @ variables["hidden"]) @ variables["out"]
 
 
-def main(path, port=None, process="0", num_processes="1"):
-    if port is not None:
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(
-            f"127.0.0.1:{port}", int(num_processes), int(process)
-        )
+def attack(devices):
+    """Returns the perturbations that the attacks find."""
     keys = jax.random.split(jax.random.key(0), 4)
     variables = {
         "hidden": jax.random.normal(keys[0], (24, 8)),
@@ -42,21 +39,32 @@ def main(path, port=None, process="0", num_processes="1"):
     }
     x = jax.random.uniform(keys[2], (18, 24))
     labels = jnp.argmax(logits(variables, x), axis=1).astype(jnp.int32)
-    logits_fn, key = logits, keys[3]
-    if jax.device_count() > 1:
-        logits_fn = attacks.over_devices(logits)
-        assert logits_fn is attacks.over_devices(logits)
-        arguments = variables, x, labels, key
-        variables, x, labels, key = attacks.replicated(arguments)
+    variables, x, labels, key = attacks.replicated(
+        (variables, x, labels, keys[3]), devices
+    )
+    logits_fn = logits
+    if len(devices) > 1:
+        logits_fn = attacks.over_devices(logits, devices)
+        assert logits_fn is attacks.over_devices(logits, devices)
         spread = jax.jit(logits_fn)(variables, x[:16]).sharding
-        assert len(spread.device_set) == jax.device_count()
-        assert not jax.jit(logits_fn)(variables, x[:16]).sharding.is_fully_replicated
-    found = {"num_devices": jax.device_count()}
+        assert spread.device_set == set(devices)
+        assert not spread.is_fully_replicated
+    found = {}
     for method, config in CONFIGS.items():
         result = getattr(attacks, method)(
             logits_fn, variables, x, labels, key=key, target=1, config=config
         )
         found[method] = np.asarray(result.perturbation.value)
+    return found
+
+
+def main(path, port, process, num_processes):
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(f"127.0.0.1:{port}", int(num_processes), int(process))
+    assert jax.device_count() == int(num_processes)
+    # That no devices are named means all of them.
+    assert attacks.over_devices(logits) is attacks.over_devices(logits, jax.devices())
+    found = attack(jax.devices())
     if process == "0":
         np.savez(path, **found)
 

@@ -4,19 +4,18 @@ import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
+import attack_on_devices
+import jax
 import numpy as np
 import pytest
 
-SCRIPT = Path(__file__).with_name("attack_on_devices.py")
 
-
-def start(path, *arguments, num_devices=1):
-    flags = f"--xla_force_host_platform_device_count={num_devices}"
+def start(path, *arguments):
+    flags = "--xla_force_host_platform_device_count=1"
     return subprocess.Popen(
-        [sys.executable, str(SCRIPT), str(path), *arguments],
-        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        [sys.executable, attack_on_devices.__file__, str(path), *arguments],
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -30,23 +29,20 @@ def finish(*processes):
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    path = tmp_path_factory.mktemp("alone") / "found.npz"
-    finish(start(path))
-    return np.load(path)
+def alone():
+    return attack_on_devices.attack(jax.devices("cpu")[:1])
 
 
-def assert_same(path, expected, *, num_devices):
-    found = np.load(path)
-    assert (found["num_devices"], expected["num_devices"]) == (num_devices, 1)
+def assert_same(found, expected):
     for method in ("penalty", "greedy"):
         assert np.any(expected[method] != 0)
         np.testing.assert_allclose(found[method], expected[method], atol=1e-5)
 
 
-def test_two_devices(alone, tmp_path):
-    finish(start(tmp_path / "found.npz", num_devices=2))
-    assert_same(tmp_path / "found.npz", alone, num_devices=2)
+def test_two_devices(alone):
+    devices = jax.devices("cpu")
+    assert len(devices) == 2
+    assert_same(attack_on_devices.attack(devices), alone)
 
 
 def test_two_processes(alone, tmp_path):
@@ -55,4 +51,4 @@ def test_two_processes(alone, tmp_path):
         port = str(free.getsockname()[1])
     path = tmp_path / "found.npz"
     finish(*(start(path, port, str(process), "2") for process in range(2)))
-    assert_same(path, alone, num_devices=2)
+    assert_same(np.load(path), alone)

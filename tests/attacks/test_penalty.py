@@ -279,6 +279,24 @@ def test_converged_is_truthful_about_the_last_pass():
     assert float(short.train_asr) == asr[2]
 
 
+def test_goes_on_until_the_least_number_of_passes():
+    free = run_linear(target_asr=1.0)
+    assert stop_reason(free) == "converged" and int(free.num_passes) == 4
+    early, late, last = (
+        run_linear(target_asr=1.0, min_passes=count) for count in (1, 4, 5)
+    )
+    assert_same_bits(early, free)
+    assert_same_bits(late, free)
+    assert int(last.num_passes) == 5 and bool(last.converged)
+    assert stop_reason(last) == "converged" and float(last.train_asr) == 1.0
+    for field, values in free.history.items():
+        assert_same_bits(last.history[field][:4], values[:4])
+
+    # Whether the goal is reached is seen in the last pass, not in those before.
+    short = run_linear(target_asr=1.0, min_passes=3, max_passes=3)
+    assert stop_reason(short) == "max_passes" and not bool(short.converged)
+
+
 def test_train_asr_is_that_of_the_perturbation():
     variables, x, _ = linear_problem()
     result = run_linear(max_passes=3, target_asr=1.0)

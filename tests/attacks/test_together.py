@@ -98,6 +98,24 @@ def test_numbers_of_the_config_side_by_side(problem):
     assert len({int(result.num_passes) for result in results}) > 1
 
 
+def test_least_number_of_passes_side_by_side(problem):
+    variables, x, labels = problem
+    config = dataclasses.replace(CONFIGS["penalty"], target_asr=1e-6, min_passes=3)
+    results = attacks.together(
+        *("penalty", logits, variables, x, labels),
+        keys=keys_for(2),
+        targets=[0, 1],
+        configs=config,
+        width=2,
+    )
+    for target, key, result in zip([0, 1], keys_for(2), results, strict=True):
+        expected = attacks.penalty(
+            logits, variables, x, labels, key=key, target=target, config=config
+        )
+        assert int(result.num_passes) == 3 and bool(result.converged)
+        assert_same_result(result, expected, exact=False)
+
+
 def test_result_does_not_depend_on_the_others(problem):
     variables, x, labels = problem
     keys = keys_for(4)

@@ -1,6 +1,16 @@
 """Universal adversarial attacks on any logits function."""
 
 from uap_jax.attacks.ddn import ddn
+from uap_jax.attacks.decoupled import (
+    DecoupledProblem,
+    DecoupledState,
+    decoupled,
+    decoupled_init,
+    decoupled_progress,
+    decoupled_result,
+    decoupled_segment,
+    resolve_decoupled_config,
+)
 from uap_jax.attacks.devices import over_devices, replicated
 from uap_jax.attacks.greedy import (
     GreedyProblem,
@@ -35,6 +45,8 @@ from uap_jax.attacks.types import (
     AttackResult,
     DDNConfig,
     DDNResult,
+    DecoupledConfig,
+    Front,
     GreedyConfig,
     LogitsFn,
     PenaltyConfig,
@@ -50,6 +62,10 @@ __all__ = [
     "AttackResult",
     "DDNConfig",
     "DDNResult",
+    "DecoupledConfig",
+    "DecoupledProblem",
+    "DecoupledState",
+    "Front",
     "GreedyConfig",
     "GreedyProblem",
     "GreedyState",
@@ -61,6 +77,11 @@ __all__ = [
     "Variables",
     "apply_perturbation",
     "ddn",
+    "decoupled",
+    "decoupled_init",
+    "decoupled_progress",
+    "decoupled_result",
+    "decoupled_segment",
     "fitting_width",
     "greedy",
     "greedy_init",
@@ -76,6 +97,7 @@ __all__ = [
     "penalty_segment",
     "perturbation_waveform",
     "replicated",
+    "resolve_decoupled_config",
     "resolve_greedy_config",
     "resolve_penalty_config",
     "together",

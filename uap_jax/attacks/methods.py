@@ -8,7 +8,14 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from uap_jax.attacks import greedy_steps, penalty_steps, types
+from uap_jax.attacks import decoupled_steps, greedy_steps, penalty_steps, types
+from uap_jax.attacks.decoupled import (
+    decoupled_init,
+    decoupled_progress,
+    decoupled_result,
+    decoupled_segment,
+    resolve_decoupled_config,
+)
 from uap_jax.attacks.greedy import (
     greedy_init,
     greedy_progress,
@@ -65,6 +72,19 @@ METHODS = {
         lambda problem, target: problem._replace(
             target=jnp.full_like(problem.target, target),
             classes=jnp.full_like(problem.classes, target),
+        ),
+    ),
+    "decoupled": Method(
+        types.DecoupledConfig,
+        resolve_decoupled_config,
+        decoupled_init,
+        decoupled_progress,
+        decoupled_segment,
+        decoupled_result,
+        {"descend": decoupled_steps.descend, "evaluate": decoupled_steps.evaluate},
+        ("target",),
+        lambda problem, target: problem._replace(
+            target=jnp.full_like(problem.target, target)
         ),
     ),
 }

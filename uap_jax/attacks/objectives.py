@@ -27,11 +27,57 @@ def hinge(
     Returns:
         `[B]`, at least -confidence.
     """
+    found = margin(logits, classes, targeted=targeted)
+    return jnp.maximum(found, -confidence)
+
+
+def soft_hinge(
+    logits: jax.Array,
+    classes: jax.Array,
+    *,
+    temperature: jax.Array | float,
+    give_up: jax.Array | float,
+    targeted: bool,
+) -> jax.Array:
+    """A smooth step of each clip, from fooled to far from it, with m of `margin`.
+
+    T (log(1 + exp(m / T)) - log(1 + exp(m / T - g)))
+
+    Unlike Eq. 10 and 11 it asks less and less of a clip that is already fooled, and
+    less of one that is out of reach, so that it follows the success rate.
+
+    Args:
+        logits: `[B, C]`, f.
+        classes: `[B]` int32, as for `margin`.
+        temperature: `[]`, T > 0, in units of logits.
+        give_up: `[]`, g > 0: from margins of g T on a clip counts as out of reach.
+        targeted: Which of the two margins.
+
+    Returns:
+        `[B]` in [0, g T].
+    """
+    found = margin(logits, classes, targeted=targeted) / temperature
+    return temperature * (jax.nn.softplus(found) - jax.nn.softplus(found - give_up))
+
+
+def margin(logits: jax.Array, classes: jax.Array, *, targeted: bool) -> jax.Array:
+    """What keeps each clip from being fooled; negative where it is.
+
+    Targeted, `classes` is the target t: m = max_{j != t} f_j - f_t; untargeted it is
+    the class y to leave: m = f_y - max_{j != y} f_j.
+
+    Args:
+        logits: `[B, C]`, f.
+        classes: `[B]` int32.
+        targeted: Which of the two.
+
+    Returns:
+        `[B]`.
+    """
     is_class = jax.nn.one_hot(classes, logits.shape[1], dtype=jnp.bool_)
     own = jnp.sum(jnp.where(is_class, logits, 0.0), axis=1)
     other = jnp.max(jnp.where(is_class, -jnp.inf, logits), axis=1)
-    margin = other - own if targeted else own - other
-    return jnp.maximum(margin, -confidence)
+    return other - own if targeted else own - other
 
 
 def cross_entropy_ascent(logits: jax.Array, classes: jax.Array) -> jax.Array:

@@ -8,8 +8,15 @@ import jax
 import jax.numpy as jnp
 
 from uap_jax.attacks import types
+from uap_jax.attacks.checks import known
 from uap_jax.attacks.objectives import is_fooled
-from uap_jax.attacks.types import AttackResult, LogitsFn, Perturbation
+from uap_jax.attacks.types import (
+    AttackResult,
+    DecoupledConfig,
+    LogitsFn,
+    PenaltyConfig,
+    Perturbation,
+)
 
 # A processor is fastest on about as many clips at once: what they need fits its cache.
 MICRO_BATCH_SIZE = 32
@@ -18,6 +25,30 @@ MICRO_BATCH_SIZE = 32
 def even_share(num_clips: int) -> int:
     """Returns how many clips to take at once, so that few places are left over."""
     return -(-num_clips // -(-num_clips // MICRO_BATCH_SIZE))
+
+
+def take_batch(
+    order: jax.Array, batch: jax.Array, config: PenaltyConfig | DecoupledConfig
+) -> tuple[jax.Array, jax.Array]:
+    """The clips of one batch as micro-batches `[K, S]` of indices, and their weights.
+
+    The last batch of a pass may be short, and a micro-batch may not divide the batch;
+    both are filled up with weight zero.
+    """
+    micro_batch_size = known(config.micro_batch_size)
+    num_micro_batches = -(-config.batch_size // micro_batch_size)
+    padded_size = num_micro_batches * micro_batch_size
+    place = jnp.arange(padded_size, dtype=jnp.int32)
+    at = batch * config.batch_size + place
+    counts = (place < config.batch_size) & (at < order.shape[0])
+    clips = order[jnp.where(counts, at, jnp.zeros_like(at))]
+    shape = (num_micro_batches, micro_batch_size)
+    return clips.reshape(shape), counts.astype(jnp.float32).reshape(shape)
+
+
+def num_batches(config: PenaltyConfig | DecoupledConfig, num_clips: int) -> int:
+    """Returns the batches of a pass; the last may be short."""
+    return -(-num_clips // config.batch_size)
 
 
 class Count(NamedTuple):
@@ -99,11 +130,22 @@ def fault_of(logits: jax.Array, stop_reason: jax.Array) -> jax.Array:
     )
 
 
-@functools.partial(jax.jit, static_argnames=("logits_fn", "block_size"))
 def predict(
+    logits_fn: LogitsFn,
+    variables: types.Variables,
+    x: jax.Array,
+    block_size: int | None,
+) -> jax.Array:
+    """Returns the classes of clips, `[M]` int32; arguments as of `all_logits`."""
+    logits = all_logits(logits_fn, variables, x, known(block_size))
+    return jnp.argmax(logits, axis=1).astype(jnp.int32)
+
+
+@functools.partial(jax.jit, static_argnames=("logits_fn", "block_size"))
+def all_logits(
     logits_fn: LogitsFn, variables: types.Variables, x: jax.Array, block_size: int
 ) -> jax.Array:
-    """Returns the classes of clips, block by block.
+    """Returns the logits of clips, block by block.
 
     Args:
         logits_fn: The classifier.
@@ -112,7 +154,7 @@ def predict(
         block_size: Clips whose logits are taken at once.
 
     Returns:
-        `[M]` int32 classes.
+        `[M, C]`.
     """
     num_clips, num_samples = x.shape
     num_blocks = -(-num_clips // block_size)
@@ -121,8 +163,7 @@ def predict(
         lambda block: logits_fn(variables, block),
         filled.reshape(num_blocks, block_size, num_samples),
     )
-    predictions = jnp.argmax(logits, axis=2).astype(jnp.int32)
-    return predictions.reshape(-1)[:num_clips]
+    return logits.reshape(-1, logits.shape[2])[:num_clips]
 
 
 def result_of(state: Any, perturbation: Perturbation) -> AttackResult:

@@ -82,6 +82,13 @@ def resolve_penalty_config(
     config = dataclasses.replace(config, **unset)
     for field in ("batch_size", "max_passes"):
         checks.check_size(field, getattr(config, field))
+    if config.min_passes is not None:
+        checks.check_size("min_passes", config.min_passes)
+        if config.min_passes > config.max_passes:
+            raise ValueError(
+                f"min_passes: expected at most {config.max_passes}, as max_passes, "
+                f"got {config.min_passes}"
+            )
     batch_size = min(config.batch_size, num_clips)
     micro_batch_size = config.micro_batch_size
     if micro_batch_size is None:

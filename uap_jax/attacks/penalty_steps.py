@@ -14,7 +14,13 @@ import optax
 from uap_jax.attacks import types
 from uap_jax.attacks.checks import known
 from uap_jax.attacks.objectives import hinge
-from uap_jax.attacks.passes import Count, count_fooled, success_rate
+from uap_jax.attacks.passes import (
+    Count,
+    count_fooled,
+    num_batches,
+    success_rate,
+    take_batch,
+)
 from uap_jax.attacks.projections import project_l2
 from uap_jax.attacks.types import LogitsFn, PenaltyConfig
 from uap_jax.audio.box import from_tanh_space, to_tanh_space
@@ -154,7 +160,7 @@ def descend(
         carry: tuple[PenaltyState, jax.Array],
     ) -> tuple[PenaltyState, jax.Array]:
         state, steps_left = carry
-        clips, weights = _take_batch(order, state.batch, config)
+        clips, weights = take_batch(order, state.batch, config)
         objective, hinges, gradient = batch_objective(
             logits_fn,
             variables,
@@ -242,8 +248,11 @@ def _end_pass(
         "hinge": state.hinge_sum / num_clips,
     }
     num_passes = state.num_passes + 1
+    reached = asr >= config.target_asr
+    if config.min_passes is not None:
+        reached &= num_passes >= config.min_passes
     stop_reason = jnp.where(
-        asr >= config.target_asr,
+        reached,
         types.CONVERGED,
         jnp.where(num_passes >= config.max_passes, types.MAX_PASSES, types.RUNNING),
     ).astype(jnp.int32)
@@ -260,30 +269,6 @@ def _end_pass(
             for field in HISTORY_FIELDS
         },
     )
-
-
-def _take_batch(
-    order: jax.Array, batch: jax.Array, config: PenaltyConfig
-) -> tuple[jax.Array, jax.Array]:
-    """The clips of one batch as micro-batches `[K, S]` of indices, and their weights.
-
-    The last batch of a pass may be short, and a micro-batch may not divide the batch;
-    both are filled up with weight zero.
-    """
-    micro_batch_size = known(config.micro_batch_size)
-    num_micro_batches = -(-config.batch_size // micro_batch_size)
-    padded_size = num_micro_batches * micro_batch_size
-    place = jnp.arange(padded_size, dtype=jnp.int32)
-    at = batch * config.batch_size + place
-    counts = (place < config.batch_size) & (at < order.shape[0])
-    clips = order[jnp.where(counts, at, jnp.zeros_like(at))]
-    shape = (num_micro_batches, micro_batch_size)
-    return clips.reshape(shape), counts.astype(jnp.float32).reshape(shape)
-
-
-def num_batches(config: PenaltyConfig, num_clips: int) -> int:
-    """Returns the batches of a pass; the last may be short."""
-    return -(-num_clips // config.batch_size)
 
 
 def optimizer_of(config: PenaltyConfig) -> optax.GradientTransformation:

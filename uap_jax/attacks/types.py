@@ -83,6 +83,24 @@ class Perturbation:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class Front:
+    """The quietest perturbation found for each success rate, highest rate first.
+
+    Attributes:
+        asr_levels: `[L]` success rates asked for, on the attack clips.
+        values: `[L, N]`, as `Perturbation.value`; zero where none was found.
+        norm: `[L]`, l2 norms of the values; infinite where none was found.
+        train_asr: `[L]` success rates on the attack clips; 0 where none was found.
+    """
+
+    asr_levels: jax.Array
+    values: jax.Array
+    norm: jax.Array
+    train_asr: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class AttackResult:
     """What an attack found.
 
@@ -94,6 +112,8 @@ class AttackResult:
         num_passes: `[]` int32, passes over the attack clips that were completed.
         stop_reason: `[]` int32 index into `STOP_REASONS`.
         history: Arrays `[max_passes]`, one value a pass, NaN past the end.
+        front: The quietest perturbation for each of several success rates, of a
+            method that looks for them; else None.
     """
 
     perturbation: Perturbation
@@ -102,6 +122,7 @@ class AttackResult:
     num_passes: jax.Array
     stop_reason: jax.Array
     history: Mapping[str, jax.Array]
+    front: Front | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -128,6 +149,8 @@ class PenaltyConfig:
             optax optimizer that needs a learning rate only.
         l2_radius: v' is projected to the l2 ball of this radius after every step;
             None: not at all.
+        min_passes: Passes before which `target_asr` does not stop the attack; None:
+            it stops after the first that reaches it.
     """
 
     batch_size: int = _static(100)
@@ -140,6 +163,7 @@ class PenaltyConfig:
     hinge_reduction: str = _static("sum")
     optimizer: str = _static("adam")
     l2_radius: Number | None = None
+    min_passes: int | None = _static(None)
 
 
 @jax.tree_util.register_dataclass
@@ -221,6 +245,55 @@ class GreedyConfig:
     labels: str = _static("clean")
     micro_batch_size: int | None = _static(None)
     ddn: DDNConfig = DDNConfig()
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DecoupledConfig:
+    """Settings of the decoupled method.
+
+    Numbers are leaves of a pytree; sizes and choices are static.
+
+    Attributes:
+        batch_size: Clips per step; at most the number of attack clips is used.
+        micro_batch_size: Clips whose gradient is taken at once; None: a share of the
+            batch of at most 32.
+        space: Of v, "tanh" as of the penalty method or "signal"; its l2 norm there is
+            what is made small.
+        max_passes: Passes over the attack clips for the highest success rate.
+        target_asr: The success rate that the perturbation returned is to have.
+        asr_levels: More success rates to find the quietest perturbation of.
+        level_passes: Passes for each success rate below the highest; they begin where
+            the one above ended.
+        init_norm: Norm of v in the first pass; None: of a sound of -26 dB.
+        norm_gain: After a pass log(norm) changes by this times what the success rate
+            lacks of the one asked for, ...
+        max_norm_change: ... at most by this.
+        learning_rate: Length of the first steps, as a share of the norm.
+        restart_learning_rate: The same for each success rate below the highest.
+        final_learning_rate: What both fall to, along half a cosine.
+        momentum: Share of the earlier directions in a step's.
+        temperature: T of `objectives.soft_hinge`; None: 0.35 times the median of
+            what keeps the clean attack clips from being fooled (`objectives.margin`).
+        give_up: g of `objectives.soft_hinge`.
+    """
+
+    batch_size: int = _static(100)
+    micro_batch_size: int | None = _static(None)
+    space: str = _static("tanh")
+    max_passes: int = _static(50)
+    target_asr: Number = 0.9
+    asr_levels: tuple[float, ...] = _static(())
+    level_passes: int = _static(10)
+    init_norm: Number | None = None
+    norm_gain: Number = 3.0
+    max_norm_change: Number = 0.15
+    learning_rate: Number = 0.1
+    restart_learning_rate: Number = 0.03
+    final_learning_rate: Number = 0.01
+    momentum: Number = 0.9
+    temperature: Number | None = None
+    give_up: Number = 6.0
 
 
 def apply_perturbation(perturbation: Perturbation, x: jax.Array) -> jax.Array:
