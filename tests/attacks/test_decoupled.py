@@ -18,13 +18,8 @@ from toy_networks import (
 )
 
 from uap_jax import attacks
-from uap_jax.attacks.decoupled_steps import (
-    DecoupledProblem,
-    adapt_norm,
-    keep_quietest,
-    move,
-    step_length,
-)
+from uap_jax.attacks.decoupled_schedule import adapt_norm, step_length
+from uap_jax.attacks.decoupled_steps import DecoupledProblem, keep_quietest, move
 from uap_jax.attacks.objectives import soft_hinge
 
 # Settings that are quick on the linear problem.

@@ -2,7 +2,6 @@
 
 import base64
 import dataclasses
-import html.parser
 import io
 import math
 import pathlib
@@ -12,12 +11,12 @@ import wave
 import matplotlib
 import numpy as np
 import pytest
+from outline import Outline
 
 from uap_jax.reporting import Example, ReportData, plots, write_report
 from uap_jax.reporting.html import headline, render_report
 
 RATE_HZ = 8000
-VOID_TAGS = {"meta", "br", "hr", "img", "input", "link", "source"}
 
 
 def sine(frequency_hz: float, amplitude: float, num_samples: int = 2000) -> np.ndarray:
@@ -106,40 +105,6 @@ def make_data(**changes) -> ReportData:
 @pytest.fixture(scope="module")
 def page() -> str:
     return render_report(make_data())
-
-
-class Outline(html.parser.HTMLParser):
-    """Collects attributes and text; fails where a tag closes another."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: set[str] = set()
-        self.attributes: list[tuple[str, str]] = []
-        self.pieces: list[str] = []
-        self.feed(page)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.add(tag)
-        self.attributes += [(name, value or "") for name, value in attrs]
-        if tag not in VOID_TAGS:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.add(tag)
-        self.attributes += attrs
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] != "style":
-            self.pieces.append(data)
-
-    @property
-    def text(self) -> str:
-        return re.sub(r"\s+", " ", " ".join(self.pieces))
 
 
 def players(page: str) -> list[np.ndarray]:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from uap_jax.attacks import checks, decoupled_steps, passes, types
+from uap_jax.attacks import checks, decoupled_schedule, decoupled_steps, passes, types
 from uap_jax.attacks.decoupled_steps import (
     HISTORY_FIELDS,
     DecoupledProblem,
@@ -157,9 +157,9 @@ def decoupled_init(
         target=jnp.asarray(-1 if target is None else target, jnp.int32),
     )
     num_samples = x.shape[1]
-    levels, main_level = decoupled_steps.levels_of(config)
-    num_levels = decoupled_steps.num_levels(config)
-    num_passes = decoupled_steps.total_passes(config)
+    levels, main_level = decoupled_schedule.levels_of(config)
+    num_levels = decoupled_schedule.num_levels(config)
+    num_passes = decoupled_schedule.total_passes(config)
     nothing_yet = jnp.full(num_passes, jnp.nan, jnp.float32)
     # A buffer of its own for every field: states may be donated.
     zero = functools.partial(jnp.zeros, (), jnp.int32)

@@ -5,7 +5,6 @@
 
 import dataclasses
 import functools
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +12,16 @@ import jax.numpy as jnp
 
 from uap_jax.attacks import types
 from uap_jax.attacks.checks import known
+from uap_jax.attacks.decoupled_schedule import (
+    adapt_norm,
+    first_norm,
+    level_at,
+    levels_of,
+    loudest_norm,
+    num_levels,
+    step_length,
+    total_passes,
+)
 from uap_jax.attacks.objectives import margin, soft_hinge
 from uap_jax.attacks.passes import (
     Count,
@@ -22,18 +31,11 @@ from uap_jax.attacks.passes import (
     take_batch,
 )
 from uap_jax.attacks.types import DecoupledConfig, LogitsFn
-from uap_jax.audio.box import EPSILON, from_tanh_space
+from uap_jax.audio.box import from_tanh_space
 from uap_jax.audio.levels import spl_db
 
-# RMS of the first perturbation, about -26 dB of full scale in either space.
-INIT_RMS = {"tanh": 0.05, "signal": 0.025}
 # T of the soft hinge over the median margin of the clean clips.
 TEMPERATURE_SHARE = 0.35
-# What takes any clip from one side of the box to the other.
-LOUDEST_RMS = {"tanh": 2 * math.atanh(1 - EPSILON), "signal": 1.0}
-
-# What the norm falls by, at least, after a pass that fooled enough clips.
-LEAST_SHRINK = 0.005
 
 HISTORY_FIELDS = ("asr", "asr_level", "spl_db", "norm", "objective")
 
@@ -72,30 +74,6 @@ def add_to_clips(x: jax.Array, value: jax.Array, *, space: str) -> jax.Array:
     return jnp.clip(x + value[None], 0.0, 1.0)
 
 
-def total_passes(config: DecoupledConfig) -> int:
-    """Returns the passes for all success rates."""
-    return config.max_passes + config.level_passes * (num_levels(config) - 1)
-
-
-def num_levels(config: DecoupledConfig) -> int:
-    """Returns L; a resolved config names no success rate twice."""
-    return 1 + len(config.asr_levels)
-
-
-def levels_of(config: DecoupledConfig) -> tuple[jax.Array, jax.Array]:
-    """Returns the success rates `[L]`, highest first, and the index of `target_asr`."""
-    rates = jnp.asarray([config.target_asr, *config.asr_levels], jnp.float32)
-    order = jnp.argsort(-rates)
-    return rates[order], jnp.argmin(order).astype(jnp.int32)
-
-
-def first_norm(config: DecoupledConfig, num_samples: int) -> jax.Array:
-    """Returns the norm of v in the first pass, `[]`."""
-    if config.init_norm is not None:
-        return jnp.asarray(config.init_norm, jnp.float32)
-    return jnp.asarray(INIT_RMS[config.space] * math.sqrt(num_samples), jnp.float32)
-
-
 def temperature_of(
     problem: DecoupledProblem, config: DecoupledConfig, *, targeted: bool
 ) -> jax.Array:
@@ -110,30 +88,6 @@ def temperature_of(
     # Any will do for logits that do not differ or are not finite.
     usable = jnp.isfinite(found) & (found > 0)
     return jnp.where(usable, found, jnp.ones_like(found))
-
-
-def level_at(num_passes: jax.Array, config: DecoupledConfig) -> jax.Array:
-    """Returns the index of the success rate that a pass, counted from 0, is for."""
-    after = (num_passes - config.max_passes) // config.level_passes
-    return jnp.where(num_passes < config.max_passes, jnp.zeros_like(after), 1 + after)
-
-
-def step_length(
-    num_passes: jax.Array, batch: jax.Array, config: DecoupledConfig, num_clips: int
-) -> jax.Array:
-    """The share of the norm that a step moves: half a cosine for each success rate.
-
-    r_end + (r - r_end) (1 + cos(pi t)) / 2, t from 0 to 1.
-    """
-    level = level_at(num_passes, config)
-    start = config.max_passes + (level - 1) * config.level_passes
-    is_first = level == 0
-    begun = num_passes - jnp.where(is_first, jnp.zeros_like(start), start)
-    length = jnp.where(is_first, config.max_passes, config.level_passes)
-    done = begun.astype(jnp.float32) + batch / num_batches(config, num_clips)
-    share = 0.5 * (1 + jnp.cos(jnp.pi * done / length))
-    highest = jnp.where(is_first, config.learning_rate, config.restart_learning_rate)
-    return config.final_learning_rate + (highest - config.final_learning_rate) * share
 
 
 def batch_objective(
@@ -161,7 +115,6 @@ def batch_objective(
     Returns:
         The objective `[]` and the gradient `[N]`.
     """
-
     temperature = temperature_of(problem, config, targeted=targeted)
 
     def objective(value: jax.Array, index: jax.Array, weight: jax.Array) -> jax.Array:
@@ -352,25 +305,6 @@ def keep_quietest(
     )
 
 
-def adapt_norm(
-    norm: jax.Array,
-    asr: jax.Array,
-    asr_level: jax.Array,
-    config: DecoupledConfig,
-    *,
-    largest: float,
-) -> jax.Array:
-    """rho exp(clip(gain (level - ASR), -most, most)): louder if too few are fooled.
-
-    Quieter by LEAST_SHRINK at least if enough are, or a rate of 1 would be the end.
-    Never above `largest`, where a success rate is out of reach.
-    """
-    change = config.norm_gain * (asr_level - asr)
-    change = jnp.where(change > 0, change, jnp.minimum(change, -LEAST_SHRINK))
-    change = jnp.clip(change, -config.max_norm_change, config.max_norm_change)
-    return jnp.minimum(norm * jnp.exp(change), largest)
-
-
 def _end_pass(
     problem: DecoupledProblem, state: DecoupledState, config: DecoupledConfig
 ) -> DecoupledState:
@@ -392,7 +326,7 @@ def _end_pass(
     num_passes = state.num_passes + 1
     is_last = num_passes >= total_passes(config)
     next_level = jnp.minimum(level_at(num_passes, config), num_levels(config) - 1)
-    largest = LOUDEST_RMS[config.space] * math.sqrt(value.shape[0])
+    largest = loudest_norm(config, value.shape[0])
     next_norm = adapt_norm(state.norm, asr, levels[next_level], config, largest=largest)
     # A lower success rate begins with the quietest that has it, if there is one: the
     # rate above may have been out of reach, or left for something louder.

@@ -1,21 +1,28 @@
 """The page of one attack run: what it reached, how it sounds, how it was made."""
 
-import base64
 import dataclasses
 import io
-import json
 import math
 import os
-import pathlib
-import shlex
 import wave
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from uap_jax.audio import files
-from uap_jax.reporting import plots
+from uap_jax.reporting import fronts, pages, plots
+from uap_jax.reporting.formats import (
+    as_interval,
+    as_rows,
+    audio_uri,
+    format_command,
+    format_interval,
+    format_number,
+    format_percent,
+    is_number,
+    leaves,
+)
 
 _TEMPLATE = "report.html"
 _LISTENING_PEAK_DB = -1.0
@@ -105,38 +112,17 @@ def write_report(path: str | os.PathLike[str], data: ReportData) -> None:
         path: Where to write; an existing file is replaced.
         data: The run.
     """
-    path = pathlib.Path(path)
-    page = render_report(data)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.write_text(page, encoding="utf-8")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    pages.write(path, render_report(data))
 
 
 def render_report(data: ReportData) -> str:
     """Returns the page that `write_report` writes."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters.update(
-        percent=format_percent,
-        decibel=format_decibel,
-        interval=format_interval,
-        number=format_number,
-    )
     result = data.result
     sections = {
         name: _section(result, name) for name in ("train", "test", "control", "seconds")
     }
-    return environment.get_template(_TEMPLATE).render(
+    return pages.render(
+        _TEMPLATE,
         result=result,
         headline=headline(result),
         doubt=_doubt(result),
@@ -145,15 +131,28 @@ def render_report(data: ReportData) -> str:
         examples=[_example(example, data.sample_rate_hz) for example in data.examples],
         curves=plots.pass_curves(data.passes, target_asr=_target_asr(data.config)),
         per_class=data.per_class,
+        front=_front(data),
         bank=_bank(data),
         settings=list(
-            _as_rows({k: v for k, v in data.config.items() if k != "command"})
+            as_rows({k: v for k, v in data.config.items() if k != "command"})
         ),
-        versions=list(_as_rows(_section(result, "versions"))),
-        hardware=list(_as_rows({"hardware": result.get("hardware")})),
-        command=_command(data.config.get("command")),
+        versions=list(as_rows(_section(result, "versions"))),
+        hardware=list(as_rows({"hardware": result.get("hardware")})),
+        command=format_command(data.config.get("command")),
         **sections,
     )
+
+
+def _front(data: ReportData) -> dict[str, Any] | None:
+    """Returns the figure and rows of a front, if the run found one."""
+    entries = data.result.get("front")
+    if not entries:
+        return None
+    points = fronts.points_of(str(data.result.get("method")), [data.result])
+    drawn = fronts.front_svg(
+        [points], level_label="SNR without the resting level (dB)", title="This run"
+    )
+    return {"svg": drawn if len(points.asr) else None, "entries": entries}
 
 
 def _bank(data: ReportData) -> str | None:
@@ -173,7 +172,7 @@ def _bank(data: ReportData) -> str | None:
 def headline(result: Mapping[str, Any]) -> str:
     """Says in one sentence what the sound did to clips that it was not made from."""
     test, control = _section(result, "test"), _section(result, "control")
-    if not _is_number(test.get("asr")):
+    if not is_number(test.get("asr")):
         return "No success rate on unseen clips was measured."
     target, model = result.get("target"), result.get("model")
     effect = f'makes {model} say "{target}"'
@@ -188,40 +187,15 @@ def headline(result: Mapping[str, Any]) -> str:
     )
 
 
-def format_percent(share: Any) -> str:
-    """Formats a share in [0, 1] in per cent, with one decimal."""
-    return f"{100 * share:.1f} %" if _is_number(share) else "n/a"
-
-
-def format_decibel(level_db: Any) -> str:
-    """Formats a level in dB, with one decimal."""
-    return f"{level_db:.1f} dB" if _is_number(level_db) else "n/a"
-
-
-def format_number(number: Any) -> str:
-    """Formats a count as it is, another number with three significant digits."""
-    if not _is_number(number):
-        return "n/a"
-    if float(number).is_integer():
-        return f"{int(number):,}"
-    return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.3g}"
-
-
-def format_interval(interval: Any) -> str:
-    """Formats the two ends of an interval of shares in per cent."""
-    ends = _as_interval(interval)
-    return f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f} %" if ends else "n/a"
-
-
 def _doubt(result: Mapping[str, Any]) -> str:
     """A warning where random noise does as well as the sound, as far as known."""
     test, control = _section(result, "test"), _section(result, "control")
-    if not (_is_number(test.get("asr")) and _is_number(control.get("asr"))):
+    if not (is_number(test.get("asr")) and is_number(control.get("asr"))):
         return ""
     if test["asr"] <= control["asr"]:
         return "The sound does no better than random noise."
-    ours = _as_interval(test.get("asr_ci95"))
-    theirs = _as_interval(control.get("asr_ci95"))
+    ours = as_interval(test.get("asr_ci95"))
+    theirs = as_interval(control.get("asr_ci95"))
     if ours and theirs and ours[0] <= theirs[1]:
         return "The 95 % intervals of the sound and of random noise overlap."
     return ""
@@ -308,7 +282,7 @@ def _wav_uri(waveform: np.ndarray, sample_rate_hz: int) -> str:
         file.setsampwidth(2)
         file.setframerate(sample_rate_hz)
         file.writeframes(np.asarray(files.to_pcm16(waveform)).astype("<i2").tobytes())
-    return "data:audio/wav;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return audio_uri(buffer.getvalue())
 
 
 def _ceiling_db(waveforms: Sequence[np.ndarray], sample_rate_hz: int) -> float:
@@ -347,22 +321,6 @@ def _check_waveform(name: str, waveform: np.ndarray) -> None:
         raise ValueError(f"{name}: expected finite samples, got NaN or infinity")
 
 
-def _is_number(value: Any) -> bool:
-    return (
-        isinstance(value, int | float | np.number)
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-    )
-
-
-def _as_interval(value: Any) -> tuple[float, float] | None:
-    """The two ends, or None where there are no two numbers."""
-    if not isinstance(value, Sequence | np.ndarray) or len(value) != 2:
-        return None
-    low, high = value
-    return (low, high) if _is_number(low) and _is_number(high) else None
-
-
 def _section(result: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     section = result.get(name)
     return section if isinstance(section, Mapping) else {}
@@ -370,35 +328,7 @@ def _section(result: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 def _target_asr(config: Mapping[str, Any]) -> float | None:
     """The goal of the attack, wherever the settings hold it."""
-    for name, value in _leaves(config):
-        if name.rpartition(".")[2] == "target_asr" and _is_number(value):
+    for name, value in leaves(config):
+        if name.rpartition(".")[2] == "target_asr" and is_number(value):
             return float(value)
     return None
-
-
-def _leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves of nested mappings as (dotted name, value)."""
-    for key, value in settings.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{name}.")
-        else:
-            yield name, value
-
-
-def _as_rows(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Leaves of nested mappings as text."""
-    for name, value in _leaves(settings):
-        if isinstance(value, str):
-            yield name, value
-        elif value is None:
-            yield name, "none"
-        else:
-            yield name, json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _command(command: Any) -> str:
-    """The command line as one would type it; empty where none is recorded."""
-    if isinstance(command, Sequence) and not isinstance(command, str):
-        return shlex.join(map(str, command))
-    return str(command or "")

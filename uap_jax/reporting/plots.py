@@ -1,43 +1,13 @@
-"""Figures as inline SVG: curves, and panels of waveform and log-mel spectrogram.
+"""Figures of a run: curves, and panels of waveform and log-mel spectrogram."""
 
-Colours of axes, text and series are CSS variables of the page (`--ink`, `--line`,
-`--series`), so that a figure follows the page's light or dark scheme. The same data
-gives the same bytes.
-"""
-
-import html
-import io
-import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from uap_jax.audio import files
+from uap_jax.reporting import svg
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-# Stand-ins that no colour map yields; replaced by the variables in the SVG text.
-_INK, _LINE, _SERIES = "#010203", "#010204", "#010205"
-_VARIABLES = {_INK: "var(--ink)", _LINE: "var(--line)", _SERIES: "var(--series)"}
-_STYLE = {
-    "svg.fonttype": "none",
-    "font.size": 9,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _LINE,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": _LINE,
-    "ytick.color": _LINE,
-    "xtick.labelcolor": _INK,
-    "ytick.labelcolor": _INK,
-    "axes.axisbelow": True,
-    "grid.color": _LINE,
-    "grid.alpha": 0.35,
-    "grid.linewidth": 0.6,
-}
 # Quantities that have a name in words; others are drawn under their own.
 _LABELS = {
     "asr": "success on the attack clips (%)",
@@ -51,7 +21,6 @@ _LABELS = {
     "failed": "clips for which DDN found nothing",
     "seconds": "seconds",
 }
-_NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 _MAX_COLUMNS = 300
 _FREQUENCY_TICKS_HZ = (100, 500, 1000, 2000, 4000, 8000, 16000)
 _RANGE_DB = 80.0
@@ -79,7 +48,7 @@ def pass_curves(
         if not len(finite):
             continue
         label = _LABELS.get(name, name)
-        svg = curve_svg(
+        drawn = curve_svg(
             _as_floats(numbers),
             values,
             alt=f"Curve over the passes: {label}, from {finite[0]:.4g} to "
@@ -88,7 +57,7 @@ def pass_curves(
             goal=target_asr if name == "asr" else None,
         )
         main = name in ("asr", "spl_db")
-        curves.append({"name": name, "label": label, "main": main, "svg": svg})
+        curves.append({"name": name, "label": label, "main": main, "svg": drawn})
     return curves
 
 
@@ -112,25 +81,25 @@ def curve_svg(
     Returns:
         An `<svg>` element.
     """
-    from matplotlib import style, ticker
+    from matplotlib import ticker
     from matplotlib.figure import Figure
 
     scale = 100.0 if share else 1.0
     values = y * scale
     values[~np.isfinite(values)] = np.nan
-    with style.context(["default", _STYLE, {"svg.hashsalt": alt}]):
+    with svg.style(alt):
         figure = Figure(figsize=(4.6, 2.5), layout="constrained")
         axes = figure.add_subplot()
         axes.plot(
             x,
             values,
-            color=_SERIES,
+            color=svg.SERIES[0],
             linewidth=1.8,
             marker="o" if len(values) <= 30 else "",
             markersize=3.5,
         )
         if goal is not None:
-            axes.axhline(goal * scale, color=_INK, linewidth=1, linestyle="--")
+            axes.axhline(goal * scale, color=svg.INK, linewidth=1, linestyle="--")
             # At the left, since a curve that nears its goal does so at the right.
             axes.annotate(
                 f"goal {goal * scale:g}",
@@ -144,7 +113,7 @@ def curve_svg(
         axes.set_xlabel("pass")
         axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(True)
-        return _to_svg(figure, alt)
+        return svg.to_svg(figure, alt)
 
 
 def bank_svg(edges_hz: np.ndarray, initial_edges_hz: np.ndarray, *, alt: str) -> str:
@@ -158,20 +127,19 @@ def bank_svg(edges_hz: np.ndarray, initial_edges_hz: np.ndarray, *, alt: str) ->
     Returns:
         An `<svg>` element.
     """
-    from matplotlib import style
     from matplotlib.figure import Figure
 
-    with style.context(["default", _STYLE, {"svg.hashsalt": alt}]):
+    with svg.style(alt):
         figure = Figure(figsize=(9.2, 2.8), layout="constrained")
         axes = figure.add_subplot()
         places = np.arange(1, len(edges_hz) + 1)
-        bands = ((initial_edges_hz, _LINE, 3.2), (edges_hz, _SERIES, 1.4))
+        bands = ((initial_edges_hz, svg.LINE, 3.2), (edges_hz, svg.SERIES[0], 1.4))
         for (low, high), color, width in ((b.T, *rest) for b, *rest in bands):
             axes.vlines(places, low / 1e3, high / 1e3, color=color, linewidth=width)
         axes.set_xlabel("filter")
         axes.set_ylabel("pass band (kHz)")
         axes.grid(True, axis="y")
-        return _to_svg(figure, alt)
+        return svg.to_svg(figure, alt)
 
 
 def panel_svg(
@@ -195,16 +163,15 @@ def panel_svg(
         An `<svg>` element; the spectrogram in it is a PNG.
     """
     import matplotlib
-    from matplotlib import style
     from matplotlib.figure import Figure
 
     duration_s = len(waveform) / sample_rate_hz
     times_s, low, high = _envelope(waveform, sample_rate_hz)
     spectrogram = _fewer_columns(log_mel_db(waveform, sample_rate_hz))
-    with style.context(["default", _STYLE, {"svg.hashsalt": alt}]):
+    with svg.style(alt):
         figure = Figure(figsize=(4.2, 3.0), layout="constrained")
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 3))
-        above.fill_between(times_s, low, high, color=_SERIES, linewidth=0.6)
+        above.fill_between(times_s, low, high, color=svg.SERIES[0], linewidth=0.6)
         limit = 1.05 * peak or 1.0
         above.set_ylim(-limit, limit)
         above.set_ylabel("amplitude")
@@ -225,7 +192,7 @@ def panel_svg(
         below.set_ylabel("kHz (mel scale)")
         below.set_xlabel("seconds")
         below.set_xlim(0, duration_s)
-        return _to_svg(figure, alt)
+        return svg.to_svg(figure, alt)
 
 
 def log_mel_db(waveform: np.ndarray, sample_rate_hz: int) -> np.ndarray:
@@ -279,23 +246,3 @@ def _frequency_ticks(
     centres_hz = librosa.mel_frequencies(num_mels + 2, fmin=0, fmax=sample_rate_hz / 2)
     positions = np.interp(ticks_hz, centres_hz[1:-1], np.arange(num_mels) + 0.5)
     return positions, [f"{tick / 1000:g}" for tick in ticks_hz]
-
-
-def _to_svg(figure: "Figure", alt: str) -> str:
-    """The `<svg>` element alone, with the page's colours and ids of its own."""
-    buffer = io.StringIO()
-    # 200 dpi bounds the size of a rastered image; lines and text have no pixels.
-    options: dict[str, Any] = {"metadata": _NO_METADATA, "dpi": 200}
-    figure.savefig(buffer, format="svg", transparent=True, **options)
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg ") :]
-    # This rule would hold for the whole page.
-    svg = re.sub(r"<style type=\"text/css\">.*?</style>", "", svg, flags=re.DOTALL)
-    # Nothing refers to groups, and figures side by side would repeat their ids;
-    # clip paths and markers, which are referred to, differ by the hash salt.
-    svg = re.sub(r"<g id=\"[^\"]*\"", "<g", svg)
-    svg = re.sub(r" font-family: [^;]*;", "", svg)
-    for colour, variable in _VARIABLES.items():
-        svg = svg.replace(colour, variable)
-    label = html.escape(alt)
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)

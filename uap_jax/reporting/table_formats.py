@@ -16,48 +16,86 @@ class Column(NamedTuple):
     group: str = ""
 
 
+class Remark(NamedTuple):
+    """What to know of one cell."""
+
+    row: int
+    column: str  # its key
+    text: str
+
+
 class Table(NamedTuple):
     """Rows of texts, numbers and None for what is missing."""
 
     columns: tuple[Column, ...]
     rows: tuple[tuple[Any, ...], ...]
+    remarks: tuple[Remark, ...] = ()
 
 
 def to_markdown(table: Table) -> str:
-    """Returns the table for reading; "-" is what is missing."""
+    """Returns the table for reading; "-" is what is missing, "[1]" a remark below."""
     header, *lines = _merged(table)
     text = [f"| {' | '.join(_escape(cell, '|') for cell in header)} |"]
     text.append("| --- " * len(header) + "|")
     text += [f"| {' | '.join(_escape(cell, '|') for cell in line)} |" for line in lines]
+    if table.remarks:
+        text += ["", *(f"- [{number}] {said}" for said, number in numbered(table))]
     return "\n".join(text) + "\n"
 
 
 def to_csv(table: Table) -> str:
-    """Returns the table for programs, numbers in full; nothing is what is missing."""
+    """Returns the table for programs, numbers in full; nothing is what is missing.
+
+    Remarks, if there are any, are a last column, "remarks".
+    """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow([column.key for column in table.columns])
-    writer.writerows(table.rows)
+    rest = ["remarks"] if table.remarks else []
+    writer.writerow([*(column.key for column in table.columns), *rest])
+    for index, row in enumerate(table.rows):
+        said = [f"{key}: {text}" for at, key, text in table.remarks if at == index]
+        writer.writerow([*row, *(["; ".join(said)] if rest else [])])
     return file.getvalue()
 
 
 def to_json(table: Table, about: Mapping[str, Any]) -> str:
-    """Returns the table as an object: `about` and "rows", one object each."""
+    """Returns the table as an object: `about`, "rows" and "remarks", objects each."""
     keys = [column.key for column in table.columns]
     rows = [dict(zip(keys, row, strict=True)) for row in table.rows]
-    return json.dumps({**about, "rows": rows}, indent=2) + "\n"
+    remarks = [remark._asdict() for remark in table.remarks]
+    return json.dumps({**about, "rows": rows, "remarks": remarks}, indent=2) + "\n"
 
 
 def to_latex(table: Table) -> str:
-    """Returns the table as a LaTeX `tabular`."""
+    """Returns the table as a LaTeX `tabular`; remarks are comments above it."""
     header, *lines = _merged(table)
-    text = [r"\begin{tabular}{" + "l" * len(header) + "}", r"\hline"]
+    text = [f"% [{number}] {said}" for said, number in numbered(table)]
+    text += [r"\begin{tabular}{" + "l" * len(header) + "}", r"\hline"]
     for index, line in enumerate([header, *lines]):
         cells = (_escape(cell, "_&%#$") for cell in line)
         text.append(" & ".join(cells) + r" \\")
         if not index:
             text.append(r"\hline")
     return "\n".join([*text, r"\hline", r"\end{tabular}"]) + "\n"
+
+
+def numbered(table: Table) -> list[tuple[str, int]]:
+    """Returns each remark once, and the number that stands for it."""
+    texts = dict.fromkeys(remark.text for remark in table.remarks)
+    return [(text, number) for number, text in enumerate(texts, 1)]
+
+
+def marks(table: Table) -> dict[tuple[int, str], int]:
+    """Returns the numbers of remarks, by row and key of the column."""
+    numbers = dict(numbered(table))
+    return {(at, key): numbers[text] for at, key, text in table.remarks}
+
+
+def show(value: Any, column: Column) -> str:
+    """Returns a value as people read it; "-" is what is missing."""
+    if value is None:
+        return "-"
+    return format(value, column.format) if column.format else str(value)
 
 
 def _merged(table: Table) -> Iterator[list[str]]:
@@ -74,17 +112,13 @@ def _merged(table: Table) -> Iterator[list[str]]:
         group = table.columns[span[0]].group
         header.append(f"{group}: {labels}" if group else labels)
     yield header
-    for row in table.rows:
-        yield [
-            " / ".join(_shown(row[index], table.columns[index]) for index in span)
-            for span in spans
-        ]
-
-
-def _shown(value: Any, column: Column) -> str:
-    if value is None:
-        return "-"
-    return format(value, column.format) if column.format else str(value)
+    marked = marks(table)
+    for place, row in enumerate(table.rows):
+        cells = []
+        for value, column in zip(row, table.columns, strict=True):
+            mark = marked.get((place, column.key))
+            cells.append(show(value, column) + (f" [{mark}]" if mark else ""))
+        yield [" / ".join(cells[index] for index in span) for span in spans]
 
 
 def _escape(text: str, special: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from uap_jax.reporting.published import Published, published_cell
-from uap_jax.reporting.table_formats import Column, Table
+from uap_jax.reporting.table_formats import Column, Remark, Table
 
 
 class Measure(NamedTuple):
@@ -44,7 +44,7 @@ MEASURES = {
     "last.objective": Measure("final objective", ".2f"),
 }
 # No success rate without that of noise of the same RMS.
-_CONTROLS = {"test.asr": "control.asr"}
+CONTROLS = {"test.asr": "control.asr"}
 
 
 class Record(NamedTuple):
@@ -84,8 +84,13 @@ def mean_table(
             )
             groups.append((tuple(facts[name] for name in rows), members))
     columns, measure = _measured(measures, published)
-    lines = [(*key, *_counts(members), *measure(members)) for key, members in groups]
-    return Table((*_keys(rows), *_COUNTS, *columns), tuple(lines))
+    measured = [measure(members) for _, members in groups]
+    lines = [
+        (*key, *_counts(members), *values)
+        for (key, members), (values, _) in zip(groups, measured, strict=True)
+    ]
+    all_columns = (*_keys(rows), *_COUNTS, *columns)
+    return Table(all_columns, tuple(lines), _remarks(measured))
 
 
 def list_table(
@@ -101,11 +106,12 @@ def list_table(
     "test.asr.high".
     """
     columns, measure = _measured(measures, published, intervals=True)
+    measured = [measure([record]) for record in records]
     lines = [
-        (*(record.facts.get(key) for key in rows), *measure([record]))
-        for record in records
+        (*(record.facts.get(key) for key in rows), *values)
+        for record, (values, _) in zip(records, measured, strict=True)
     ]
-    return Table((*_keys(rows), *columns), tuple(lines))
+    return Table((*_keys(rows), *columns), tuple(lines), _remarks(measured))
 
 
 def curve_table(
@@ -126,14 +132,14 @@ def curve_table(
         columns.append(Column(name, "mean", form, label))
         columns.append(Column(f"{name}.low", "low", form, label))
         columns.append(Column(f"{name}.high", "high", form, label))
-        if control := _CONTROLS.get(name):
+        if control := CONTROLS.get(name):
             columns.append(Column(control, "noise", form, label))
     lines = []
     for key, members in _grouped(records, [*series, x]):
         line: list[Any] = [*key, *_counts(members)]
         for name in measures:
             line += _over_seeds(members, name)
-            if control := _CONTROLS.get(name):
+            if control := CONTROLS.get(name):
                 line.append(mean_of(members, control))
         lines.append(tuple(line))
     return Table(tuple(columns), tuple(lines))
@@ -251,9 +257,21 @@ def _grouped(
         yield values, groups[values]
 
 
+# Values of a row, and of the paper's what is wrong with them, by column.
+_Measured = tuple[list[Any], dict[str, str]]
+
+
+def _remarks(measured: Sequence[_Measured]) -> tuple[Remark, ...]:
+    return tuple(
+        Remark(index, key, f"the paper's number: {text}")
+        for index, (_, errors) in enumerate(measured)
+        for key, text in errors.items()
+    )
+
+
 def _measured(
     measures: Sequence[str], published: Published | None, *, intervals: bool = False
-) -> tuple[list[Column], Callable[[Sequence[Record]], list[Any]]]:
+) -> tuple[list[Column], Callable[[Sequence[Record]], _Measured]]:
     """Returns columns of measures, and what fills them for a group of trials."""
     columns: list[Column] = []
     fields: list[str | None] = []
@@ -263,7 +281,7 @@ def _measured(
         if intervals and name == "test.asr":
             beside.append((Column(f"{name}.low", "low", form, label), None))
             beside.append((Column(f"{name}.high", "high", form, label), None))
-        if control := _CONTROLS.get(name):
+        if control := CONTROLS.get(name):
             beside.append((Column(control, "noise", form, label), None))
         if published and field and any(field in cell for cell in published.cells):
             beside.append((Column(f"paper.{name}", "paper", form, label), field))
@@ -272,12 +290,15 @@ def _measured(
             columns.append(column)
             fields.append(of_paper)
 
-    def measure(members: Sequence[Record]) -> list[Any]:
+    def measure(members: Sequence[Record]) -> _Measured:
         cell = _published(published, members) or {} if any(fields) else {}
-        return [
+        errors = cell.get("errors", {})
+        pairs = list(zip(columns, fields, strict=True))
+        values = [
             cell.get(field) if field else mean_of(members, column.key)
-            for column, field in zip(columns, fields, strict=True)
+            for column, field in pairs
         ]
+        return values, {c.key: errors[field] for c, field in pairs if field in errors}
 
     return columns, measure
 
