@@ -1,6 +1,5 @@
 """What a folder or a table of recordings holds, found without decoding any."""
 
-import csv
 import os
 import re
 import stat
@@ -10,10 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from uap_jax.audio.files import AudioFileError, read_audio
-from uap_jax.data._listed import FileFacts, Listed, Listing, check_settings
+from uap_jax.audio.files import AudioFileError, printable, read_audio
+from uap_jax.data._listed import (
+    FileFacts,
+    Listed,
+    Listing,
+    check_settings,
+    open_table,
+)
 from uap_jax.data.dataset import ProgressFn, Splits
-from uap_jax.data.recording_files import list_recordings, printable
+from uap_jax.data.recording_files import as_unicode, list_recordings
 
 _TABLE = "labels.csv"
 _COLUMNS = ("path", "label")
@@ -88,13 +93,14 @@ def find_recordings(
     said = _list_folders(root) if where == root else _read_table(where)
     rows, files, unusable = _select(root, said)
     if not rows:
-        example = f", such as {': '.join(unusable[0])}" if unusable else ""
+        example = printable(f", such as {': '.join(unusable[0])}") if unusable else ""
         raise ValueError(
             f"data_dir: expected recordings as {_LAYOUT}, found none that can be used "
             f"in {where}; skipped {len(unusable)}{example}"
         )
-    names = sorted({row.label for row in rows}, key=_order)
+    names = sorted({row.label for row in rows})
     _check_classes(names, where, by_folder=where == root)
+    names.sort(key=_order)
     labels = {name: label for label, name in enumerate(names)}
     recordings = []
     for row in rows:
@@ -113,7 +119,7 @@ def _list_folders(root: Path) -> _Said:
     paths, ignored = list_recordings(root)
     for path in sorted(paths, key=lambda path: (_composed(path), path)):
         if "/" in path:
-            rows.append(_Row(path, _composed(printable(path.partition("/")[0]))))
+            rows.append(_Row(path, _composed(as_unicode(path.partition("/")[0]))))
         else:
             unusable.append((path, "is in no folder of a class"))
     line = f"ignored, being no audio: {format_counts(ignored)}" if ignored else ""
@@ -122,36 +128,26 @@ def _list_folders(root: Path) -> _Said:
 
 def _read_table(table: Path) -> _Said:
     rows, unusable = [], []
-    # As the system reads the names of the files.
-    with open(
-        table, encoding="utf-8-sig", errors="surrogateescape", newline=""
-    ) as file:
-        reader = csv.DictReader(file)
-        try:
-            names = [name.strip().lower() for name in reader.fieldnames or ()]
-            missing = [name for name in _COLUMNS if name not in names]
-            if missing:
-                raise ValueError(
-                    f"data_dir: expected columns {','.join(_COLUMNS)} in {table}, "
-                    f"got none named {', '.join(missing)}"
-                )
-            reader.fieldnames = names
-            for entry in reader:
-                row = _Row(*((entry.get(name) or "").strip() for name in _ALL_COLUMNS))
-                row = row._replace(
-                    label=_composed(printable(row.label)), split=row.split.lower()
-                )
-                problem = _check_row(row, entry.get(None), has_split="split" in names)
-                if problem:
-                    line = f"{table.name}:{reader.line_num}"
-                    unusable.append((row.path or line, f"{problem} ({line})"))
-                else:
-                    rows.append(row)
-        except csv.Error as error:
+    with open_table(table) as reader:
+        names = [name.strip().lower() for name in reader.fieldnames or ()]
+        missing = [name for name in _COLUMNS if name not in names]
+        if missing:
             raise ValueError(
-                f"data_dir: expected comma-separated values in {table}, got in line "
-                f"{reader.line_num}: {error}"
-            ) from None
+                f"data_dir: expected columns {','.join(_COLUMNS)} in {table}, "
+                f"got none named {', '.join(missing)}"
+            )
+        reader.fieldnames = names
+        for entry in reader:
+            row = _Row(*((entry.get(name) or "").strip() for name in _ALL_COLUMNS))
+            row = row._replace(
+                label=_composed(as_unicode(row.label)), split=row.split.lower()
+            )
+            problem = _check_row(row, entry.get(None), has_split="split" in names)
+            if problem:
+                line = f"{table.name}:{reader.line_num}"
+                unusable.append((row.path or line, f"{problem} ({line})"))
+            else:
+                rows.append(row)
     others = ", ".join(name for name in names if name not in _ALL_COLUMNS)
     return _Said(rows, unusable, f"ignored columns: {others}" if others else "")
 
@@ -218,7 +214,7 @@ def _check_classes(names: Sequence[str], where: Path, *, by_folder: bool) -> Non
         if "/" in name or has_control or len(name.encode()) > _MAX_NAME_BYTES:
             raise ValueError(
                 "data_dir: expected names of classes that can be in names of files, "
-                f"got {name!r} in {where}"
+                f"got {name[:80]!r} in {where}"
             )
     if by_folder and all(name.lower() in _SPLIT_FOLDERS for name in names):
         raise ValueError(
@@ -239,7 +235,7 @@ def _check_groups(recordings: Sequence[Listed], where: Path) -> None:
         if split != recording.fold:
             raise ValueError(
                 f"data_dir: expected each group in one split in {where}, got "
-                f"{recording.group} in {Splits._fields[split]} and "
+                f"{printable(recording.group)} in {Splits._fields[split]} and "
                 f"{Splits._fields[recording.fold]}"
             )
 

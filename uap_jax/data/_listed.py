@@ -1,15 +1,16 @@
 """Recordings that a table or their names describe, decoded once into the cache."""
 
+import contextlib
 import csv
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from uap_jax.audio.files import AudioFileError
+from uap_jax.audio.files import AudioFileError, printable
 from uap_jax.data.cache import decode_clips, list_files, load_or_build, write_rows
 from uap_jax.data.dataset import Dataset, ProgressFn
 
@@ -90,11 +91,9 @@ def read_table(
         For each row the line in the file and the values by column.
 
     Raises:
-        ValueError: A column is missing, or a row is too short.
+        ValueError: A column is missing, a row is too short, or it is no such table.
     """
-    # As the system reads the names of the files.
-    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.DictReader(file)
+    with open_table(path) as reader:
         missing = [name for name in columns if name not in (reader.fieldnames or ())]
         if missing:
             raise ValueError(
@@ -108,11 +107,31 @@ def read_table(
             yield reader.line_num, values
 
 
+@contextlib.contextmanager
+def open_table(path: Path) -> Generator["csv.DictReader[str]", None, None]:
+    """Opens a table of comma-separated values.
+
+    Raises:
+        ValueError: What is read inside is not one.
+    """
+    # As the system reads the names of the files.
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        reader = csv.DictReader(file)
+        try:
+            yield reader
+        except csv.Error as error:
+            raise ValueError(
+                f"data_dir: expected comma-separated values in {path}, got in line "
+                f"{reader.line_num}: {error}"
+            ) from None
+
+
 def bad_row(path: Path, line: int, expected: str, got: object) -> ValueError:
     """Returns the error of a row that says something impossible."""
     if isinstance(got, dict):
         got = ",".join(str(value or "") for value in got.values())
-    return ValueError(f"data_dir: expected {expected} in {path}:{line}, got {got}")
+    text = printable(f"expected {expected} in {path}:{line}, got {got}")
+    return ValueError(f"data_dir: {text if len(text) <= 500 else f'{text[:497]}...'}")
 
 
 def load_listed(
@@ -155,7 +174,8 @@ def load_listed(
         counts = Counter(recording.path for recording in listing.recordings)
         twice = counts.most_common(1)[0][0]
         raise ValueError(
-            f"data_dir: expected each recording once, got {twice} twice in {root}"
+            f"data_dir: expected each recording once, got {printable(twice)} twice in "
+            f"{root}"
         )
 
     def build(folder: Path) -> Dataset:
@@ -186,7 +206,7 @@ def load_listed(
                 raise ValueError(
                     f"data_dir: expected recordings as {listing.layout}, none of "
                     f"{len(skipped)} in {root} can be used"
-                    + (f", such as {skipped[-1]}" if skipped else "")
+                    + (f", such as {printable(skipped[-1])}" if skipped else "")
                 )
 
         for path, reason in listing.undescribed:

@@ -20,6 +20,7 @@ class Conditions:
         pitch_range: Liveliness of a speaker's pitch, 0..100.
         rate_change: Factor on the rate from clip to clip.
         pitch_change: Added to the pitch from clip to clip.
+        offcentre_s: Middle of the word after that of the clip, as far as there is room.
         snr_db: Speech over background, while the word lasts.
         level_dbfs: Peak of a clip with speech.
         silence_level_dbfs: Peak of a clip without.
@@ -31,20 +32,21 @@ class Conditions:
         reverb_db: Energy of the echo over that of the direct sound.
     """
 
-    rate_wpm: tuple[float, float] = (110.0, 190.0)
-    pitch: tuple[float, float] = (25.0, 75.0)
-    pitch_range: tuple[float, float] = (20.0, 80.0)
-    rate_change: tuple[float, float] = (0.88, 1.14)
-    pitch_change: tuple[float, float] = (-8.0, 8.0)
-    snr_db: tuple[float, float] = (15.0, 40.0)
-    level_dbfs: tuple[float, float] = (-12.0, -1.0)
+    rate_wpm: tuple[float, float] = (125.0, 180.0)
+    pitch: tuple[float, float] = (30.0, 70.0)
+    pitch_range: tuple[float, float] = (30.0, 70.0)
+    rate_change: tuple[float, float] = (0.93, 1.07)
+    pitch_change: tuple[float, float] = (-5.0, 5.0)
+    offcentre_s: tuple[float, float] = (-0.12, 0.12)
+    snr_db: tuple[float, float] = (18.0, 40.0)
+    level_dbfs: tuple[float, float] = (-10.0, -1.0)
     silence_level_dbfs: tuple[float, float] = (-60.0, -6.0)
     silence_zero_share: float = 0.1
-    tilt_db_per_octave: tuple[float, float] = (-3.0, 3.0)
+    tilt_db_per_octave: tuple[float, float] = (-2.0, 2.0)
     telephone_share: float = 0.05
     reverb_share: float = 0.1
     reverb_s: tuple[float, float] = (0.1, 0.5)
-    reverb_db: tuple[float, float] = (-12.0, 0.0)
+    reverb_db: tuple[float, float] = (-15.0, -3.0)
 
 
 def record_word(
@@ -54,7 +56,9 @@ def record_word(
     conditions: Conditions,
 ) -> np.ndarray:
     """Returns the word at some moment, in some room, with noise, as int16."""
-    onset = rng.integers(NUM_SAMPLES - len(word) + 1)
+    room = NUM_SAMPLES - len(word)
+    late = round(rng.uniform(*conditions.offcentre_s) * SAMPLE_RATE_HZ)
+    onset = min(max(room // 2 + late, 0), room)
     speech = np.zeros(NUM_SAMPLES)
     speech[onset : onset + len(word)] = word
     speech_rms = np.sqrt(np.mean(np.square(word, dtype=np.float64)))

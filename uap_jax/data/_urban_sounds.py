@@ -51,19 +51,19 @@ def air_conditioner(source: Rng, rng: Rng) -> np.ndarray:
 
 
 def car_horn(source: Rng, rng: Rng) -> np.ndarray:
-    """One to four blasts of one or two notes."""
-    base_hz = log_uniform(source, 180, 620)
-    ratio = source.choice([1.0, source.uniform(1.12, 1.34)], p=[0.3, 0.7])
-    partials = rolled_off(source, base_hz, 24, (0.2, 1.2), peak_hz=(700, 3500))
-    attack_s = source.uniform(0.005, 0.04)
+    """One to five steady blasts of two bright notes."""
+    base_hz = log_uniform(source, 300, 520)
+    ratio = source.uniform(1.16, 1.3)
+    partials = rolled_off(source, base_hz, 20, (0.0, 0.6), peak_hz=(1800, 3600))
+    attack_s = source.uniform(0.005, 0.02)
     envelope = np.zeros(NUM_SAMPLES)
-    start_s = rng.uniform(0, 1)
-    for _ in range(rng.integers(1, 5)):
-        length_s = log_uniform(rng, 0.1, 1.8)
-        gate = make_gate(start_s, length_s, attack_s, 0.05)
+    start_s = rng.uniform(0, 0.8)
+    for _ in range(rng.integers(1, 6)):
+        length_s = log_uniform(rng, 0.15, 1.8)
+        gate = make_gate(start_s, length_s, attack_s, 0.03)
         envelope = np.maximum(envelope, gate)
-        start_s += length_s + rng.uniform(0.05, 0.5)
-    bend = 1 + 0.004 * wander(rng, 3) - 0.03 * (1 - envelope)
+        start_s += length_s + rng.uniform(0.06, 0.4)
+    bend = 1 + 0.002 * wander(rng, 3) - 0.03 * (1 - envelope)
     notes = oscillate(rng, partials, count_cycles(base_hz * bend))
     notes += oscillate(rng, partials, count_cycles(base_hz * ratio * bend))
     return envelope * notes
@@ -144,9 +144,9 @@ def drilling(source: Rng, rng: Rng) -> np.ndarray:
 
 def engine_idling(source: Rng, rng: Rng) -> np.ndarray:
     """Firing cylinders that shake a body of low resonances."""
-    firing_hz = log_uniform(source, 9, 60)
+    firing_hz = log_uniform(source, 12, 60)
     pattern = source.uniform(0.5, 1, source.integers(1, 7))
-    kernel = damped(source, 5, (45, 900), (0.01, 0.08), noise=source.uniform(0, 0.5))
+    kernel = damped(source, 5, (45, 500), (0.01, 0.08), noise=source.uniform(0, 0.3))
     roughness = log_uniform(source, 0.005, 0.08)
     noise_level = log_uniform(source, 0.08, 0.6)
     gain = sloped(source.uniform(-1.4, -0.4))
@@ -183,14 +183,14 @@ def gun_shot(source: Rng, rng: Rng) -> np.ndarray:
 
 def jackhammer(source: Rng, rng: Rng) -> np.ndarray:
     """Fast blows of metal on stone, in some sources over a compressor."""
-    blows_hz = log_uniform(source, 9, 30)
+    blows_hz = log_uniform(source, 12, 32)
     kernel = damped(
-        source, 6, (250, 5000), (0.003, 0.03), noise=log_uniform(source, 0.3, 3)
+        source, 6, (600, 5500), (0.003, 0.02), noise=log_uniform(source, 0.5, 3)
     )
     roughness = log_uniform(source, 0.004, 0.04)
     hiss = log_uniform(source, 0.02, 0.3)
     gain = sloped(source.uniform(-1, 0))
-    motor = source.uniform(0, 0.4)
+    motor = source.uniform(0, 0.3)
     motor_hz = log_uniform(source, 20, 60)
     envelope = bursts(rng, (0.6, 3.5), (0.1, 0.8), attack_s=0.02)
     times_s = regular_times(rng, blows_hz, roughness, 0.02)
@@ -202,16 +202,18 @@ def jackhammer(source: Rng, rng: Rng) -> np.ndarray:
 
 
 def siren(source: Rng, rng: Rng) -> np.ndarray:
-    """A pitch that wails, yelps or alternates."""
-    low_hz = log_uniform(source, 380, 900)
-    high_hz = low_hz * source.uniform(1.25, 2.4)
+    """A nearly pure pitch that wails, yelps or alternates."""
+    low_hz = log_uniform(source, 450, 800)
     kind = source.choice(["wail", "yelp", "two_tone"])
+    high_hz = low_hz * (
+        source.uniform(1.3, 1.6) if kind == "two_tone" else source.uniform(1.7, 2.5)
+    )
     period_s = {
-        "wail": source.uniform(1.8, 6),
-        "yelp": source.uniform(0.18, 0.5),
-        "two_tone": source.uniform(0.5, 1.6),
+        "wail": source.uniform(1.8, 5),
+        "yelp": source.uniform(0.2, 0.5),
+        "two_tone": source.uniform(0.5, 1.4),
     }[kind]
-    partials = rolled_off(source, high_hz, 8, (0.6, 2.5), peak_hz=(600, 2500))
+    partials = rolled_off(source, high_hz, 5, (1.5, 3), peak_hz=(600, 1800))
     doppler = source.uniform(0, 0.04)
     place = TIME_S / period_s + rng.random()
     if kind == "two_tone":
@@ -220,50 +222,54 @@ def siren(source: Rng, rng: Rng) -> np.ndarray:
         rising = 0.5 - 0.5 * np.cos(2 * np.pi * place)
     frequency_hz = low_hz * (high_hz / low_hz) ** rising
     frequency_hz *= 1 + doppler * np.tanh(2 * (TIME_S - rng.uniform(0, DURATION_S)))
-    swell = np.exp(0.4 * wander(rng, 0.8))
+    swell = np.exp(0.3 * wander(rng, 0.8))
     sound = oscillate(rng, partials, count_cycles(frequency_hz)) * swell
-    return sound * make_gate(rng.uniform(-1.5, 1), rng.uniform(2.5, 7), 0.1, 0.3)
+    return sound * make_gate(rng.uniform(-1.5, 0.8), rng.uniform(2.5, 7), 0.1, 0.3)
 
 
 def street_music(source: Rng, rng: Rng) -> np.ndarray:
-    """A tune over chords, in some sources with drums."""
-    root_hz = log_uniform(source, 100, 260)
+    """A tune over bass and chords, with drums on the beat."""
+    root_hz = log_uniform(source, 100, 220)
     scale = source.choice(
         [[0, 2, 4, 5, 7, 9, 11], [0, 2, 3, 5, 7, 8, 10], [0, 2, 4, 7, 9, 12, 14]]
     )
-    beat_s = source.uniform(0.32, 0.85)
-    tune = 1 / np.arange(1, 13) ** source.uniform(0.6, 2.5) * source.random(12)
-    chord = 1 / np.arange(1, 9) ** source.uniform(0.8, 2.5) * source.random(8)
+    beat_s = source.uniform(0.32, 0.65)
+    tune = source.uniform(0.3, 1, 12) / np.arange(1, 13) ** source.uniform(0.8, 2)
+    chord = source.uniform(0.3, 1, 8) / np.arange(1, 9) ** source.uniform(0.8, 2)
     plucked = source.random() < 0.5
-    chord_level, drum_level = source.uniform(0, 0.8), source.uniform(0, 2.5)
-    drums = source.random() < 0.5
-    octave = source.choice([1, 2, 4])
-    drum = damped(source, 3, (80, 4000), (0.01, 0.08), noise=2)
+    chord_level, bass_level = source.uniform(0.3, 0.8), source.uniform(0.5, 1.5)
+    drum_level = log_uniform(source, 0.4, 1.2)
+    octave = source.choice([2, 4])
+    kick = damped(source, 2, (50, 130), (0.03, 0.1), noise=0.1)
+    cymbal = damped(source, 4, (3500, 7500), (0.01, 0.05), noise=2)
     sound = np.zeros(NUM_SAMPLES)
     at_s = -rng.random() * beat_s
     degree = int(rng.integers(7))
     times_s = []
     while at_s < DURATION_S:
-        times_s.append(at_s)
-        if rng.random() < 0.4:
+        if len(times_s) % 2 == 0:
             step = int(rng.integers(7))
+            bass_hz = root_hz / 2 * 2 ** (scale[step] / 12)
+            note = make_note(rng, bass_hz, 2 * beat_s, chord, plucked=True)
+            add(sound, bass_level * note, at_s)
             for third in (0, 2, 4):
                 pitch_hz = root_hz * 2 ** (scale[(step + third) % 7] / 12)
                 note = make_note(rng, pitch_hz, 2 * beat_s, chord, plucked=plucked)
                 add(sound, chord_level * note, at_s)
-        for part in range(int(rng.choice([1, 1, 2, 4]))):
+        for part in range(int(rng.choice([1, 2, 2, 4]))):
             degree = int(np.clip(degree + rng.integers(-2, 3), 0, 6))
             pitch_hz = octave * root_hz * 2 ** (scale[degree] / 12)
-            length_s = beat_s * rng.uniform(0.4, 1.5)
+            length_s = beat_s * rng.uniform(0.4, 1.2)
             note = make_note(rng, pitch_hz, length_s, tune, plucked=plucked)
             add(sound, note, at_s + part * beat_s / 4)
+        times_s.append(at_s)
         at_s += beat_s
-    if drums:
-        hits_s = np.sort(np.concatenate([times_s, np.array(times_s) + beat_s / 2]))
-        hits_s = hits_s[(hits_s >= 0) & (rng.random(len(hits_s)) < 0.8)]
-        hits = strike(hits_s, rng.uniform(0.3, 1, len(hits_s)), drum)
-        sound = unit(sound) + 0.4 * drum_level * unit(hits)
-    return sound
+    beats_s = np.array(times_s)
+    kicks = strike(beats_s, rng.uniform(0.5, 1, len(beats_s)), kick)
+    halves_s = np.concatenate([beats_s, beats_s + beat_s / 2])
+    gains = rng.uniform(0.3, 1, len(halves_s)) * (rng.random(len(halves_s)) < 0.85)
+    cymbals = strike(halves_s, gains, cymbal)
+    return unit(sound) + drum_level * (unit(kicks) + unit(cymbals))
 
 
 # In the order of UrbanSound8K's classID.

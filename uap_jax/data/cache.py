@@ -56,11 +56,12 @@ def list_files(folder: Path, *, max_depth: int = 3) -> list[tuple[str, int, int]
     with os.scandir(folder) as scanned:
         entries = [entry for entry in scanned if not entry.name.startswith(".")]
     for entry in entries:
-        if not entry.is_dir():
+        # Of a link that leads to itself, is_dir() raises.
+        if not (os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()):
             try:
                 status = entry.stat()
                 found.append((entry.name, status.st_size, status.st_mtime_ns))
-            except FileNotFoundError:
+            except OSError:
                 found.append((entry.name, 0, 0))
         elif max_depth > 1:
             inner = list_files(Path(entry.path), max_depth=max_depth - 1)

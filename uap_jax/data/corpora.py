@@ -14,7 +14,10 @@ _CLASS_SETS: dict[str, Literal["auto", "paper32", "kaggle12"]] = {
 
 # Made here, of nothing.
 BUILT_IN = ("synthetic_speech", "synthetic_urban")
-CORPUS_NAMES = (*BUILT_IN, *_CLASS_SETS, "urbansound8k", "esc10", "esc50", "folder")
+CORPUS_NAMES = (
+    *(*BUILT_IN, *_CLASS_SETS, "tfsr"),
+    *("urbansound8k", "esc10", "esc50", "folder"),
+)
 
 # What a model is used with: without recordings, and with a folder of them.
 DEFAULT_CORPORA = {
@@ -89,6 +92,10 @@ def load(
         from uap_jax.data.esc import load_esc
 
         return load_esc(data_dir, subset=name, **settings)
+    if name == "tfsr":
+        from uap_jax.data.tfsr import load_tfsr
+
+        return load_tfsr(data_dir, **settings)
     if name == "folder":
         from uap_jax.data.folder import load_folder
 

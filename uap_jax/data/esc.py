@@ -24,6 +24,7 @@ from uap_jax.data._listed import (
 )
 from uap_jax.data.cache import fingerprint
 from uap_jax.data.dataset import Dataset, ProgressFn, unit_hash
+from uap_jax.data.recording_files import as_unicode
 
 # Goes into the cache key; to be raised when clips or splits come out differently.
 _VERSION = 1
@@ -171,7 +172,8 @@ def _list_folders(data_dir: Path) -> tuple[Listing, list[FileFacts]]:
             else:
                 undescribed.append((path, "is not named <fold>-<source>-<take>.ogg"))
     names = tuple(
-        folder.partition(" - ")[2].lower().replace(" ", "_") for folder in folders
+        as_unicode(folder.partition(" - ")[2].lower().replace(" ", "_"))
+        for folder in folders
     )
     return Listing(root, _LAYOUTS["esc10"], names, recordings, undescribed), files
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from uap_jax.audio.files import printable
 from uap_jax.data._folder_listing import (
     Found,
     check_headers,
@@ -18,7 +19,6 @@ from uap_jax.data._folder_listing import (
 from uap_jax.data._listed import Crop, load_listed
 from uap_jax.data.cache import fingerprint
 from uap_jax.data.dataset import Dataset, ProgressFn, Splits, unit_hash
-from uap_jax.data.recording_files import printable
 
 # Goes into the cache key; to be raised when clips come out differently.
 _VERSION = 1

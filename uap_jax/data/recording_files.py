@@ -4,6 +4,9 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 
+# Of one folder that links lead to: among folders that link to each other there are
+# more ways than can be walked.
+_MAX_WAYS = 16
 # What is meant as a recording, also where it cannot be read: that should be told.
 _AUDIO = frozenset(
     (
@@ -18,7 +21,8 @@ def list_recordings(root: str | os.PathLike[str]) -> tuple[list[str], Counter[st
     """Lists the recordings of a folder and of those in it, at any depth.
 
     What is a recording is told by the suffix. Names that begin with a dot are left
-    out; links are followed, though not in circles.
+    out; links are followed, though not in circles, nor on more than 16 ways to one
+    folder.
 
     Args:
         root: The folder.
@@ -41,22 +45,31 @@ def list_recordings(root: str | os.PathLike[str]) -> tuple[list[str], Counter[st
     return paths, others
 
 
-def printable(text: str) -> str:
+def as_unicode(text: str) -> str:
     """Replaces bytes that are no UTF-8, which old archives have in names."""
     return os.fsencode(text).decode("utf-8", "replace")
 
 
-def _walk(folder: str | os.PathLike[str], above: tuple[str, ...] = ()) -> Iterator[str]:
+def _walk(root: str | os.PathLike[str]) -> Iterator[str]:
     """Yields the paths of all files in a folder, hidden ones left out."""
-    real = os.path.realpath(folder)
-    if real in above:
-        return
-    with os.scandir(folder) as scanned:
-        entries = [entry for entry in scanned if not entry.name.startswith(".")]
-    for entry in entries:
-        # Of a link that leads to itself, is_dir() raises.
-        if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
-            for path in _walk(entry.path, (*above, real)):
-                yield f"{entry.name}/{path}"
-        else:
-            yield entry.name
+    ways: Counter[tuple[int, int]] = Counter()
+    # Paths from the root on, the real folders above, and whether a link leads there.
+    pending: list[tuple[str, tuple[tuple[int, int], ...], bool]] = [("", (), False)]
+    while pending:
+        prefix, above, linked = pending.pop()
+        folder = os.path.join(root, prefix)
+        status = os.stat(folder)
+        real = status.st_dev, status.st_ino
+        ways[real] += linked
+        if real in above or (linked and ways[real] > _MAX_WAYS):
+            continue
+        with os.scandir(folder) as scanned:
+            entries = [entry for entry in scanned if not entry.name.startswith(".")]
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            is_link = entry.is_symlink()
+            # Of a link that leads to itself, is_dir() raises.
+            if os.path.isdir(entry.path) if is_link else entry.is_dir():
+                inner = f"{prefix}{entry.name}/"
+                pending.append((inner, (*above, real), linked or is_link))
+            else:
+                yield prefix + entry.name

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from uap_jax.audio.files import AudioFileError, read_audio, to_pcm16
+from uap_jax.audio.files import AudioFileError, printable, read_audio, to_pcm16
 from uap_jax.data.cache import (
     decode_clips,
     fingerprint,
@@ -19,6 +19,7 @@ from uap_jax.data.cache import (
     write_rows,
 )
 from uap_jax.data.dataset import Dataset, ProgressFn
+from uap_jax.data.recording_files import as_unicode
 
 SILENCE = "_silence_"
 UNKNOWN = "_unknown_"
@@ -61,6 +62,7 @@ def load_speech_commands(
     sample_rate_hz: int = 16000,
     num_samples: int = 16000,
     class_set: Literal["auto", "paper32", "kaggle12"] = "auto",
+    lists_dir: str | os.PathLike[str] | None = None,
     strict: bool = False,
     num_workers: int | None = None,
     progress: ProgressFn | None = None,
@@ -100,6 +102,7 @@ def load_speech_commands(
         sample_rate_hz: Rate of the clips.
         num_samples: Length of the clips.
         class_set: Which classes to tell apart.
+        lists_dir: The folder of the list files; None: `data_dir`.
         strict: Whether a recording that cannot be used is an error; otherwise it is
             left out and named in `Dataset.skipped`.
         num_workers: Threads that decode; None takes one a core.
@@ -132,6 +135,9 @@ def load_speech_commands(
         for entry in list_files(root, max_depth=2)
         if entry[0].endswith("_list.txt") or _is_recording(entry[0])
     ]
+    if lists_dir is not None:
+        beside = list_files(Path(lists_dir), max_depth=1)
+        listing += [entry for entry in beside if entry[0].endswith("_list.txt")]
     paths = [path for path, *_ in listing if _is_recording(path)]
     if all(path.startswith(f"{BACKGROUND}/") for path in paths):
         raise ValueError(
@@ -172,7 +178,8 @@ def load_speech_commands(
             if not clips:
                 raise ValueError(
                     f"data_dir: expected recordings named {_LAYOUT}, none of the "
-                    f"{len(named)} in {root} can be used, such as {skipped[-1]}"
+                    f"{len(named)} in {root} can be used, such as "
+                    f"{printable(skipped[-1])}"
                 )
             if classes is not None:
                 for clip, row in _cut_silence(background, clips, num_samples):
@@ -192,7 +199,7 @@ def load_speech_commands(
             names=np.array([clip.name for clip in clips]),
             sample_rate_hz=sample_rate_hz,
             fingerprint=key,
-            official_splits=_official_splits(root, clips),
+            official_splits=_official_splits(Path(lists_dir or root), clips),
             noise=_cut_noise(background, num_samples),
             skipped=tuple(skipped),
         )
@@ -246,7 +253,7 @@ def _name_clip(path: str, classes: tuple[str, ...] | None) -> _Clip:
         group = _SUFFIXES.sub("", file_name)
         if folder == SILENCE:
             group = f"silence/{group}"
-    class_name = folder
+    class_name = as_unicode(folder)
     if classes is not None:
         if folder == UNKNOWN and match and match["word"]:
             class_name = match["word"]
@@ -316,9 +323,9 @@ def _cut_silence(
             yield clip, segment[offset : offset + num_samples]
 
 
-def _official_splits(root: Path, clips: list[_Clip]) -> np.ndarray | None:
-    test = _read_list(root / "testing_list.txt")
-    validation = _read_list(root / "validation_list.txt")
+def _official_splits(folder: Path, clips: list[_Clip]) -> np.ndarray | None:
+    test = _read_list(folder / "testing_list.txt")
+    validation = _read_list(folder / "validation_list.txt")
     names = {"training": "train", "validation": "validation", "testing": "test"}
     hashed = [names[which_set(clip.group, 10, 10)] for clip in clips]
     if any(_SUFFIXES.sub("", clip.name) in test for clip in clips):

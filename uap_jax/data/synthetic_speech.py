@@ -43,13 +43,13 @@ CLASS_NAMES = (
 )
 
 # To be raised whenever the same settings give other clips.
-_VERSION = 2
+_VERSION = 3
 
 _SPLITS = ("train", "validation", "test")
 # Of the clips of each class, for validation and for the test.
 _HELD_OUT_CLIPS = 0.1
-# Of the families of voices: of fewer, two or three odd ones would decide the accuracy.
-_HELD_OUT_FAMILIES = 0.15
+# Of the voices: of fewer, two or three odd ones would decide the accuracy.
+_HELD_OUT_VOICES = 0.15
 _NUM_NOISE_CLIPS = 64
 _BABBLE_S = 12
 _NUM_BABBLE_TALKERS = 6
@@ -139,9 +139,8 @@ def render_corpus(
 ) -> Dataset:
     """Speaks, disturbs and labels every clip of the corpus.
 
-    The same arguments give the same bytes, whatever the number of workers. Voices
-    are split by family ("iven", "iven2"), so that no voice of the validation or the
-    test is heard in training; a family is a group.
+    The same arguments give the same bytes, whatever the number of workers. No voice
+    of the validation or the test is heard in training; a voice is a group.
 
     Args:
         num_clips_per_class: Clips of each class, at least 3: one a split.
@@ -199,31 +198,14 @@ def render_corpus(
 
 
 def split_variants(seed: int) -> dict[str, tuple[str, ...]]:
-    """Returns the voice variants of each split; no family is in two of them.
-
-    Raises:
-        MissingDemoError: espeak-ng is not installed.
-    """
-    families: dict[str, list[str]] = {}
-    for variant in _espeak.list_variants():
-        families.setdefault(_family(variant), []).append(variant)
-    names = np.random.default_rng([seed, _PLAN]).permutation(sorted(families))
-    num_held_out = round(_HELD_OUT_FAMILIES * len(names))
-    chosen = {
-        "validation": names[:num_held_out],
-        "test": names[num_held_out : 2 * num_held_out],
-        "train": names[2 * num_held_out :],
-    }
+    """Returns the voice variants of each split; none is in two of them."""
+    names = np.random.default_rng([seed, _PLAN]).permutation(_espeak.VARIANTS).tolist()
+    num_held_out = round(_HELD_OUT_VOICES * len(names))
     return {
-        split: tuple(variant for name in chosen[split] for variant in families[name])
-        for split in _SPLITS
+        "train": tuple(names[2 * num_held_out :]),
+        "validation": tuple(names[:num_held_out]),
+        "test": tuple(names[num_held_out : 2 * num_held_out]),
     }
-
-
-def _family(variant: str) -> str:
-    """ "iven2" and "iven" are nearly one voice; "m1" and "m2" are two."""
-    stem = variant.rstrip("0123456789")
-    return variant if len(stem) == 1 else stem.removesuffix("Robot")
 
 
 def _plan_corpus(
@@ -266,7 +248,7 @@ def _plan_corpus(
             for label, class_name in enumerate(CLASS_NAMES):
                 silent = class_name == "_silence_"
                 word = str(unknown[at]) if class_name == "_unknown_" else class_name
-                groups[label, number] = f"noise-{split}" if silent else _family(variant)
+                groups[label, number] = f"noise-{split}" if silent else str(variant)
                 names[label, number] = (
                     f"synthetic/{class_name}/{'noise' if silent else voice}_{number}"
                 )
