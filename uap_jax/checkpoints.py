@@ -14,6 +14,11 @@ from typing import Any
 import jax
 
 from uap_jax.attacks import Perturbation
+from uap_jax.attacks.types import SPACES
+from uap_jax.audio import SCALINGS
+
+# A damaged header may ask for more than memory holds; 0.5 GiB as float32.
+_MAX_SAMPLES = 1 << 27
 
 
 @contextlib.contextmanager
@@ -55,7 +60,8 @@ class Checkpoints:
 
     def latest_step(self) -> int | None:
         """Returns the newest whole step, or None."""
-        latest = self._checkpointer.latest
+        with _as_os_error(self._folder, "cannot be read; delete the folder"):
+            latest = self._checkpointer.latest
         return None if latest is None else latest.step
 
     def restore(self, like: Any) -> Any:
@@ -86,16 +92,41 @@ def load_perturbation(folder: Path) -> Perturbation:
     """Returns a perturbation that `save_perturbation` stored.
 
     Raises:
-        ValueError: The folder holds none.
+        ValueError: The folder holds none, or a damaged one.
     """
     ocp = _orbax()
+    expected = f"folder: expected a stored perturbation in {folder}"
     if not folder.is_dir():
-        raise ValueError(f"folder: expected a stored perturbation, got {folder}")
+        raise ValueError(f"{expected}, got no such folder")
     where = str(folder.resolve())
-    metadata = ocp.metadata(where)
-    like = jax.numpy.zeros(metadata.metadata["value"].shape, jax.numpy.float32)
-    stored = ocp.load(where, {"value": like})
-    return Perturbation(stored["value"], **metadata.custom_metadata)
+    try:
+        metadata = ocp.metadata(where)
+        (num_samples,) = metadata.metadata["value"].shape
+        if not 0 < num_samples < _MAX_SAMPLES:
+            raise ValueError(f"{num_samples} samples")
+        like = jax.numpy.zeros(num_samples, jax.numpy.float32)
+        stored = ocp.load(where, {"value": like})
+        found = Perturbation(stored["value"], **metadata.custom_metadata)
+        _check(found)
+    # Whichever part sees the damage first has its own kind of error.
+    except Exception as error:
+        reason = f"{type(error).__name__}: {_first_line(error)}"
+        raise ValueError(f"{expected}, got a damaged one ({reason})") from error
+    return found
+
+
+def _check(perturbation: Perturbation) -> None:
+    """Raises ValueError for what no attack gives."""
+    rate_hz = perturbation.sample_rate_hz
+    for name, is_good in (
+        ("space", perturbation.space in SPACES),
+        ("scaling", perturbation.scaling in (None, *SCALINGS)),
+        ("sample_rate_hz", rate_hz is None or 0 < rate_hz < 2**31),
+        ("epsilon", 0 < perturbation.epsilon < 1),
+        ("value", bool(jax.numpy.all(jax.numpy.isfinite(perturbation.value)))),
+    ):
+        if not is_good:
+            raise ValueError(f"{name} {getattr(perturbation, name)!r}")
 
 
 @contextlib.contextmanager
@@ -107,12 +138,18 @@ def _as_os_error(folder: Path, what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OSError(error.errno, f"{what}: {error.strerror}", str(folder)) from error
-    except (ValueError, RuntimeError, KeyError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+        reason = error.strerror or _first_line(error)
+        raise OSError(error.errno, f"{what}: {reason}", str(folder)) from error
+    # Whichever part sees the damage first has its own kind of error.
+    except Exception as error:
+        reason = _first_line(error)
         if (full := os.strerror(errno.ENOSPC)) in str(error):
             reason = full
         raise OSError(errno.EIO, f"{what}: {reason}", str(folder)) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)[:200]
 
 
 def _orbax() -> Any:

@@ -173,7 +173,7 @@ def test_header_with_an_impossible_rate(tmp_path, rate_hz):
 
 @pytest.mark.parametrize("rate_hz", [0, -1])
 def test_rate_that_is_not_positive(monkeypatch, rate_hz):
-    monkeypatch.setattr(files, "_read", lambda *_: (np.ones(9), rate_hz))
+    monkeypatch.setattr(files, "_read", lambda *_, **__: (np.ones(9), rate_hz))
     with pytest.raises(files.AudioFileError, match=f"header says {rate_hz}"):
         files.read_audio("a.wav", sample_rate_hz=RATE_HZ, num_samples=100)
 
@@ -275,7 +275,7 @@ def write_flac_that_promises_too_much(path):
         (write_nan, "NaN"),
         (write_infinity, "infinite"),
         (write_flac_cut_short, "cannot be read as audio"),
-        (write_flac_that_promises_too_much, "cannot be read as audio"),
+        (write_flac_that_promises_too_much, "is too long by its header"),
     ],
 )
 def test_bad_file_is_named_in_one_line(tmp_path, write, reason):
@@ -295,6 +295,13 @@ def test_headerless_format_is_an_audio_file_error(tmp_path):
     path.write_bytes(bytes(100))
     with pytest.raises(files.AudioFileError, match="cannot be read as audio"):
         files.read_audio(path, sample_rate_hz=RATE_HZ)
+
+
+def test_names_that_cannot_be_printed_as_they_are():
+    name = "caf\u00e9 \u72ac\n\x1b[31m\udcff.wav"
+    expected = "caf\u00e9 \u72ac\\n\\x1b[31m\ufffd.wav"
+    assert files.printable(name) == expected
+    assert str(files.AudioFileError(name, "is empty")) == f"{expected}: is empty"
 
 
 def test_error_survives_pickling():

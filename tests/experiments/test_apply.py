@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
+from launching import launch, launch_here
 
 from uap_jax.audio.files import read_channels, write_wav
 from uap_jax.experiments.applying import Settings, apply
@@ -27,7 +28,7 @@ def run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     config = {"model": "spchcmd", "scaling": "fixed"}
     result = {
-        "test": {"waveform_gain": GAIN},
+        "test": {"asr": 0.5, "waveform_gain": GAIN},
         "victim": {"name": "nobody"},
         "target": "low",
     }
@@ -301,30 +302,20 @@ def test_other_perturbations_are_refused(run, tmp_path):
     assert not (tmp_path / "out.wav").exists()
 
 
-def launch(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "uap_jax.experiments.apply", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
 def test_launcher(run, tmp_path):
     source, target = tmp_path / "in.wav", tmp_path / "out.wav"
     soundfile.write(source, noise(100), RATE_HZ)
     target.write_text("old")
     paths = (str(source), str(target))
     flags = (f"--cache_dir={tmp_path}", "--perturbation", str(run))
-    done = launch("--overwrite", *flags, *paths)
+    done = launch("apply", "--overwrite", *flags, *paths)
     assert (done.returncode, done.stderr) == (0, "")
     assert "gain 0.5" in done.stdout
     assert read_channels(target)[1] == RATE_HZ
-    more = launch(*flags, *paths, "third.wav")
+    more = launch_here("apply", *flags, *paths, "third.wav")
     assert (more.returncode, more.stderr.count("\n")) == (2, 1)
     assert "unexpected argument 'third.wav'" in more.stderr
-    fewer = launch(*flags, str(source))
+    fewer = launch_here("apply", *flags, str(source))
     assert (fewer.returncode, fewer.stderr.count("\n")) == (2, 1)
     assert "--output: expected a file or a folder" in fewer.stderr
 
@@ -350,7 +341,7 @@ print([name for name in ("jax", "flax", "librosa") if name in sys.modules])
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_predictions_are_those_of_the_run(finished_run, tmp_path, capsys):
+def test_predictions_are_those_of_the_run(finished_run, tmp_path):
     result = json.loads((finished_run.workdir / "result.json").read_text())
     listed = (finished_run.corpus / "testing_list.txt").read_text().split()
     for name in listed:
@@ -358,15 +349,13 @@ def test_predictions_are_those_of_the_run(finished_run, tmp_path, capsys):
         shutil.copy(finished_run.corpus / name, tmp_path / "in" / name)
     # Of a single sample nothing is left at the model's rate.
     soundfile.write(tmp_path / "in" / "high" / "click.wav", np.zeros(1), 96_000)
-    code = apply(
-        tmp_path / "in",
-        tmp_path / "out",
-        perturbation=finished_run.workdir,
-        settings=Settings(),
-        cache_dir=finished_run.cache,
+    done = launch(
+        *("apply", str(tmp_path / "in"), str(tmp_path / "out")),
+        *("--perturbation", str(finished_run.workdir)),
+        f"--cache_dir={finished_run.cache}",
     )
-    out = capsys.readouterr().out
-    assert code == 0
+    assert (done.returncode, done.stderr) == (0, "")
+    out = done.stdout
     assert re.search(r"^high/click\.wav: .* samples beyond full scale$", out, re.M)
     said = re.findall(r'\.wav: .*; "(\w+)" -> "(\w+)"$', out, re.M)
     assert len(said) == len(listed) == result["test"]["num_clips"]

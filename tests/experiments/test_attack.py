@@ -24,6 +24,14 @@ def logits(variables, x):
     return jnp.tanh(x @ variables["hidden"]) @ variables["out"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """What is tested here are states and files."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="module")
 def problem():
     keys = jax.random.split(jax.random.key(0), 3)
@@ -89,12 +97,18 @@ def run(problem, workdir, console=None, method="penalty"):
     )
 
 
+@pytest.fixture(scope="module", params=METHODS)
+def whole(request, problem, tmp_path_factory):
+    """A method, and what it finds if nothing disturbs it."""
+    method = request.param
+    return method, run(problem, tmp_path_factory.mktemp("whole"), method=method)
+
+
 @pytest.mark.parametrize("num_segments", [1, 2, 4, 7])
-@pytest.mark.parametrize("method", METHODS)
 def test_resumed_anywhere_gives_the_same_bits(
-    problem, tmp_path, monkeypatch, capsys, method, num_segments
+    problem, whole, tmp_path, monkeypatch, capsys, num_segments
 ):
-    whole = run(problem, tmp_path / "whole", method=method)
+    method, expected = whole
     calls = 0
     segment = METHODS[method].segment
 
@@ -113,12 +127,14 @@ def test_resumed_anywhere_gives_the_same_bits(
     capsys.readouterr()
     resumed = run(problem, tmp_path / "cut", method=method)
     assert "going on after pass" in capsys.readouterr().out
-    np.testing.assert_array_equal(resumed.perturbation.value, whole.perturbation.value)
-    for name, column in whole.history.items():
+    np.testing.assert_array_equal(
+        resumed.perturbation.value, expected.perturbation.value
+    )
+    for name, column in expected.history.items():
         np.testing.assert_array_equal(resumed.history[name], column)
     lines = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
     passes = [json.loads(line)["pass"] for line in lines]
-    assert passes == list(range(1, int(whole.num_passes) + 1))
+    assert passes == list(range(1, int(expected.num_passes) + 1))
 
 
 def test_stopped_attack_is_not_run_again(problem, tmp_path, capsys):

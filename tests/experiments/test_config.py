@@ -6,7 +6,7 @@ import json
 import pytest
 
 from uap_jax.attacks import DDNConfig, GreedyConfig, PenaltyConfig
-from uap_jax.experiments import config
+from uap_jax.experiments import config, plan
 from uap_jax.experiments.console import UsageError
 from uap_jax.training.recipes import Recipe
 
@@ -65,6 +65,12 @@ def test_class_of_the_attack_clips_tells_runs_apart():
     assert len(names) == 3
 
 
+def test_number_of_test_clips_tells_runs_apart():
+    assert resolve().num_test_clips is None
+    names = {resolve(num_test_clips=count).run_name for count in (None, 5, 6)}
+    assert len(names) == 3
+
+
 def test_micro_batch_follows_model_and_machine():
     def size(**changes):
         return resolve(model="sincnet_vgg19", **changes).attack.micro_batch_size
@@ -117,6 +123,18 @@ def test_overrides_reach_the_inner_attack():
         apply("ddn=1", attack=GreedyConfig())
 
 
+def test_success_rates_of_a_front():
+    attack = resolve(
+        method="decoupled", overrides=["attack.asr_levels=0.5, 0.9,0.7"]
+    ).attack
+    # The one that is returned is among them anyway.
+    assert attack.asr_levels == (0.7, 0.5) and attack.target_asr == 0.9
+    with pytest.raises(UsageError, match=r"asr_levels expected float, got 'x'"):
+        resolve(method="decoupled", overrides=["asr_levels=0.5,x"])
+    with pytest.raises(UsageError, match="asr_levels"):
+        resolve(method="decoupled", overrides=["asr_levels=0.5,2"])
+
+
 def test_greedy_settings_are_resolved():
     untargeted, targeted = (
         resolve(method="greedy", target=target).attack for target in (None, "down")
@@ -157,9 +175,11 @@ def test_bad_overrides_name_what_is_valid(override, message):
         ({"data_dir": "/no/such/folder"}, "--data_dir"),
         ({"dataset": "synthetic_speech", "data_dir": "."}, "--data_dir"),
         ({"num_attack_clips": 0}, "--num_attack_clips"),
+        ({"num_test_clips": 0}, "--num_test_clips"),
         ({"scaling": "loud"}, "scaling"),
         ({"overrides": ("target_asr=1.5",)}, "target_asr"),
         ({"overrides": ("learning_rate=-1",)}, "learning_rate"),
+        ({"overrides": ("min_passes=101",)}, "min_passes: expected at most 100"),
         ({"overrides": ("optimizer=sorcery",)}, "optimizer"),
         ({"overrides": ("training.num_clips_seen=0",)}, "num_clips_seen"),
         ({"overrides": ("noise_share=2",)}, "noise_share"),
@@ -183,6 +203,20 @@ def test_continued_run_keeps_machine_settings_and_refuses_others():
     )
     with pytest.raises(UsageError, match=r"attack\.confidence"):
         config.continue_with(changed, stored)
+
+
+def test_settings_that_are_off_change_no_earlier_run():
+    new = ("num_test_clips", "own_model")
+    settings = config.as_json(resolve())
+    earlier = {key: value for key, value in settings.items() if key not in new}
+    earlier["attack"] = dict(settings["attack"])
+    del earlier["attack"]["min_passes"]
+    assert config.continue_with(resolve(), earlier) == resolve()
+    assert plan.trial_id(earlier) == plan.trial_id(settings)
+    for changed in (resolve(num_test_clips=5), resolve(overrides=["min_passes=5"])):
+        assert plan.trial_id(config.as_json(changed)) != plan.trial_id(settings)
+        with pytest.raises(UsageError, match="None there, 5 now"):
+            config.continue_with(changed, earlier)
 
 
 def test_run_names_tell_settings_apart():

@@ -1,24 +1,10 @@
 """A stored perturbation judged again."""
 
 import json
-import subprocess
-import sys
+import shutil
 
-import pytest
+from launching import launch, launch_here
 from tones import write_tones
-
-from uap_jax.experiments import evaluating
-from uap_jax.experiments.console import UsageError
-
-
-def launch(*flags):
-    return subprocess.run(
-        [sys.executable, "-m", "uap_jax.experiments.evaluate", *flags],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
 
 
 def test_finds_what_the_run_found(finished_run):
@@ -26,7 +12,7 @@ def test_finds_what_the_run_found(finished_run):
         f"--perturbation={finished_run.workdir}",
         f"--cache_dir={finished_run.cache}",
     )
-    done = launch(*flags)
+    done = launch("evaluate", *flags)
     assert (done.returncode, done.stderr) == (0, "")
     assert "found spchcmd trained" in done.stdout
     result = json.loads((finished_run.workdir / "result.json").read_text())
@@ -35,23 +21,32 @@ def test_finds_what_the_run_found(finished_run):
     for key in ("test", "control", "clean_accuracy", "victim", "seed", "target"):
         assert evaluation[key] == result[key]
     assert f"test ASR {result['test']['asr']:.3f}" in done.stdout
-    unfit = launch(*flags, "--model=cnn_rand")
+    unfit = launch_here("evaluate", *flags, "--model=cnn_rand")
     assert (unfit.returncode, unfit.stderr.count("\n")) == (2, 1)
     assert "expected 50999 samples at 16000 Hz, as cnn_rand takes" in unfit.stderr
 
 
+def test_as_many_test_clips_as_the_run(finished_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run.workdir, run)
+    config = json.loads((run / "config.json").read_text()) | {"num_test_clips": 6}
+    (run / "config.json").write_text(json.dumps(config))
+    folders = (f"--workdir={run}", f"--cache_dir={finished_run.cache}")
+    done = launch("evaluate", f"--perturbation={run}", *folders)
+    assert (done.returncode, done.stderr) == (0, "")
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    assert evaluation["test"]["num_clips"] == 6
+
+
 def test_other_recordings(finished_run, tmp_path):
-    other = write_tones(tmp_path / "other", num_speakers=8, seed=1)
-
-    def evaluate():
-        return evaluating.evaluate(
-            finished_run.workdir,
-            data_dir=str(other),
-            workdir=tmp_path / "evaluation",
-            cache_dir=finished_run.cache,
-        )
-
-    assert evaluate() == 0
+    # As many as of the run, so that its programs serve.
+    other = write_tones(tmp_path / "other", seed=1)
+    flags = (
+        *(f"--perturbation={finished_run.workdir}", f"--data_dir={other}"),
+        *(f"--cache_dir={finished_run.cache}", f"--workdir={tmp_path / 'evaluation'}"),
+    )
+    done = launch("evaluate", *flags)
+    assert (done.returncode, done.stderr) == (0, "")
     path = tmp_path / "evaluation" / "evaluation.json"
     evaluation = json.loads(path.read_text())
     result = json.loads((finished_run.workdir / "result.json").read_text())
@@ -62,8 +57,10 @@ def test_other_recordings(finished_run, tmp_path):
     for name in ("validation_list.txt", "testing_list.txt"):
         text = (other / name).read_text()
         (other / name).write_text(text.replace("low/", "deep/"))
-    with pytest.raises(UsageError, match=r"its target: expected one of deep.*'low'"):
-        evaluate()
+    refused = launch_here("evaluate", *flags)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "its target: expected one of deep" in refused.stderr
+    assert "'low'" in refused.stderr
 
 
 def test_mistakes_are_one_line(tmp_path):
@@ -71,6 +68,6 @@ def test_mistakes_are_one_line(tmp_path):
         ((), "--perturbation: expected the work directory"),
         ((f"--perturbation={tmp_path}",), "has no config.json"),
     ):
-        done = launch(*flags)
+        done = launch_here("evaluate", *flags)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
         assert message in done.stderr

@@ -17,6 +17,7 @@ MANIFESTS = Path(__file__).parents[2] / "experiments" / "manifests"
 PUBLISHED = Path(__file__).parents[2] / "third_party" / "published"
 NAMES = [
     *("table_1", "table_2", "table_3", "table_4", "table_5", "table_6", "table_7"),
+    "front",
     *("table_8", "table_9", "table_10", "table_11", "figure_1", "figure_2", "figure_3"),
     *("smoke", "adam"),
 ]
@@ -36,6 +37,7 @@ model = "cnn_gamma"
 method = "penalty"
 attack_class = "each"
 num_attack_clips = [1, 5]
+num_test_clips = 9
 
 [trials.set]
 attack.confidence = [10, 20]
@@ -87,6 +89,7 @@ def test_trials_are_products_of_lists(tmp_path):
         (f"attack.confidence={value}", "training.batch_size=7") for value in (10, 20)
     }
     assert "target" not in second[0]
+    assert {request.get("num_test_clips") for request in asked} == {None, 9}
 
 
 def test_trials_of_one_model_and_seed_follow_each_other(tmp_path):
@@ -183,6 +186,7 @@ WRONG = {
         *("seed = -1", "seed = 1.5", "seed = true", "seed = inf", 'seed = "0"'),
         *("seed = 2147483648", f"seed = {'9' * 5000}", "seed = [0, [1]]"),
     ],
+    "num_test_clips = 9": ["num_test_clips = 0", "num_test_clips = 1.5"],
     "set.attack.max_passes = 3": [
         *("set = 3", "set.attack.max_passes = []", "set.attack.max_passes = [[1]]"),
         *("set.attack.max_passes = 07:32:00", 'set.attack.max_passes = "\\n"'),

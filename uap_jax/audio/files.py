@@ -2,22 +2,29 @@
 
 import contextlib
 import os
+import re
 import secrets
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-# Read by parts: a damaged header may promise more samples than memory holds.
+# Of one channel. Read by parts: a damaged header may promise more samples than memory
+# holds.
 _BLOCK_FRAMES = 1 << 18
 _PCM16_SCALE = 32768
 # Samples at the lower of two rates, beyond which resampling rounds to the same.
 _FILTER_MARGIN = 1024
 # A damaged header may ask for more than memory holds; 1 GiB as float32.
 _MAX_RESAMPLED = 1 << 28
-# Of all channels of a recording that is read as a whole; 0.25 GiB as float32.
+# Of all channels of a recording that is read as it is; 0.25 GiB as float32.
 _MAX_SAMPLES = 1 << 26
+# Of a recording that is mixed to one channel; 0.5 GiB as float32.
+_MAX_MIXED = 1 << 27
+# From here on libsndfile says that it does not know.
+_UNKNOWN_FRAMES = 1 << 62
+# What would begin another line, or act on a terminal, or is no text at all.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]|[\ud800-\udfff]")
 
 
 class AudioFileError(ValueError):
@@ -29,7 +36,15 @@ class AudioFileError(ValueError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{os.fspath(self.path)}: {self.reason}"
+        return printable(f"{os.fsdecode(self.path)}: {self.reason}")
+
+
+def printable(text: str) -> str:
+    """Returns a text as one line that can be printed, whatever a name holds.
+
+    Control characters are escaped; bytes that are no UTF-8 are replaced.
+    """
+    return _UNPRINTABLE.sub(_escape, text)
 
 
 def read_audio(
@@ -56,11 +71,12 @@ def read_audio(
 
     Raises:
         AudioFileError: The file is missing, empty, not readable as audio, without
-            samples, has samples that are not finite, or a rate that is absurd.
+            samples, too long, has samples that are not finite, or a rate that is
+            absurd.
         ValueError: A setting is not positive.
     """
     _check_positive("sample_rate_hz", sample_rate_hz)
-    waveform, file_rate_hz = _read(path, _mix)
+    waveform, file_rate_hz = _read(path, mix=True)
     if file_rate_hz != sample_rate_hz:
         if num_samples is not None:
             num_needed = _ceil_div(num_samples * file_rate_hz, sample_rate_hz)
@@ -86,9 +102,9 @@ def read_channels(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
         `[N, C]` float32, full scale at +-1; samples per second.
 
     Raises:
-        AudioFileError: As for `read_audio`, or the recording is too long.
+        AudioFileError: As for `read_audio`.
     """
-    return _read(path, lambda block: block, max_samples=_MAX_SAMPLES)
+    return _read(path, mix=False)
 
 
 def crop_or_pad(waveform: np.ndarray, num_samples: int) -> np.ndarray:
@@ -113,7 +129,9 @@ def to_pcm16(waveform: np.ndarray) -> np.ndarray:
         ValueError: The samples are not floating-point or not finite.
     """
     waveform = _as_float32(waveform)
-    scaled = np.rint(waveform * np.float32(_PCM16_SCALE))
+    # Far beyond full scale the product is infinite, and clipped all the same.
+    with np.errstate(over="ignore"):
+        scaled = np.rint(waveform * np.float32(_PCM16_SCALE))
     return np.clip(scaled, -_PCM16_SCALE, _PCM16_SCALE - 1).astype(np.int16)
 
 
@@ -156,7 +174,8 @@ def write_wav(
     from scipy.io import wavfile
 
     samples = to_pcm16(waveform) if subtype == "PCM_16" else waveform
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    # Without the name, which may be as long as names can be.
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         with open(temporary, "xb") as file:
             wavfile.write(file, sample_rate_hz, samples)
@@ -222,21 +241,17 @@ def mel_spectrogram_db(
     return np.maximum(levels, floor_db).astype(np.float32)
 
 
-def _read(
-    path: str | os.PathLike[str],
-    convert: Callable[[np.ndarray], np.ndarray],
-    *,
-    max_samples: int | None = None,
-) -> tuple[np.ndarray, int]:
-    """Returns the samples, converted block by block `[B, C]`, and their rate."""
+def _read(path: str | os.PathLike[str], *, mix: bool) -> tuple[np.ndarray, int]:
+    """Returns the samples, `[N]` of a mix or `[N, C]`, and their rate."""
     import soundfile
 
     try:
         num_bytes = os.stat(path).st_size
     except FileNotFoundError:
         raise AudioFileError(path, "does not exist") from None
-    except OSError as error:
-        raise AudioFileError(path, f"cannot be read ({error.strerror})") from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        reason = getattr(error, "strerror", None) or error
+        raise AudioFileError(path, f"cannot be read ({reason})") from None
     if os.path.isdir(path):
         raise AudioFileError(path, "is a folder")
     if not num_bytes:
@@ -244,18 +259,22 @@ def _read(
     # As bytes, since old archives have names that are not valid UTF-8.
     name: Any = os.fsencode(path)
     blocks = []
-    num_samples = 0
+    num_read = 0
     try:
         with soundfile.SoundFile(name) as file:
-            while True:
-                block = file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)
-                blocks.append(convert(block))
-                num_samples += block.size
-                if max_samples is not None and num_samples > max_samples:
-                    raise AudioFileError(path, "is too long; cut it up")
-                if len(block) < _BLOCK_FRAMES:
-                    break
             rate_hz = file.samplerate
+            num_block = max(1, _BLOCK_FRAMES // file.channels)
+            max_frames = _MAX_MIXED if mix else _MAX_SAMPLES // file.channels
+            num_said = file.frames if file.frames < _UNKNOWN_FRAMES else 0
+            while max(num_said, num_read) <= max_frames:
+                block = file.read(num_block, dtype="float32", always_2d=True)
+                blocks.append(_mix(block) if mix else block)
+                num_read += len(block)
+                if len(block) < num_block:
+                    break
+            else:
+                by = " by its header" if num_said > max_frames else ""
+                raise AudioFileError(path, f"is too long{by}; cut it up")
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a .raw file
         reason = getattr(error, "error_string", str(error))
         reason = " ".join(reason.split()).rstrip(".")
@@ -268,8 +287,14 @@ def _read(
     return samples, rate_hz
 
 
+# What is NaN, infinite or too loud for a sum is refused when it is mixed.
+@np.errstate(over="ignore", invalid="ignore")
 def _mix(block: np.ndarray) -> np.ndarray:
     return block.mean(axis=1, dtype=np.float32)
+
+
+def _escape(match: re.Match[str]) -> str:
+    return "\ufffd" if "\ud800" <= match[0] <= "\udfff" else repr(match[0])[1:-1]
 
 
 def _resample(
@@ -292,6 +317,8 @@ def _resample(
         ) from None
     if not len(resampled):
         raise AudioFileError(path, f"holds no samples at {sample_rate_hz} Hz")
+    if not np.all(np.isfinite(resampled)):
+        raise AudioFileError(path, "has samples too loud to be resampled")
     return resampled
 
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from uap_jax.audio.placement import Placement, parse_placement
-from uap_jax.data.recording_files import printable
 from uap_jax.experiments.console import Console, UsageError, user_mistakes
 from uap_jax.experiments.perturbing import Applied, Perturb
 from uap_jax.experiments.renaming import Job, plan_file, plan_folder
@@ -99,7 +98,7 @@ def apply(
                 console.say(_line(job, applied, said, len(sound), run, placement))
             console.progress("perturbing", start + len(block), len(jobs))
     for name, reason in unusable:
-        console.say(printable(f"skipped {name}: {reason}"))
+        console.say(f"skipped {name}: {reason}")
     if is_folder:
         for line in tally.lines():
             console.say(line)
@@ -216,7 +215,7 @@ def _line(
         share = min(share, 1.0)
     channels = f"{applied.num_channels} channel{'s' * (applied.num_channels != 1)}"
     line = (
-        f"{printable(job.name)}: {applied.sample_rate_hz} Hz, {channels}, "
+        f"{job.name}: {applied.sample_rate_hz} Hz, {channels}, "
         f"{length_s:.3g} s, the sound {share:.3g} times; "
         f"{_format_levels(*applied.measured[:2])}; "
         f"{applied.measured.num_clipped} samples beyond full scale"

@@ -35,7 +35,8 @@ def read_json(path: Path) -> dict[str, Any] | None:
         value = json.loads(path.read_text())
     except FileNotFoundError:
         return None
-    except ValueError:
+    # Brackets can be too deep.
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise UsageError(f"{path}: expected a JSON object; delete the file")
@@ -51,14 +52,14 @@ def write_lines(path: Path, objects: Iterable[Mapping[str, Any]]) -> None:
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Returns the objects of a file with one a line; torn lines are left out."""
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_bytes().splitlines()
     except FileNotFoundError:
         return []
     objects = []
     for line in lines:
-        with contextlib.suppress(json.JSONDecodeError):
+        with contextlib.suppress(ValueError, RecursionError):
             objects.append(json.loads(line))
-    return objects
+    return [entry for entry in objects if isinstance(entry, dict)]
 
 
 def append_line(path: Path, entry: Mapping[str, Any]) -> None:
@@ -71,6 +72,13 @@ def write_array(path: Path, array: np.ndarray) -> None:
     """Writes a .npy file."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
+    write_bytes(path, buffer.getvalue())
+
+
+def write_arrays(path: Path, **arrays: Any) -> None:
+    """Writes arrays by name to an npz file, whole or not at all."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
     write_bytes(path, buffer.getvalue())
 
 

@@ -101,7 +101,7 @@ def run_attack(
             if int(state.num_passes) > num_passes:
                 entry = _pass_entry(state, num_passes) | {"seconds": pass_seconds}
                 artifacts.append_line(metrics, entry)
-                _say_pass(config, entry, console)
+                _say_pass(config, entry, state.history["asr"].shape[0], console)
                 pass_seconds = 0.0
             stopped = int(state.stop_reason) != types.RUNNING
             if stopped or time.perf_counter() - last_save > save_every_s:
@@ -118,7 +118,8 @@ def run_attack(
 def _read_clock(path: Path, num_passes: int) -> float:
     """Returns the seconds that the running pass took before it was interrupted."""
     stored = artifacts.read_json(path) or {}
-    return stored["seconds"] if stored.get("pass") == num_passes else 0.0
+    seconds = stored.get("seconds") if stored.get("pass") == num_passes else 0.0
+    return seconds if isinstance(seconds, float | int) else 0.0
 
 
 def _explain(config: RunConfig, result: attacks.AttackResult, console: Console) -> None:
@@ -136,7 +137,7 @@ def _explain(config: RunConfig, result: attacks.AttackResult, console: Console) 
                 "the hinge for this model; try --set attack.penalty_coefficient="
                 f"{4 * coefficient:g}"
             )
-    elif reason == types.STALLED:
+    elif isinstance(config.attack, attacks.GreedyConfig) and reason == types.STALLED:
         ddn = config.attack.ddn
         console.say(
             f"DDN found nothing for the {int(result.history['failed'][last])} clips "
@@ -151,12 +152,13 @@ def _write_passes(path: Path, state: attacks.PenaltyState) -> None:
 
     The last checkpoint can be older than the last line of the file.
     """
-    written = {entry["pass"]: entry for entry in artifacts.read_lines(path)}
+    written = {str(entry.get("pass")): entry for entry in artifacts.read_lines(path)}
     entries = []
     for index in range(int(state.num_passes)):
         entry = _pass_entry(state, index)
-        seconds = written.get(entry["pass"], {}).get("seconds")
-        entries.append(entry | {"seconds": seconds})
+        seconds = written.get(str(entry["pass"]), {}).get("seconds")
+        is_time = isinstance(seconds, float | int)
+        entries.append(entry | {"seconds": seconds if is_time else None})
     artifacts.write_lines(path, entries)
 
 
@@ -168,9 +170,12 @@ def _pass_entry(state: attacks.PenaltyState, index: int) -> dict[str, Any]:
     return {"pass": index + 1, **values}
 
 
-def _say_pass(config: RunConfig, entry: dict[str, Any], console: Console) -> None:
+def _say_pass(
+    config: RunConfig, entry: dict[str, Any], num_passes: int, console: Console
+) -> None:
+    goal = entry.get("asr_level", config.attack.target_asr)
     parts = [
-        f"ASR {entry['asr']:.3f} (goal {config.attack.target_asr:g})",
+        f"ASR {entry['asr']:.3f} (goal {goal:g})",
         f"SPL {entry['spl_db']:.1f} dB",
         format_seconds(entry["seconds"]),
     ]
@@ -178,4 +183,4 @@ def _say_pass(config: RunConfig, entry: dict[str, Any], console: Console) -> Non
         counts = ("visited", "skipped", "failed")
         text = ", ".join(f"{entry[name]:.0f} {name}" for name in counts)
         parts.insert(1, f"clips {text}")
-    console.say(f"pass {entry['pass']}/{config.attack.max_passes}: {', '.join(parts)}")
+    console.say(f"pass {entry['pass']}/{num_passes}: {', '.join(parts)}")

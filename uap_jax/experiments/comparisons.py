@@ -16,7 +16,7 @@ TEST_CLIPS = "test_clips.npz"
 # What two trials have in common whose methods are compared.
 _PAIRED_BY = (
     *("model", "dataset", "split", "scaling", "target", "attack_class", "seed"),
-    "num_attack_clips",
+    *("num_attack_clips", "num_test_clips"),
 )
 
 

@@ -10,13 +10,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from uap_jax.attacks import GreedyConfig, PenaltyConfig
+from uap_jax.attacks import DecoupledConfig, GreedyConfig, PenaltyConfig
 from uap_jax.attacks.methods import METHODS
 from uap_jax.audio.box import check_scaling
 from uap_jax.data.cache import fingerprint
 from uap_jax.data.corpora import BUILT_IN, CORPUS_NAMES, DEFAULT_CORPORA
+from uap_jax.experiments import own_models
 from uap_jax.experiments.console import UsageError, user_mistakes
-from uap_jax.models.registry import default_micro_batch_size
+from uap_jax.models.registry import (
+    MODEL_NAMES,
+    default_micro_batch_size,
+    default_num_samples,
+    default_sample_rate_hz,
+)
 from uap_jax.training.recipes import Recipe, recipe_for
 
 # What a preset changes; flags given by hand and --set win over it.
@@ -42,8 +48,8 @@ class RunConfig:
     """All settings of a run, resolved.
 
     Attributes:
-        method: "penalty" or "greedy".
-        model: Name in the registry.
+        method: Name in `METHODS`.
+        model: Name in the registry, or as `own_models` has it.
         dataset: Name of the corpus.
         data_dir: Folder of its recordings, or None.
         split: Which of the corpus's splits, "official" or "paper".
@@ -51,12 +57,14 @@ class RunConfig:
         scaling: Of waveforms to the box.
         target: Class to say, or None for an untargeted attack.
         num_attack_clips: Clips of the training split that the attack uses, at most.
+        num_test_clips: Clips of the test split that it is judged on at most; None: all.
         attack_class: The class these clips are of, or None for all.
         seed: Of weights, batches, augmentation, the choice of clips, and noise.
         preset: Where the settings began.
         variant: A hash of the settings that differ from the defaults, or "".
         attack: Settings of the attack.
-        training: Settings of the training.
+        training: Settings of the training, if the model is of the registry.
+        own_model: What is known of a model that is not, or None.
     """
 
     method: str
@@ -68,18 +76,35 @@ class RunConfig:
     scaling: str
     target: str | None
     num_attack_clips: int
+    num_test_clips: int | None
     attack_class: str | None
     seed: int
     preset: str
     variant: str
-    attack: PenaltyConfig | GreedyConfig
+    attack: PenaltyConfig | GreedyConfig | DecoupledConfig
     training: Recipe
+    own_model: own_models.Facts | None = None
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """Samples per second that the model is made for."""
+        if self.own_model is not None:
+            return self.own_model.sample_rate_hz
+        return default_sample_rate_hz(self.model)
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of a clip, N."""
+        if self.own_model is not None:
+            return self.own_model.num_samples
+        return default_num_samples(self.model)
 
     @property
     def run_name(self) -> str:
         """A folder name that tells runs apart."""
         goal = self.target or "untargeted"
-        parts = (self.method, self.model, self.dataset, self.scaling, goal)
+        model = self.own_model.name if self.own_model is not None else self.model
+        parts = (self.method, model, self.dataset, self.scaling, goal)
         name = "-".join((*parts, f"seed{self.seed}"))
         return f"{name}-{self.variant}" if self.variant else name
 
@@ -95,6 +120,7 @@ def resolve(
     scaling: str | None,
     target: str | None,
     num_attack_clips: int | None,
+    num_test_clips: int | None = None,
     attack_class: str | None = None,
     seed: int,
     preset: str,
@@ -104,8 +130,9 @@ def resolve(
     """Returns the settings of a run, each checked.
 
     Args:
-        method, model, data_dir, target, attack_class, seed, preset: As in `RunConfig`.
-        dataset: None: what fits the model.
+        method, model, data_dir, target, num_test_clips, attack_class, seed, preset: As
+            in `RunConfig`.
+        dataset: None: what fits the model; for one of one's own a folder.
         split: None: "official".
         group_pattern: As in `RunConfig`.
         scaling, num_attack_clips: None: the preset's.
@@ -114,11 +141,14 @@ def resolve(
             is on those that fit its cache.
 
     Raises:
-        UsageError: A name or value is not a valid one.
+        UsageError: A name or value is not a valid one, or a model of one's own cannot
+            be loaded.
     """
+    own_models.check_model(model)
+    is_own = model not in MODEL_NAMES
     chosen = PRESETS[preset]
-    built_in, recorded = DEFAULT_CORPORA[model]
     if dataset is None:
+        built_in, recorded = ("folder",) * 2 if is_own else DEFAULT_CORPORA[model]
         dataset = built_in if data_dir is None else recorded
     if dataset not in CORPUS_NAMES:
         raise UsageError(f"--dataset: expected one of {CORPUS_NAMES}, got {dataset!r}")
@@ -134,23 +164,28 @@ def resolve(
         raise UsageError(f"--group_pattern: {dataset} has groups of its own")
     if num_attack_clips is None:
         num_attack_clips = chosen["num_attack_clips"]
-    if num_attack_clips < 1:
-        raise UsageError(
-            f"--num_attack_clips: expected 1 or more, got {num_attack_clips}"
-        )
-    recipe = recipe_for(model, dataset)
+    counts = {"num_attack_clips": num_attack_clips, "num_test_clips": num_test_clips}
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise UsageError(f"--{name}: expected 1 or more, got {count}")
     attack, training = apply_overrides(
-        (METHODS[method].config_class(), recipe),
+        (
+            METHODS[method].config_class(),
+            None if is_own else recipe_for(model, dataset),
+        ),
         [*PRESET_OVERRIDES.get((preset, method), ()), *overrides],
     )
-    if method == "penalty" and attack.micro_batch_size is None:
-        fastest = sys.maxsize if on_accelerator else default_micro_batch_size(model)
+    if method != "greedy" and attack.micro_batch_size is None:
+        own = None if is_own else default_micro_batch_size(model)
+        fastest = sys.maxsize if on_accelerator else own
         attack = dataclasses.replace(attack, micro_batch_size=fastest)
     with user_mistakes():
         check_scaling(scaling or chosen["scaling"])
         attack = METHODS[method].resolve(
             attack, targeted=target is not None, num_clips=num_attack_clips
         )
+    # Last, since it can take a while.
+    loaded = own_models.load(model)
     return RunConfig(
         method=method,
         model=model,
@@ -161,6 +196,7 @@ def resolve(
         scaling=scaling or chosen["scaling"],
         target=target,
         num_attack_clips=num_attack_clips,
+        num_test_clips=num_test_clips,
         attack_class=attack_class,
         seed=seed,
         preset=preset,
@@ -169,18 +205,23 @@ def resolve(
             split,
             preset,
             num_attack_clips,
-            {"attack_class": attack_class, "group_pattern": group_pattern},
+            {
+                "attack_class": attack_class,
+                "group_pattern": group_pattern,
+                "num_test_clips": num_test_clips,
+            },
             overrides,
         ),
         attack=attack,
-        training=training,
+        training=training or Recipe(),
+        own_model=None if loaded is None else loaded.facts,
     )
 
 
 def apply_overrides(
-    configs: tuple[Any, Recipe], overrides: Sequence[str]
-) -> tuple[Any, Recipe]:
-    """Applies "key=value" settings to those of the attack and of the training.
+    configs: tuple[Any, Recipe | None], overrides: Sequence[str]
+) -> tuple[Any, Recipe | None]:
+    """Applies "key=value" settings to those of the attack and of the training, if any.
 
     A key is a field, or a path to it of which the beginning may be left out:
     "num_steps", "ddn.num_steps" and "attack.ddn.num_steps" are one. A bare field
@@ -193,6 +234,7 @@ def apply_overrides(
     fields = {
         f"{name}.{path}": kind
         for name, config in sections.items()
+        if config is not None
         for path, kind in _field_types(config).items()
     }
     changes: dict[str, Any] = {}
@@ -206,8 +248,8 @@ def apply_overrides(
         changes[found[0]] = _parse(text, fields[found[0]], key)
     with user_mistakes():
         return (
-            _replace(sections["attack"], "attack.", changes),
-            _replace(sections["training"], "training.", changes),
+            _replace(configs[0], "attack.", changes),
+            configs[1] and _replace(configs[1], "training.", changes),
         )
 
 
@@ -228,7 +270,9 @@ def _replace(config: Any, prefix: str, changes: Mapping[str, Any]) -> Any:
 
 def as_json(config: RunConfig) -> dict[str, Any]:
     """Returns the settings as they stand in config.json."""
-    return dataclasses.asdict(config)
+    described = dataclasses.asdict(config)
+    # It was trained elsewhere.
+    return described if config.own_model is None else described | {"training": None}
 
 
 def continue_with(
@@ -244,16 +288,18 @@ def continue_with(
     Raises:
         UsageError: The earlier run had other settings.
     """
+    theirs = _flatten(stored)
     kept = {
-        key: stored.get("attack", {}).get(key, getattr(config.attack, key))
+        key: theirs[f"attack.{key}"]
         for key in _MACHINE_SETTINGS
         if not any(key in override for override in overrides)
+        # Another type is another setting.
+        and isinstance(theirs.get(f"attack.{key}"), int)
     }
     config = dataclasses.replace(
         config, attack=dataclasses.replace(config.attack, **kept)
     )
     mine = _flatten(json.loads(json.dumps(as_json(config))))
-    theirs = _flatten(stored)
     differing = [
         f"{key}: {theirs.get(key)} there, {mine.get(key)} now"
         for key in {**theirs, **mine}
@@ -307,6 +353,11 @@ def _parse(text: str, kind: Any, key: str) -> Any:
     options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     if type(None) in options and text.lower() in ("none", "null", ""):
         return None
+    if typing.get_origin(kind) is tuple:
+        element = typing.get_args(kind)[0]
+        return tuple(
+            _parse(part.strip(), element, key) for part in text.split(",") if part
+        )
     wanted = next(option for option in options if option in (int, float, str, bool))
     try:
         value = _TRUTHS[text.lower()] if wanted is bool else wanted(text)

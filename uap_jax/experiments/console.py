@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Generator
 from typing import NoReturn
 
+from uap_jax.audio.files import printable
+
 
 class UsageError(Exception):
     """The user's mistake: one line that says what was expected and what came."""
@@ -23,9 +25,9 @@ class Console:
         self._started: dict[str, float] = {}
 
     def say(self, line: str) -> None:
-        """Writes a line that stays."""
+        """Writes a line that stays; it may hold the name of any file."""
         self._clear_status()
-        print(line, flush=True)
+        print(printable(line), flush=True)
 
     def status(self, line: str) -> None:
         """Shows a line until the next; nothing where output is not a terminal."""
@@ -85,6 +87,8 @@ def run_app(main: Callable[[], int]) -> None:
     logging.set_verbosity(logging.FATAL)
     # A fault in a thread that writes a file also reaches the main one.
     threading.excepthook = lambda _: None
+    # So does what Orbax was still waiting for when it found a damaged file.
+    sys.unraisablehook = lambda _: None
 
     def parse(argv: list[str]) -> list[str]:
         try:
@@ -116,6 +120,6 @@ def run_app(main: Callable[[], int]) -> None:
 
 
 def _fail(line: str, code: int) -> NoReturn:
-    line = " ".join(line.split())
+    line = printable(" ".join(line.split()))
     print(f"error: {line}", file=sys.stderr, flush=True)
     sys.exit(code)

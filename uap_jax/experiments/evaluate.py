@@ -12,19 +12,25 @@ from absl import flags
 from uap_jax.data.cache import default_cache_dir
 from uap_jax.data.corpora import CORPUS_NAMES
 from uap_jax.experiments.console import UsageError, run_app
-from uap_jax.models import MODEL_NAMES
+from uap_jax.experiments.own_models import check_model
 
 PERTURBATION = flags.DEFINE_string(
     "perturbation", None, "The work directory of a finished run."
 )
-MODEL = flags.DEFINE_enum(
-    "model", None, MODEL_NAMES, "The classifier to fool. Default: the run's."
+MODEL = flags.DEFINE_string(
+    "model", None, "The classifier to fool, as for run. Default: the run's."
 )
 DATASET = flags.DEFINE_enum(
     "dataset", None, CORPUS_NAMES, "The corpus, as for run. Default: the run's."
 )
 DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "The folder of recordings. Default: the run's."
+)
+SPLIT = flags.DEFINE_enum(
+    "split", None, ("official", "paper"), "As for run. Default: the run's."
+)
+GROUP_PATTERN = flags.DEFINE_string(
+    "group_pattern", None, "As for run. Default: the run's."
 )
 SEED = flags.DEFINE_integer(
     "seed",
@@ -52,6 +58,8 @@ def main() -> int:
         raise UsageError(
             "--perturbation: expected the work directory of a finished run, got none"
         )
+    if MODEL.value is not None:
+        check_model(MODEL.value)
     # JAX and Flax take seconds to load; --help and mistyped flags need not wait.
     from uap_jax.experiments import evaluating
 
@@ -60,6 +68,8 @@ def main() -> int:
         model=MODEL.value,
         dataset=DATASET.value,
         data_dir=DATA_DIR.value,
+        split=SPLIT.value,
+        group_pattern=GROUP_PATTERN.value,
         seed=SEED.value,
         workdir=Path(WORKDIR.value) if WORKDIR.value else None,
         cache_dir=Path(CACHE_DIR.value) if CACHE_DIR.value else default_cache_dir(),

@@ -16,6 +16,7 @@ from uap_jax.experiments.console import (
     format_seconds,
     user_mistakes,
 )
+from uap_jax.experiments.outcome import say_test
 from uap_jax.experiments.stored import (
     PERTURBATION,
     StoredRun,
@@ -23,7 +24,6 @@ from uap_jax.experiments.stored import (
     read_sound,
     settings_of,
 )
-from uap_jax.models.registry import default_num_samples, default_sample_rate_hz
 
 
 def evaluate(
@@ -32,6 +32,8 @@ def evaluate(
     model: str | None = None,
     dataset: str | None = None,
     data_dir: str | None = None,
+    split: str | None = None,
+    group_pattern: str | None = None,
     seed: int | None = None,
     workdir: Path | None = None,
     cache_dir: Path,
@@ -44,8 +46,8 @@ def evaluate(
 
     Args:
         folder: See `stored.read_run`.
-        model, dataset, data_dir, seed: See `stored.settings_of`. The seed is of the
-            model's training, of noise and of shifts, as for a run.
+        model, dataset, data_dir, split, group_pattern, seed: See `stored.settings_of`.
+            The seed is of the model's training, of noise and of shifts, as for a run.
         workdir: Where evaluation.json goes; None: evaluations/<model> in the run's
             work directory, where <model> names a training.
         cache_dir: Where clips, models and compiled programs are kept.
@@ -59,7 +61,13 @@ def evaluate(
     started = time.perf_counter()
     run = read_run(folder)
     settings = settings_of(
-        run, model=model, dataset=dataset, data_dir=data_dir, seed=seed
+        run,
+        model=model,
+        dataset=dataset,
+        data_dir=data_dir,
+        split=split,
+        group_pattern=group_pattern,
+        seed=seed,
     )
     with user_mistakes():
         perturbation = checkpoints.load_perturbation(run.workdir / PERTURBATION)
@@ -75,6 +83,7 @@ def evaluate(
         )
     # As a run does, where the other key is the attack's.
     _, key = jax.random.split(jax.random.key(settings.seed))
+    splits = judge.choose_test_clips(settings, clips, splits)
     _, summary = judge.evaluate(
         settings,
         spec,
@@ -83,6 +92,7 @@ def evaluate(
         splits,
         perturbation,
         read_sound(run),
+        gain=judge.gain(settings, clips, splits),
         target=target,
         key=key,
         console=console,
@@ -94,6 +104,8 @@ def evaluate(
         "model": settings.model,
         "dataset": clips.name,
         "data_dir": settings.data_dir,
+        "split": settings.split,
+        "group_pattern": settings.group_pattern,
         "scaling": settings.scaling,
         "target": settings.target,
         "seed": settings.seed,
@@ -110,12 +122,11 @@ def evaluate(
 
 def _check_fit(perturbation: Perturbation, settings: RunConfig) -> None:
     """Refuses a perturbation that the model's clips have no place for."""
-    rate_hz = default_sample_rate_hz(settings.model)
-    num_samples = default_num_samples(settings.model)
+    expected = (settings.num_samples, settings.sample_rate_hz)
     found = (len(perturbation.value), perturbation.sample_rate_hz)
-    if found != (num_samples, rate_hz):
+    if found != expected:
         raise UsageError(
-            f"--perturbation: expected {num_samples} samples at {rate_hz} Hz, as "
+            f"--perturbation: expected {expected[0]} samples at {expected[1]} Hz, as "
             f"{settings.model} takes, got {found[0]} at {found[1]} Hz"
         )
 
@@ -124,24 +135,10 @@ def _say(
     evaluation: dict[str, Any], run: StoredRun, workdir: Path, console: Console
 ) -> None:
     """Says what was found, in the words of a run."""
-    test, control = evaluation["test"], evaluation["control"]
-    low, high = test["asr_ci95"]
     console.say(
         f"clean accuracy {evaluation['clean_accuracy']:.3f}; the run's own test ASR "
         f"{run.result['test']['asr']:.3f}"
     )
-    console.say(
-        f"test ASR {test['asr']:.3f} [{low:.3f}, {high:.3f}] on {test['num_clips']} "
-        f"clips; noise of the same RMS {control['asr']:.3f}"
-    )
-    console.say(
-        f"SNR {_decibel(test['snr_db'])} with the resting level, "
-        f"{_decibel(test['snr_ac_db'])} without; as one sound on raw recordings "
-        f"{test['asr_waveform']:.3f}, shifted {test['asr_shifted']:.3f}"
-    )
+    say_test(evaluation, console)
     console.say(f"time: {format_seconds(evaluation['seconds'])}")
     console.say(f"{workdir / 'evaluation.json'}")
-
-
-def _decibel(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.1f} dB"

@@ -4,9 +4,11 @@ became of each, in any order; results are in files.
 
 import contextlib
 import dataclasses
+import os
+import platform
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from uap_jax.experiments.config import RunConfig
 
 LOG = "log.txt"
+# What went wrong last, in a line; not there where nothing did.
+ERROR = "error.txt"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,12 +52,14 @@ class Outcome(NamedTuple):
 
 # Called with a piece of work when it begins.
 StartFn = Callable[[Job], None]
-Executor = Callable[[Sequence[Job], Context, Console, StartFn], Iterator[Outcome]]
+Executor = Callable[
+    [Sequence[Job], Context, Console, StartFn], Generator[Outcome, None, None]
+]
 
 
 def run_local(
     jobs: Sequence[Job], context: Context, console: Console, on_start: StartFn
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Does the work in this process, one piece after the other.
 
     What another process is at comes last, and is waited for.
@@ -61,21 +67,27 @@ def run_local(
     shared = Shared(context)
     queue = [(job, False) for job in jobs]
     for job, wait in queue:
-        started = time.perf_counter()
-        try:
-            on_start(job)
-            run_job(job, context, shared, console, wait=wait)
-        except artifacts.InUseError:
+        on_start(job)
+        outcome = attempt(job, context, shared, console, wait=wait)
+        if outcome is None:
             queue.append((job, True))
-            continue
-        except Exception as error:
-            yield Outcome(job, _explain(job, error, context), _since(started))
         else:
-            yield Outcome(job, None, _since(started))
+            yield outcome
 
 
-# By the flag --executor.
-EXECUTORS: dict[str, Executor] = {"local": run_local}
+def attempt(
+    job: Job, context: Context, shared: "Shared", console: Console, *, wait: bool
+) -> Outcome | None:
+    """As `run_job`, but returns what became of it; None if another process is at it."""
+    started = time.perf_counter()
+    try:
+        run_job(job, context, shared, console, wait=wait)
+    except artifacts.InUseError:
+        return None
+    except Exception as error:
+        line = explain(job, error, context)
+        return Outcome(job, line, time.perf_counter() - started)
+    return Outcome(job, None, time.perf_counter() - started)
 
 
 class Corpora:
@@ -147,14 +159,12 @@ class Shared:
     def gain(
         self, settings: "RunConfig", dataset: "Dataset", splits: "Splits"
     ) -> float:
-        """As `waveform_gain`, which reads all training clips."""
-        from uap_jax.evaluation import waveform_gain
+        """As `judge.gain`, which reads all training clips."""
+        from uap_jax.experiments import judge
 
         key = (dataset.fingerprint, settings.scaling)
         if key not in self._gains:
-            self._gains[key] = waveform_gain(
-                dataset, splits.train, scaling=settings.scaling
-            )
+            self._gains[key] = judge.gain(settings, dataset, splits)
         return self._gains[key]
 
 
@@ -178,7 +188,9 @@ def run_job(
     with artifacts.locked(folder, wait=wait):
         if read_result(job, context.workdir) is not None:
             return
+        (folder / ERROR).unlink(missing_ok=True)
         log = _Log(folder / LOG, console)
+        log.say(f"process {os.getpid()} on {platform.node()}")
         if isinstance(job, Trial):
             _run_trial(job, folder, context, shared, log)
         else:
@@ -212,6 +224,7 @@ def _run_trial(
         clock=shared.clock,
         load=lambda settings, _cache, _strict, log: shared.corpora.load(settings, log),
         prepare=shared.prepare_victim,
+        gain=shared.gain,
     )
 
 
@@ -222,7 +235,7 @@ def _run_transfer(
 
     from uap_jax import checkpoints
     from uap_jax.evaluation.transfer import evaluate_transfer
-    from uap_jax.experiments import environment, victim
+    from uap_jax.experiments import environment, judge, victim
     from uap_jax.experiments.console import user_mistakes
 
     environment.cache_compilations(context.cache_dir / "compiled")
@@ -237,7 +250,7 @@ def _run_transfer(
             spec.logits,
             trained.variables,
             dataset,
-            splits.test,
+            judge.choose_test_clips(settings, dataset, splits).test,
             checkpoints.load_perturbation(made),
             scaling=settings.scaling,
             gain=shared.gain(settings, dataset, splits),
@@ -271,18 +284,15 @@ class _Log(Console):
         self._outer.status(line)
 
 
-def _explain(job: Job, error: Exception, context: Context) -> str:
-    """Returns what went wrong in one line; the whole of it goes to the log."""
+def explain(job: Job, error: Exception, context: Context) -> str:
+    """Returns what went wrong, in one line; the whole of it goes to the log."""
+    line = " ".join(str(error).split())[:300]
+    if not isinstance(error, UsageError) or not line:
+        line = f"{type(error).__name__}: {line}" if line else type(error).__name__
     with contextlib.suppress(OSError):
-        path = job.folder(context.workdir) / LOG
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
+        folder = job.folder(context.workdir)
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / LOG).open("a") as file:
             file.write("".join(traceback.format_exception(error)))
-    text = " ".join(str(error).split())[:300]
-    if isinstance(error, UsageError) and text:
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _since(started: float) -> float:
-    return time.perf_counter() - started
+        artifacts.write_bytes(folder / ERROR, line.encode())
+    return line

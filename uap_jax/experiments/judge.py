@@ -1,7 +1,6 @@
 """From a perturbation to its files, its numbers on test clips, and its report."""
 
 import dataclasses
-import io
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +55,12 @@ def evaluate(
     perturbation: attacks.Perturbation,
     sound: np.ndarray,
     *,
+    gain: float,
     target: int | None,
     key: jax.Array,
     console: Console,
 ) -> tuple[Evaluation, dict[str, Any]]:
     """Returns the values of every test clip, and their summary for result.json."""
-    gain = waveform_gain(dataset, splits.train, scaling=config.scaling)
     evaluation = evaluate_perturbation(
         spec.logits,
         variables,
@@ -77,6 +76,31 @@ def evaluate(
     summary = summarize(evaluation, target=target)
     summary["test"]["waveform_gain"] = gain
     return evaluation, summary
+
+
+def gain(config: RunConfig, dataset: Dataset, splits: Splits) -> float:
+    """Returns the `waveform_gain` of a run, for which all training clips are read."""
+    return waveform_gain(dataset, splits.train, scaling=config.scaling)
+
+
+def choose_test_clips(config: RunConfig, dataset: Dataset, splits: Splits) -> Splits:
+    """Returns the splits with as many test clips as a run wants, in their order.
+
+    Each class has its share of them, but for rounding.
+    """
+    wanted = config.num_test_clips
+    if wanted is None or wanted >= len(splits.test):
+        return splits
+    rng = np.random.default_rng([config.seed, 2])
+    shuffled = rng.permutation(splits.test)
+    labels = dataset.labels[shuffled]
+    # The clips of a class spread evenly over [0, 1]: every part of it has their share.
+    place = np.empty(len(labels))
+    for label in np.unique(labels):
+        own = labels == label
+        place[own] = (np.arange(np.sum(own)) + rng.random()) / np.sum(own)
+    chosen = shuffled[np.argsort(place)[:wanted]]
+    return splits._replace(test=np.sort(chosen))
 
 
 def per_class(
@@ -111,9 +135,11 @@ def write_outcomes(
     """
     changed = evaluation.perturbed != evaluation.clean
     success = changed if target is None else evaluation.perturbed == target
-    buffer = io.BytesIO()
-    np.savez(buffer, index=np.asarray(splits.test, np.int64), success=success)
-    artifacts.write_bytes(workdir / "test_clips.npz", buffer.getvalue())
+    artifacts.write_arrays(
+        workdir / "test_clips.npz",
+        index=np.asarray(splits.test, np.int64),
+        success=success,
+    )
 
 
 def learned_bank(spec: ModelSpec, variables: Any) -> dict[str, np.ndarray]:
@@ -141,10 +167,11 @@ def write_examples(
     """Writes clean and perturbed WAVs of some test clips, at their own level.
 
     The clips are the first audible ones of classes spread over the list, whatever the
-    attack does to them.
+    attack does to them. What is said of each is in examples.json.
     """
     folder.mkdir(exist_ok=True)
-    examples = []
+    examples: list[Example] = []
+    described = []
     for place in _choose_examples(evaluation, target):
         clip = int(splits.test[place])
         clean = to_waveform(dataset.clips[clip])
@@ -161,14 +188,14 @@ def write_examples(
             snr_ac_db=float(evaluation.snr_ac_db[place]),
             relative_loudness_db=float(evaluation.relative_loudness_db[place]),
         )
+        entry = dict(vars(example))
         for kind in ("clean", "perturbed"):
             name = f"{len(examples) + 1}_{example.true_class}_{kind}.wav"
-            write_wav(
-                folder / name,
-                getattr(example, kind),
-                sample_rate_hz=dataset.sample_rate_hz,
-            )
+            write_wav(folder / name, entry[kind], sample_rate_hz=dataset.sample_rate_hz)
+            entry[kind] = name
         examples.append(example)
+        described.append(entry)
+    artifacts.write_json(folder / "examples.json", {"examples": described})
     return examples
 
 

@@ -19,7 +19,7 @@ from uap_jax.reporting.tables import MEASURES
 
 SCALES = ("paper", "smoke")
 # As `attacks.methods.METHODS` and `config.PRESETS`, which take seconds to import.
-METHODS = ("penalty", "greedy")
+METHODS = ("penalty", "greedy", "decoupled")
 PRESETS = ("default", "paper")
 
 # One value of a key: what is expected, and whether a value is that.
@@ -34,6 +34,10 @@ def _is_size(value: Any, low: int) -> bool:
     # True is an integer to Python.
     is_integer = isinstance(value, int) and not isinstance(value, bool)
     return is_integer and low <= value < 2**31
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int) and -(2**63) <= value < 2**63
 
 
 def _one_of(choices: Sequence[str]) -> _Check:
@@ -63,14 +67,18 @@ _FIELDS: dict[str, _Check] = {
     "preset": _one_of(PRESETS),
     "scaling": _one_of(SCALINGS),
     "num_attack_clips": ("an integer of at least 1", lambda value: _is_size(value, 1)),
+    "num_test_clips": ("an integer of at least 1", lambda value: _is_size(value, 1)),
     "attack_class": _CLASS,
     "target": (f"{_CLASS[0]}; or 'untargeted'", _is_class),
 }
 
 _SETTING: _Check = (
     "a number, text, true or false",
-    lambda value: isinstance(value, bool | int | float) or _is_text(value),
+    lambda value: isinstance(value, float) or _is_number(value) or _is_text(value),
 )
+
+# Of settings within settings; there are none of more than three names.
+_MAX_DEPTH = 10
 
 # What each kind of table is declared by, all of it but what is in _OPTIONAL.
 _TABLES: dict[str, dict[str, _Check]] = {
@@ -261,7 +269,7 @@ def _read_settings(
     declared: dict[str, Any], where: str, prefix: str
 ) -> Iterator[tuple[str, tuple[Any, ...]]]:
     for key, value in declared.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and prefix.count(".") < _MAX_DEPTH:
             yield from _read_settings(value, where, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", _values(value, _SETTING, f"{where}.{prefix}{key}")
@@ -346,6 +354,10 @@ def _values(value: Any, check: _Check, where: str) -> tuple[Any, ...]:
 
 
 def _wrong(where: str, expected: str, got: Any) -> UsageError:
-    text = repr(got)
+    try:
+        text = repr(got)
+    # Of numbers of thousands of digits, and of tables as deep.
+    except (ValueError, RecursionError):
+        text = f"too much of {type(got).__name__}"
     text = text if len(text) <= 80 else f"{text[:77]}..."
     return UsageError(f"{where}: expected {expected}, got {text}")

@@ -97,12 +97,15 @@ class Perturb:
             )
         except AudioFileError as error:
             return error
-        written, measured = add_sound(
-            samples,
-            sound,
-            scaling=self._run.config["scaling"],
-            as_float=self._as_float,
-        )
+        try:
+            written, measured = add_sound(
+                samples,
+                sound,
+                scaling=self._run.config["scaling"],
+                as_float=self._as_float,
+            )
+        except ValueError:  # the sum is infinite
+            return AudioFileError(job.source, "is too loud for anything to be added")
         with artifacts.naming(job.target):
             job.target.parent.mkdir(parents=True, exist_ok=True)
             write_wav(

@@ -17,15 +17,20 @@ from uap_jax.data import corpora
 from uap_jax.data.cache import default_cache_dir
 from uap_jax.data.dataset import Dataset, Splits, leaked_share, split_clips
 from uap_jax.data.folder import describe_folder
-from uap_jax.experiments import artifacts, config, environment, judge, victim
-from uap_jax.experiments.attack import run_attack
-from uap_jax.experiments.console import (
-    Console,
-    UsageError,
-    format_seconds,
-    user_mistakes,
+from uap_jax.data.tfsr import describe_tfsr
+from uap_jax.experiments import (
+    artifacts,
+    config,
+    environment,
+    judge,
+    own_models,
+    victim,
 )
-from uap_jax.models.registry import default_num_samples, default_sample_rate_hz
+from uap_jax.experiments.attack import run_attack
+from uap_jax.experiments.console import Console, UsageError, user_mistakes
+from uap_jax.experiments.front import judge_front
+from uap_jax.experiments.outcome import report_result
+from uap_jax.experiments.submission import write_submissions
 from uap_jax.reporting import ReportData, write_report
 
 
@@ -42,6 +47,7 @@ class Request:
     scaling: str | None = None
     target: str | None = None
     num_attack_clips: int | None = None
+    num_test_clips: int | None = None
     attack_class: str | None = None
     seed: int = 0
     preset: str = "default"
@@ -76,7 +82,7 @@ def run(
             settings = config.continue_with(settings, stored, request.overrides)
         if finished is not None:
             console.say("this run is finished; delete its folder to run it again")
-            return _report_result(finished, workdir, console)
+            return report_result(finished, workdir, console)
         result = carry_out(
             settings,
             command="python -m uap_jax.experiments.run " + shlex.join(sys.argv[1:]),
@@ -86,7 +92,7 @@ def run(
             console=console,
             clock=clock,
         )
-        return _report_result(result, workdir, console)
+        return report_result(result, workdir, console)
 
 
 def carry_out(
@@ -100,6 +106,7 @@ def carry_out(
     clock: environment.CompileClock,
     load: Callable[..., tuple[Dataset, Splits]] | None = None,
     prepare: Callable[..., Any] = victim.prepare,
+    gain: Callable[..., float] = judge.gain,
 ) -> dict[str, Any]:
     """Carries out a run that is not finished, or goes on with it.
 
@@ -113,6 +120,7 @@ def carry_out(
         clock: Adds up the time of compiling.
         load: As `load_corpus`, which is the default; for who keeps what is loaded.
         prepare: As `victim.prepare`.
+        gain: As `judge.gain`.
 
     Returns:
         The content of result.json.
@@ -124,7 +132,17 @@ def carry_out(
     target = victim.class_index(dataset, settings.target)
     victim.class_index(dataset, settings.attack_class, flag="--attack_class")
     return _attack_and_judge(
-        settings, dataset, splits, target, workdir, cache_dir, console, clock, prepare
+        settings,
+        dataset,
+        splits,
+        target,
+        workdir,
+        cache_dir,
+        console,
+        clock,
+        prepare,
+        gain,
+        strict,
     )
 
 
@@ -145,14 +163,15 @@ def load_corpus(
             settings.dataset,
             data_dir=Path(settings.data_dir) if settings.data_dir else None,
             cache_dir=cache_dir / "corpora",
-            sample_rate_hz=default_sample_rate_hz(settings.model),
-            num_samples=default_num_samples(settings.model),
+            sample_rate_hz=settings.sample_rate_hz,
+            num_samples=settings.num_samples,
             split=settings.split,
             group_pattern=settings.group_pattern,
             strict=strict,
             progress=console.progress,
         )
         splits = split_clips(dataset)
+    dataset = own_models.with_classes(dataset, settings.own_model)
     for line in dataset.skipped[:10]:
         console.say(f"skipped {line}")
     if len(dataset.skipped) > 10:
@@ -173,13 +192,15 @@ def load_corpus(
 
 
 def _describe(settings: config.RunConfig, console: Console) -> list[str]:
-    """Returns what a folder of one's own holds, before anything long begins."""
+    """Returns what a folder holds that should be known before anything long begins."""
+    if settings.dataset == "tfsr" and settings.data_dir is not None:
+        return [describe_tfsr(settings.data_dir)]
     if settings.dataset != "folder" or settings.data_dir is None:
         return []
     return describe_folder(
         settings.data_dir,
-        sample_rate_hz=default_sample_rate_hz(settings.model),
-        num_samples=default_num_samples(settings.model),
+        sample_rate_hz=settings.sample_rate_hz,
+        num_samples=settings.num_samples,
         group_pattern=settings.group_pattern,
         progress=console.progress,
     )
@@ -195,12 +216,16 @@ def _attack_and_judge(
     console: Console,
     clock: environment.CompileClock,
     prepare: Callable[..., Any],
+    gain: Callable[..., float],
+    strict: bool,
 ) -> dict[str, Any]:
     started = time.perf_counter()
     with user_mistakes():
         spec, trained, facts = prepare(
             settings, dataset, splits, cache_dir=cache_dir, console=console
         )
+    if settings.own_model is not None:
+        own_models.check_gradient(spec, trained.variables)
     train_seconds = time.perf_counter() - started
     attack_key, judge_key = jax.random.split(jax.random.key(settings.seed))
     x, labels = judge.attack_clips(settings, dataset, splits)
@@ -225,6 +250,7 @@ def _attack_and_judge(
     started = time.perf_counter()
     perturbation = judge.with_source(found, settings, dataset)
     sound = judge.store_perturbation(perturbation, workdir)
+    splits = judge.choose_test_clips(settings, dataset, splits)
     evaluation, summary = judge.evaluate(
         settings,
         spec,
@@ -233,11 +259,41 @@ def _attack_and_judge(
         splits,
         perturbation,
         sound,
+        gain=gain(settings, dataset, splits),
         target=target,
         key=judge_key,
         console=console,
     )
+    unlabelled = write_submissions(
+        settings,
+        spec,
+        trained.variables,
+        dataset,
+        perturbation,
+        workdir,
+        target=target,
+        strict=strict,
+        console=console,
+    )
     judge.write_outcomes(evaluation, splits, workdir, target=target)
+    front = judge_front(
+        found.front,
+        perturbation,
+        workdir,
+        judge=lambda point, its_sound: judge.evaluate(
+            settings,
+            spec,
+            trained.variables,
+            dataset,
+            splits,
+            point,
+            its_sound,
+            gain=gain(settings, dataset, splits),
+            target=target,
+            key=judge_key,
+            console=console,
+        )[1],
+    )
     examples = judge.write_examples(
         dataset,
         splits,
@@ -248,6 +304,8 @@ def _attack_and_judge(
         target=target,
     )
     passes = artifacts.read_lines(workdir / "metrics.jsonl")
+    has_bank = settings.own_model is None
+    bank = judge.learned_bank(spec, trained.variables) if has_bank else {}
     result = {
         "method": settings.method,
         "model": settings.model,
@@ -263,6 +321,8 @@ def _attack_and_judge(
         "train": {"asr": float(found.train_asr), "num_clips": len(labels)},
         "test": summary["test"],
         "control": summary["control"],
+        **({"front": front} if front else {}),
+        **({"unlabelled": unlabelled} if unlabelled else {}),
         "victim": facts,
         "seconds": {
             "train_model": train_seconds,
@@ -284,7 +344,7 @@ def _attack_and_judge(
             sample_rate_hz=dataset.sample_rate_hz,
             examples=examples,
             per_class=judge.per_class(evaluation, dataset.class_names, target=target),
-            **judge.learned_bank(spec, trained.variables),
+            **bank,
         ),
     )
     # Last: it says that the run is finished.
@@ -303,49 +363,3 @@ def _check_same_problem(workdir: Path, problem: dict[str, str]) -> None:
         )
     path.parent.mkdir(exist_ok=True)
     artifacts.write_json(path, problem)
-
-
-def _report_result(result: dict[str, Any], workdir: Path, console: Console) -> int:
-    """Says what a finished run found; returns its exit code."""
-    try:
-        _say_result(result, workdir, console)
-        stop_reason, num_passes = result["stop_reason"], result["num_passes"]
-    except (KeyError, TypeError):
-        path = workdir / "result.json"
-        raise UsageError(f"{path}: expected a whole result; delete the file") from None
-    if stop_reason in ("converged", "max_passes", "stalled"):
-        return 0
-    print(
-        f"error: the attack stopped in pass {num_passes + 1}: "
-        f"{stop_reason.replace('_', ' ')}",
-        file=sys.stderr,
-    )
-    return 1
-
-
-def _say_result(result: dict[str, Any], workdir: Path, console: Console) -> None:
-    test, control = result["test"], result["control"]
-    low, high = test["asr_ci95"]
-    console.say(
-        f"clean accuracy {result['clean_accuracy']:.3f}; training ASR "
-        f"{result['train']['asr']:.3f} after {result['num_passes']} passes"
-        f"{'' if result['converged'] else ' (goal not reached)'}"
-    )
-    console.say(
-        f"test ASR {test['asr']:.3f} [{low:.3f}, {high:.3f}] on {test['num_clips']} "
-        f"clips; noise of the same RMS {control['asr']:.3f}"
-    )
-    console.say(
-        f"SNR {_decibel(test['snr_db'])} with the resting level, "
-        f"{_decibel(test['snr_ac_db'])} without; as one sound on raw recordings "
-        f"{test['asr_waveform']:.3f}, shifted {test['asr_shifted']:.3f}"
-    )
-    seconds = ", ".join(
-        f"{name} {format_seconds(value)}" for name, value in result["seconds"].items()
-    )
-    console.say(f"time: {seconds}")
-    console.say(f"{workdir / 'report.html'}")
-
-
-def _decibel(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.1f} dB"

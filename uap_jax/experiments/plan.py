@@ -310,7 +310,7 @@ def _digest_of_code() -> str:
 
 
 def _is_speech(dataset: str) -> bool:
-    return "speech" in dataset
+    return "speech" in dataset or dataset == "tfsr"
 
 
 def _is_speech_model(model: str) -> bool:

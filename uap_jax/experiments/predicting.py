@@ -10,7 +10,9 @@ import numpy as np
 
 from uap_jax import models
 from uap_jax.audio.box import to_box
-from uap_jax.experiments import artifacts, environment, pipeline
+from uap_jax.data.dataset import Dataset, Splits
+from uap_jax.experiments import artifacts, environment, own_models, pipeline
+from uap_jax.experiments.config import RunConfig
 from uap_jax.experiments.console import Console, UsageError, user_mistakes
 from uap_jax.experiments.stored import StoredRun, settings_of
 from uap_jax.training.loop import train
@@ -34,41 +36,22 @@ class Predictor(NamedTuple):
 def load_predictor(run: StoredRun, *, cache_dir: Path) -> Predictor:
     """Returns the model that a run attacked; nothing is trained.
 
-    The corpus is loaded as well, for it names the classes.
+    The corpus is loaded as well where it is what names the classes.
 
     Raises:
-        UsageError: The model is not in the cache, or its corpus is another one now.
+        UsageError: The model is not there, or its corpus is another one now.
     """
-    name = run.result["victim"]["name"]
-    folder = cache_dir / "models" / name
-    if not (folder / "model.json").is_file():
-        raise UsageError(
-            f"--predict: expected the model {name} in {cache_dir / 'models'}"
-        )
+    if run.config.get("own_model") is None:
+        _check_cached(run, cache_dir)
     settings = settings_of(run)
     environment.cache_compilations(cache_dir / "compiled")
-    dataset, splits = pipeline.load_corpus(settings, cache_dir, False, _Quiet())
-    problem = artifacts.read_json(run.workdir / "checkpoints" / "problem.json") or {}
-    if problem.get("corpus") != dataset.fingerprint:
-        raise UsageError(
-            f"--predict: expected the corpus that {name} was trained on, got another "
-            f"{dataset.name}"
-        )
-    spec = models.create(
-        settings.model,
-        num_classes=len(dataset.class_names),
-        num_samples=dataset.num_samples,
-    )
-    with user_mistakes(), artifacts.locked(folder, wait=True):
-        variables = train(
-            spec,
-            dataset,
-            splits,
-            scaling=settings.scaling,
-            recipe=settings.training,
-            seed=settings.seed,
-            workdir=folder / "checkpoints",
-        ).variables
+    own = own_models.load(settings.model)
+    if own is None:
+        spec, variables, names = _trained(run, settings, cache_dir)
+    else:
+        spec, variables, facts = own
+        stated = facts.class_names
+        names = stated or _load_corpus(run, settings, cache_dir)[0].class_names
 
     @jax.jit
     def classify(variables: Any, waveform: jax.Array) -> jax.Array:
@@ -77,9 +60,58 @@ def load_predictor(run: StoredRun, *, cache_dir: Path) -> Predictor:
 
     def predict(waveforms: np.ndarray) -> list[str]:
         indices = np.asarray(classify(variables, jnp.asarray(waveforms)))
-        return [dataset.class_names[index] for index in indices]
+        return [names[index] for index in indices]
 
-    return Predictor(dataset.sample_rate_hz, dataset.num_samples, predict)
+    return Predictor(settings.sample_rate_hz, settings.num_samples, predict)
+
+
+def _model_folder(run: StoredRun, cache_dir: Path) -> Path:
+    return cache_dir / "models" / run.result["victim"]["name"]
+
+
+def _check_cached(run: StoredRun, cache_dir: Path) -> None:
+    folder = _model_folder(run, cache_dir)
+    if not (folder / "model.json").is_file():
+        raise UsageError(
+            f"--predict: expected the model {folder.name} in {folder.parent}"
+        )
+
+
+def _trained(
+    run: StoredRun, settings: RunConfig, cache_dir: Path
+) -> tuple[models.ModelSpec, Any, tuple[str, ...]]:
+    """Returns a model of the registry, its weights in the cache, and its classes."""
+    dataset, splits = _load_corpus(run, settings, cache_dir)
+    spec = models.create(
+        settings.model,
+        num_classes=len(dataset.class_names),
+        num_samples=dataset.num_samples,
+    )
+    folder = _model_folder(run, cache_dir)
+    with user_mistakes(), artifacts.locked(folder, wait=True):
+        result = train(
+            spec,
+            dataset,
+            splits,
+            scaling=settings.scaling,
+            recipe=settings.training,
+            seed=settings.seed,
+            workdir=folder / "checkpoints",
+        )
+    return spec, result.variables, dataset.class_names
+
+
+def _load_corpus(
+    run: StoredRun, settings: RunConfig, cache_dir: Path
+) -> tuple[Dataset, Splits]:
+    dataset, splits = pipeline.load_corpus(settings, cache_dir, False, _Quiet())
+    problem = artifacts.read_json(run.workdir / "checkpoints" / "problem.json") or {}
+    if problem.get("corpus") != dataset.fingerprint:
+        raise UsageError(
+            f"--predict: expected the corpus that {run.result['victim']['name']} was "
+            f"trained on, got another {dataset.name}"
+        )
+    return dataset, splits
 
 
 class _Quiet(Console):

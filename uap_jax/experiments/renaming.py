@@ -8,6 +8,8 @@ from uap_jax.data.recording_files import list_recordings
 from uap_jax.experiments.console import Console, UsageError
 
 _WAV = (".wav", ".wave")
+# What file systems allow.
+_MAX_NAME_BYTES = 255
 
 
 class Job(NamedTuple):
@@ -67,6 +69,8 @@ def plan_folder(
         first = taken.setdefault(result, name)
         if first != name:
             unusable.append((name, f"its result would replace that of {first}"))
+        elif len(os.fsencode(result.name)) > _MAX_NAME_BYTES:
+            unusable.append((name, "its name is too long for .wav to be added"))
         elif _is_within(result.parent, source) or _is_same(job.source, result):
             unusable.append((name, "its result would be among the recordings"))
         elif os.path.lexists(result) and (result.is_dir() or not overwrite):

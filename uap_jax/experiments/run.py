@@ -11,13 +11,25 @@ from absl import flags
 
 from uap_jax.audio import SCALINGS
 from uap_jax.experiments.console import run_app
+from uap_jax.experiments.own_files import FILE_SUFFIXES, STATED_EXAMPLE
+from uap_jax.experiments.own_models import check_model
 from uap_jax.models import MODEL_NAMES
 
 # As `attacks.methods.METHODS`, which takes seconds to import.
-METHODS = ("penalty", "greedy")
+METHODS = ("penalty", "greedy", "decoupled")
 
 METHOD = flags.DEFINE_enum("method", "penalty", METHODS, "The attack.")
-MODEL = flags.DEFINE_enum("model", "spchcmd", MODEL_NAMES, "The classifier to fool.")
+MODEL = flags.DEFINE_string(
+    "model",
+    "spchcmd",
+    f"The classifier to fool: {', '.join(MODEL_NAMES)}, which is trained first; or one "
+    "of yours, trained already: package.module:function, a function without arguments "
+    "that returns a models.OwnModel or a bridge; or a file "
+    f"({', '.join(FILE_SUFFIXES)}; ONNX, TorchScript or torch.export), with what it is "
+    f"made for in a file of its name and .json beside it, such as {STATED_EXAMPLE}. "
+    'With the input range "waveform" it gets 2 x - 1 of clips x in [0, 1], that is, '
+    "with --scaling=fixed, recordings as they are.",
+)
 TARGET = flags.DEFINE_string(
     "target", None, "The class to say; without it any wrong class will do."
 )
@@ -27,7 +39,8 @@ DATASET = flags.DEFINE_string(
     "The corpus: synthetic_speech or synthetic_urban (built in); speech_commands "
     "(every folder of words is a class), speech_commands_paper32 or "
     "speech_commands_kaggle12 (the classes of the paper or of the challenge, others as "
-    "_unknown_); urbansound8k, esc10, esc50; folder (one of yours, with a folder for "
+    "_unknown_); tfsr (the challenge's folder, with submissions for test/audio); "
+    "urbansound8k, esc10, esc50; folder (one of yours, with a folder for "
     "each class or a table of path, label, group). Default: what fits the model, the "
     "built-in one or, with --data_dir, speech_commands or urbansound8k.",
 )
@@ -59,11 +72,23 @@ NUM_ATTACK_CLIPS = flags.DEFINE_integer(
     "Clips of the training split that the attack uses, at most. Default: 1000, or what "
     "the preset says.",
 )
+NUM_TEST_CLIPS = flags.DEFINE_integer(
+    "num_test_clips",
+    None,
+    "Clips of the test split that the attack is judged on, at most, of each class its "
+    "share. Default: all.",
+)
 ATTACK_CLASS = flags.DEFINE_string(
     "attack_class",
     None,
     "The class the attack's clips are of; with --num_attack_clips=1 the attack has a "
     "single recording. Without it clips of all classes.",
+)
+ASR_LEVELS = flags.DEFINE_list(
+    "asr_levels",
+    [],
+    "With --method=decoupled: success rates to find the quietest perturbation of, for "
+    "example 0.5,0.7,0.9; the same as --set attack.asr_levels=0.5,0.7,0.9.",
 )
 PRESET = flags.DEFINE_enum(
     "preset",
@@ -93,6 +118,7 @@ CACHE_DIR = flags.DEFINE_string(
 
 
 def main() -> int:
+    check_model(MODEL.value)
     # JAX and Flax take seconds to load; --help and mistyped flags need not wait.
     from uap_jax.experiments import pipeline
 
@@ -107,15 +133,26 @@ def main() -> int:
             scaling=SCALING.value,
             target=TARGET.value,
             num_attack_clips=NUM_ATTACK_CLIPS.value,
+            num_test_clips=NUM_TEST_CLIPS.value,
             attack_class=ATTACK_CLASS.value,
             seed=SEED.value,
             preset=PRESET.value,
-            overrides=tuple(SET.value),
+            overrides=(*_asr_levels(METHOD.value, ASR_LEVELS.value), *SET.value),
         ),
         workdir=Path(WORKDIR.value) if WORKDIR.value else None,
         cache_dir=Path(CACHE_DIR.value) if CACHE_DIR.value else None,
         strict=STRICT.value,
     )
+
+
+def _asr_levels(method: str, levels: list[str]) -> list[str]:
+    from uap_jax.experiments.console import UsageError
+
+    if levels and method != "decoupled":
+        raise UsageError(
+            f"--asr_levels: {method} finds one success rate, use decoupled"
+        )
+    return [f"attack.asr_levels={','.join(levels)}"] if levels else []
 
 
 if __name__ == "__main__":

@@ -5,17 +5,27 @@
 The same command goes on where it was stopped, whatever stopped it.
 """
 
+import contextlib
+import functools
 import shlex
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
 from uap_jax.data.cache import default_cache_dir
-from uap_jax.experiments import executors, manifest, plan, tabulate, trials
+from uap_jax.experiments import (
+    executors,
+    manifest,
+    plan,
+    ray_executor,
+    tabulate,
+    trials,
+)
 from uap_jax.experiments.console import Console, UsageError, format_seconds, run_app
 
 MANIFEST = flags.DEFINE_string("manifest", None, "The experiment, a TOML file.")
@@ -50,7 +60,28 @@ CACHE_DIR = flags.DEFINE_string(
     "cache_dir", None, "Where clips, trained models and programs are kept, as of `run`."
 )
 EXECUTOR = flags.DEFINE_enum(
-    "executor", "local", tuple(executors.EXECUTORS), "What does the work."
+    "executor",
+    "local",
+    ("local", "ray"),
+    "What does the work: this process, or workers on a Ray cluster.",
+)
+RAY_ADDRESS = flags.DEFINE_string(
+    "ray_address",
+    None,
+    "With --executor=ray: a running cluster. Default: one that is started here.",
+)
+NUM_WORKERS = flags.DEFINE_integer(
+    "num_workers",
+    None,
+    "With --executor=ray: how many processes. Default: one for each GPU of the "
+    "cluster; where there are none, for two processors.",
+    lower_bound=1,
+)
+MAX_RETRIES = flags.DEFINE_integer(
+    "max_retries",
+    3,
+    "With --executor=ray: how often a trial begins again after its worker has died.",
+    lower_bound=0,
 )
 STRICT = flags.DEFINE_bool("strict", False, "Whether one bad recording is an error.")
 
@@ -62,6 +93,7 @@ def main() -> int:
     console = Console()
     if not MANIFEST.value:
         raise UsageError("--manifest: expected a file, got none")
+    execute = _executor()
     declared = manifest.load(Path(MANIFEST.value), scale=SCALE.value)
     corpora = plan.pair_corpora(
         DATASET.value,
@@ -76,18 +108,20 @@ def main() -> int:
     )
     context.workdir.mkdir(parents=True, exist_ok=True)
     sources = executors.Corpora(context)
-    planned = plan.make_plan(
-        declared,
-        corpora,
-        workdir=context.workdir,
-        load=lambda settings: sources.load(settings, console)[0],
-    )
-    for trial in planned:
-        # Here a wrong corpus is one error, not one of each trial.
-        if trials.read_result(trial, context.workdir) is None:
-            settings = plan.settings_of(trial.request, on_accelerator=False)
-            sources.load(settings, console)
-    return _sweep(declared, planned, context, console)
+    on_ray = EXECUTOR.value == "ray"
+    with ray_executor.off_devices() if on_ray else contextlib.nullcontext():
+        planned = plan.make_plan(
+            declared,
+            corpora,
+            workdir=context.workdir,
+            load=lambda settings: sources.load(settings, console)[0],
+        )
+        for trial in planned:
+            # Here a wrong corpus is one error, not one of each trial.
+            if trials.read_result(trial, context.workdir) is None:
+                settings = plan.settings_of(trial.request, on_accelerator=False)
+                sources.load(settings, console)
+    return _sweep(declared, planned, context, console, execute)
 
 
 def _sweep(
@@ -95,6 +129,7 @@ def _sweep(
     planned: Sequence[plan.Trial],
     context: executors.Context,
     console: Console,
+    execute: executors.Executor,
 ) -> int:
     """Does what is not done and writes the table; returns the exit code."""
 
@@ -106,21 +141,22 @@ def _sweep(
 
     # What is wrong with the table is better known before the work than after it.
     write_table()
-    failed = _do(planned, "trials", context, console, write_table)
+    failed = _do(planned, "trials", context, console, execute, write_table)
     if declared.table.kind == "transfer":
         judged = [
             transfer
             for transfer in trials.transfers(planned)
             if trials.read_result(transfer.source, context.workdir)
         ]
-        failed += _do(
-            judged, "judgements on other models", context, console, write_table
-        )
+        what = "judgements on other models"
+        failed += _do(judged, what, context, console, execute, write_table)
     for trial in planned:
         fault = trials.fault_of(trials.read_result(trial, context.workdir) or {})
         if fault:
             failed.append(_describe_failure(trial, fault, context))
     console.say(f"table: {write_table()}")
+    folder = shlex.quote(str(context.workdir))
+    console.say(f"report: python -m uap_jax.experiments.report --sweep={folder}")
     for line in failed:
         print(f"error: {line}", file=sys.stderr, flush=True)
     return 1 if failed else 0
@@ -131,6 +167,7 @@ def _do(
     what: str,
     context: executors.Context,
     console: Console,
+    execute: executors.Executor,
     write_table: Callable[[], Path],
 ) -> list[str]:
     """Does what is not done of some work; returns what failed, a line each."""
@@ -141,33 +178,43 @@ def _do(
         console.say("nothing to do")
         return []
     failed = []
+    at_work: set[str] = set()
     spent: dict[str, list[float]] = defaultdict(list)
     written = time.monotonic()
 
     def on_start(job: trials.Job) -> None:
-        console.say(f"[{num_done + 1}/{len(jobs)}] {job.label}")
+        at_work.add(job.id)
+        console.say(f"[{num_done + len(at_work)}/{len(jobs)}] {job.label}")
 
-    execute = executors.EXECUTORS[EXECUTOR.value]
-    for outcome in execute(list(left.values()), context, console, on_start):
-        num_done += 1
-        del left[outcome.job.id]
-        if outcome.error is not None:
-            failed.append(_describe_failure(outcome.job, outcome.error, context))
-            console.say(f"failed: {outcome.error}")
-        else:
-            spent[trials.kind_of(outcome.job)].append(outcome.seconds)
-            console.say(_describe_success(outcome, context))
-        if left and spent:
-            seconds = trials.seconds_left(left.values(), spent)
-            console.say(f"about {format_seconds(seconds)} left")
-        if time.monotonic() - written > TABLE_EVERY_S:
-            write_table()
-            written = time.monotonic()
+    # Closed, also on Ctrl-C, before anything else is said.
+    with contextlib.closing(
+        execute(list(left.values()), context, console, on_start)
+    ) as outcomes:
+        for outcome in outcomes:
+            num_done += 1
+            del left[outcome.job.id]
+            at_work.discard(outcome.job.id)
+            which = f"{outcome.job.label}: " if at_work else ""
+            if outcome.error is not None:
+                failed.append(_describe_failure(outcome.job, outcome.error, context))
+                console.say(f"{which}failed: {outcome.error}")
+            else:
+                result = trials.read_result(outcome.job, context.workdir) or {}
+                # A model is trained once.
+                training = result.get("seconds", {}).get("train_model", 0.0)
+                spent[trials.kind_of(outcome.job)].append(outcome.seconds - training)
+                console.say(f"{which}{_describe_success(outcome, result)}")
+            if left and spent:
+                at_once = min(len(at_work) + 1, len(left))
+                seconds = trials.seconds_left(left.values(), spent) / at_once
+                console.say(f"about {format_seconds(seconds)} left")
+            if time.monotonic() - written > TABLE_EVERY_S:
+                write_table()
+                written = time.monotonic()
     return failed
 
 
-def _describe_success(outcome: executors.Outcome, context: executors.Context) -> str:
-    result = trials.read_result(outcome.job, context.workdir) or {}
+def _describe_success(outcome: executors.Outcome, result: Mapping[str, Any]) -> str:
     return (
         f"done in {format_seconds(outcome.seconds)}: test ASR "
         f"{result['test']['asr']:.3f}, noise {result['control']['asr']:.3f}"
@@ -176,6 +223,19 @@ def _describe_success(outcome: executors.Outcome, context: executors.Context) ->
 
 def _describe_failure(job: trials.Job, error: str, context: executors.Context) -> str:
     return f"{job.label}: {error} (log: {job.folder(context.workdir) / executors.LOG})"
+
+
+def _executor() -> executors.Executor:
+    """Returns what the flags name."""
+    if EXECUTOR.value == "local":
+        return executors.run_local
+    ray_executor.check_installed()
+    return functools.partial(
+        ray_executor.run_ray,
+        address=RAY_ADDRESS.value,
+        num_workers=NUM_WORKERS.value,
+        max_retries=MAX_RETRIES.value,
+    )
 
 
 def _default_workdir(corpora: Sequence[plan.CorpusFlags]) -> Path:

@@ -1,5 +1,6 @@
 """From finished trials to the files of a table."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,18 @@ def write_tables(
     Raises:
         UsageError: The manifest names a table of the paper that does not fit.
     """
+    table, about = make_table(declared, trials, workdir=workdir, command=command)
+    return write_files(table, about, workdir=workdir)
+
+
+def make_table(
+    declared: Manifest, trials: Sequence[Trial], *, workdir: Path, command: str
+) -> tuple[Table, dict[str, Any]]:
+    """Returns the table of an experiment, and what it is and where it is from.
+
+    Of `declared`, only what stands in the second is looked at. Arguments and errors as
+    of `write_tables`.
+    """
     results = {trial.id: _good_result(trial, workdir) for trial in trials}
     try:
         table, notes = _build(declared, trials, results, workdir)
@@ -43,13 +56,19 @@ def write_tables(
         "title": declared.title,
         "scale": declared.scale,
         "command": command,
+        "table": dataclasses.asdict(declared.table),
         **_origin(trials, results, workdir),
         "notes": notes,
     }
+    return table, about
+
+
+def write_files(table: Table, about: Mapping[str, Any], *, workdir: Path) -> Path:
+    """Writes a table as Markdown, CSV, JSON and LaTeX; returns the first."""
     folder = workdir / "tables"
     folder.mkdir(parents=True, exist_ok=True)
     lines = list(_describe(about))
-    markdown = [f"# {declared.title}\n", table_formats.to_markdown(table)]
+    markdown = [f"# {about['title']}\n", table_formats.to_markdown(table)]
     markdown.append("".join(f"- {line}\n" for line in lines))
     latex = "".join(f"% {line}\n" for line in lines) + table_formats.to_latex(table)
     for suffix, text in {
@@ -58,8 +77,14 @@ def write_tables(
         "tex": latex,
         "md": "\n".join(markdown),
     }.items():
-        artifacts.write_bytes(folder / f"{declared.name}.{suffix}", text.encode())
-    return folder / f"{declared.name}.md"
+        artifacts.write_bytes(folder / f"{about['name']}.{suffix}", text.encode())
+    return folder / f"{about['name']}.md"
+
+
+def read_published(table: str) -> Published:
+    """Reads a table of the paper, from the repository that one works in, if in one."""
+    here = Path("third_party", "published")
+    return load_published(table, here if here.is_dir() else None)
 
 
 def _build(
@@ -72,7 +97,7 @@ def _build(
     spec = declared.table
     if spec.kind == "transfer":
         return _build_transfer(declared, trials, results, workdir)
-    published = _published(spec.published) if spec.published else None
+    published = read_published(spec.published) if spec.published else None
     notes = _notes([published])
     if spec.kind == "significance":
         compared = compare_methods(trials, results, spec.rows, published, workdir)
@@ -130,7 +155,7 @@ def _build_transfer(
 ) -> tuple[Table, list[str]]:
     number = declared.table.published
     panels = {
-        goal: _published(f"{number}{panel}") if number else None
+        goal: read_published(f"{number}{panel}") if number else None
         for goal, panel in {"untargeted": "A", "targeted": "B"}.items()
     }
     records = []
@@ -245,9 +270,3 @@ def _notes(published: Sequence[Published | None]) -> list[str]:
         for table in published
         if table is not None and table.cells
     ]
-
-
-def _published(table: str) -> Published:
-    """Reads a table of the paper, from the repository the sweep is started in."""
-    here = Path("third_party", "published")
-    return load_published(table, here if here.is_dir() else None)

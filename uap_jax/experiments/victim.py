@@ -1,19 +1,29 @@
-"""The classifier under attack: found trained in the cache, or trained first."""
+"""The classifier under attack: given, found trained in the cache, or trained first."""
 
+import contextlib
 import dataclasses
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
+
 from uap_jax import models
+from uap_jax.audio.box import to_box
+from uap_jax.bridges.checks import check_outputs
 from uap_jax.data.cache import fingerprint
-from uap_jax.data.dataset import Dataset, Splits
-from uap_jax.experiments import artifacts
+from uap_jax.data.dataset import Dataset, Splits, to_waveform
+from uap_jax.experiments import artifacts, own_models
 from uap_jax.experiments.config import RunConfig
 from uap_jax.experiments.console import Console, UsageError, format_seconds
-from uap_jax.training.loop import TrainResult, train
+from uap_jax.training.loop import TrainResult, evaluate_accuracy, train
 
 # Raised when the same settings give other weights.
 _VERSION = 1
+
+# Clips whose logits are looked at.
+NUM_CHECKED = 32
 
 
 def prepare(
@@ -24,7 +34,15 @@ def prepare(
     cache_dir: Path,
     console: Console,
 ) -> tuple[models.ModelSpec, TrainResult, dict[str, Any]]:
-    """Returns the model, its trained weights, and facts about the training."""
+    """Returns the model, its trained weights, and facts about the training.
+
+    Raises:
+        ValueError: Model and corpus do not fit, or a model gives no logits.
+        UsageError: A model of one's own cannot be loaded.
+        FloatingPointError: The loss of the training became non-finite.
+    """
+    if config.own_model is not None:
+        return _given(config, dataset, splits, console)
     spec = models.create(
         config.model,
         num_classes=len(dataset.class_names),
@@ -41,7 +59,7 @@ def prepare(
     )
     name = f"{config.model}-{config.dataset}-{config.scaling}-{identity}"
     folder = cache_dir / "models" / name
-    with artifacts.locked(folder, wait=True):
+    with _held(folder, console):
         facts = artifacts.read_json(folder / "model.json")
         if facts is None:
             console.say(
@@ -59,14 +77,15 @@ def prepare(
             workdir=folder / "checkpoints",
             on_epoch=log,
         )
-        if facts is None or log.num_epochs:
-            facts = {
-                "name": name,
-                "validation_accuracy": result.validation_accuracy,
-                "best_epoch": result.best_epoch,
-                "num_epochs": result.num_epochs,
-                "seconds": log.total_seconds(),
-            }
+        found = {
+            "name": name,
+            "validation_accuracy": result.validation_accuracy,
+            "best_epoch": result.best_epoch,
+            "num_epochs": result.num_epochs,
+        }
+        # The file may be damaged.
+        if facts is None or log.num_epochs or facts | found != facts:
+            facts = found | {"seconds": log.total_seconds()}
             artifacts.write_json(folder / "model.json", facts)
         else:
             console.say(f"found {config.model} trained in {folder}")
@@ -75,6 +94,58 @@ def prepare(
         f"right after epoch {facts['best_epoch']} of {facts['num_epochs']}"
     )
     return spec, result, facts
+
+
+def _given(
+    config: RunConfig, dataset: Dataset, splits: Splits, console: Console
+) -> tuple[models.ModelSpec, TrainResult, dict[str, Any]]:
+    """Returns a model of one's own, once it is seen that it does what it is said to."""
+    own = own_models.load(config.model)
+    if own is None or own.facts != config.own_model:
+        raise UsageError(f"--model: {config.model} has changed meanwhile")
+    spec, variables, facts = own
+    some = to_waveform(dataset.clips[splits.validation[:NUM_CHECKED]])
+    x, _ = to_box(jnp.asarray(some), scaling=config.scaling)
+    check_outputs(
+        np.asarray(spec.logits(variables, x)),
+        name=config.model,
+        shape=(len(some), spec.num_classes),
+    )
+    accuracy = evaluate_accuracy(
+        spec, variables, dataset, splits.validation, scaling=config.scaling
+    )
+    console.say(
+        f"{config.model} is given trained: {spec.num_classes} classes, clips of "
+        f"{spec.num_samples} samples at {spec.sample_rate_hz} Hz; "
+        f"{accuracy:.3f} of the validation clips right"
+    )
+    if accuracy * spec.num_classes < 1.5:
+        console.say(
+            "that is little better than chance: are the classes in the order "
+            f"{', '.join(dataset.class_names)}, and is the input what it takes?"
+        )
+    return (
+        spec,
+        TrainResult(variables, accuracy, best_epoch=0, num_epochs=0, seconds=0.0),
+        {
+            "name": facts.name,
+            "training": "given",
+            "fingerprint": facts.fingerprint,
+            "validation_accuracy": accuracy,
+        },
+    )
+
+
+@contextlib.contextmanager
+def _held(folder: Path, console: Console) -> Generator[None, None, None]:
+    """Holds the folder of a model; of several processes one trains it."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(artifacts.locked(folder, wait=False))
+        except artifacts.InUseError:
+            console.say(f"another process trains or reads the model in {folder}: waits")
+            stack.enter_context(artifacts.locked(folder, wait=True))
+        yield
 
 
 class _EpochLog:
@@ -98,7 +169,8 @@ class _EpochLog:
     def total_seconds(self) -> float:
         """Returns the time of all epochs; one that was trained twice counts once."""
         lines = artifacts.read_lines(self._path)
-        return sum({entry["epoch"]: entry["seconds"] for entry in lines}.values())
+        seconds = {str(entry.get("epoch")): entry.get("seconds") for entry in lines}
+        return sum(each for each in seconds.values() if isinstance(each, float | int))
 
 
 def class_index(

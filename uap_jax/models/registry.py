@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class ModelSpec:
     """A classifier as pure functions.
 
     Attributes:
-        name: The name in the registry.
+        name: The name in the registry, or of a model of one's own.
         num_classes: C, the number of logits.
         num_samples: N, samples of a clip.
         sample_rate_hz: Samples per second that the network is made for.
@@ -84,6 +84,48 @@ class ModelSpec:
     init: Callable[["jax.Array"], Any]
     logits: Callable[[Any, "jax.Array"], "jax.Array"]
     apply_train: Callable[..., tuple["jax.Array", Any]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OwnModel:
+    """A trained classifier of one's own: what `--model=module:function` returns.
+
+    Attributes:
+        logits: `logits(variables, x [B, N]) -> [B, C]` float32, evaluation mode, x in
+            the box [0, 1]; a network that takes waveforms in [-1, 1] gets 2 x - 1.
+        variables: Its weights, a pytree of arrays; nothing where they are elsewhere.
+        num_samples: N, samples of a clip.
+        sample_rate_hz: Samples per second that the network is made for.
+        class_names: The C classes in the order of the logits; by them it is matched to
+            a corpus. None: those of the corpus, in its order.
+
+    Raises:
+        ValueError: A number is less than 1, or a class has no name of its own.
+    """
+
+    logits: Callable[[Any, "jax.Array"], "jax.Array"]
+    variables: Any
+    num_samples: int
+    sample_rate_hz: int
+    class_names: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        for field in ("num_samples", "sample_rate_hz"):
+            value = getattr(self, field)
+            # True is an integer to Python.
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(
+                    f"{field}: expected an integer of at least 1, got {value!r}"
+                )
+        names = self.class_names
+        if names is None:
+            return
+        is_list = isinstance(names, Sequence) and not isinstance(names, str)
+        is_good = is_list and all(isinstance(name, str) and name for name in names)
+        if not is_good or len(set(names)) < max(2, len(names)):
+            raise ValueError(
+                f"class_names: expected two or more different names, got {names!r}"
+            )
 
 
 def create(name: str, *, num_classes: int, num_samples: int | None = None) -> ModelSpec:

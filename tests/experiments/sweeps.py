@@ -1,0 +1,68 @@
+"""A small sweep, and trials of it that were never run."""
+
+from uap_jax.experiments import artifacts, manifest, plan
+
+# The training compiles to the program of `launching.VICTIM`.
+MANIFEST = """
+name = "quick"
+title = "A quick sweep"
+
+[[trials]]
+model = "spchcmd"
+method = "penalty"
+target = ["untargeted", "first:1"]
+scaling = "peak"
+seed = 4
+num_attack_clips = 20
+
+[trials.set]
+attack.confidence = [10, 20]
+attack.max_passes = 2
+training.num_clips_seen = 600
+training.batch_size = 10
+training.peak_learning_rate = 0.003
+
+[table]
+kind = "mean"
+rows = ["attack.confidence", "target"]
+measures = ["test.asr", "train.asr", "test.snr_db", "num_passes"]
+"""
+
+RESULT = {
+    "clean_accuracy": 0.9,
+    "converged": True,
+    "stop_reason": "converged",
+    "num_passes": 2,
+    "dataset": "synthetic_speech",
+    "train": {"asr": 0.9, "num_clips": 20},
+    "test": {"asr": 0.8, "num_clips": 18, "snr_db": 20.0},
+    "control": {"asr": 0.1},
+    "hardware": {
+        **{"device": "cpu", "platform": "cpu", "num_devices": 1},
+        **{"processor": "some", "num_cores": 2},
+    },
+    "versions": {"uap_jax": "0", "jax": "0"},
+}
+BUILT_IN = {
+    "synthetic_speech-official-16000": {
+        **{"fingerprint": "x", "class_names": ["a", "b"], "data_dir": None},
+    }
+}
+
+
+def plan_built_in(path, workdir):
+    """Plans trials on the built-in corpus without rendering it."""
+    workdir.mkdir(exist_ok=True)
+    artifacts.write_json(workdir / plan.INDEX, {"corpora": BUILT_IN})
+
+    def load(settings):
+        raise AssertionError("the index knows the corpus")
+
+    declared = manifest.load(path, scale="paper")
+    return plan.make_plan(declared, (plan.CorpusFlags(),), workdir=workdir, load=load)
+
+
+def finish(trial, workdir, **changes):
+    folder = trial.folder(workdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    artifacts.write_json(folder / "result.json", RESULT | changes)

@@ -1,0 +1,307 @@
+"""From the folder of a sweep to its report, also where little of it is there."""
+
+import json
+import subprocess
+import sys
+import types
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from uap_jax import attacks
+from uap_jax.data.dataset import Dataset, Splits
+from uap_jax.evaluation import Evaluation
+from uap_jax.experiments import (
+    artifacts,
+    executors,
+    gathering,
+    judge,
+    manifest,
+    plan,
+    tabulate,
+)
+from uap_jax.experiments.console import Console, UsageError
+
+MANIFEST = """
+name = "table_2"
+title = "Both methods (Table 2)"
+
+[[trials]]
+model = "spchcmd"
+method = ["greedy", "penalty"]
+target = ["untargeted", "each"]
+preset = "paper"
+
+[table]
+kind = "mean"
+rows = ["goal", "method"]
+measures = ["test.asr", "test.snr_db"]
+published = "2"
+"""
+CURVES = (
+    MANIFEST.replace("table_2", "figure_1")
+    .replace('"mean"', '"curve"')
+    .replace("rows", 'x = "seed"\nseries')
+    .replace('published = "2"', "")
+    .replace('target = ["untargeted", "each"]', 'target = "untargeted"\nseed = [0, 1]')
+)
+TRANSFER = (
+    MANIFEST.replace("table_2", "table_4")
+    .replace('"spchcmd"', '["cnn_rand", "sincnet"]')
+    .replace('"mean"', '"transfer"')
+    .replace('["goal", "method"]', '["goal", "method", "model"]')
+    .replace('measures = ["test.asr", "test.snr_db"]', "")
+    .replace('"2"', '"4"')
+)
+RESULT = {
+    **{"clean_accuracy": 0.9, "converged": True, "stop_reason": "converged"},
+    **{"num_passes": 2, "dataset": "synthetic_speech", "train": {"asr": 0.9}},
+    "test": {"asr": 0.8, "num_clips": 18, "snr_db": 20.0},
+    "control": {"asr": 0.1},
+    "hardware": {"device": "cpu", "num_devices": 1, "processor": "p", "num_cores": 2},
+    "versions": {"uap_jax": "0", "jax": "0"},
+}
+CORPUS = {"fingerprint": "f00d", "class_names": ["a", "b"], "data_dir": None}
+
+
+class Sweep:
+    """A folder as a sweep leaves it, without the work."""
+
+    def __init__(self, folder):
+        self.workdir = folder / "w"
+        self.workdir.mkdir()
+        self.folder = folder
+        keys = ("synthetic_speech-official-16000", "synthetic_urban-official-50999")
+        artifacts.write_json(
+            self.workdir / plan.INDEX, {"corpora": dict.fromkeys(keys, CORPUS)}
+        )
+
+    def add(self, text, *, scale="paper"):
+        path = self.folder / "m.toml"
+        path.write_text(text)
+        declared = manifest.load(path, scale=scale)
+        planned = plan.make_plan(
+            declared, (plan.CorpusFlags(),), workdir=self.workdir, load=lambda _: None
+        )
+        command = f"sweep --manifest={declared.name}"
+        tabulate.write_tables(declared, planned, workdir=self.workdir, command=command)
+        return planned
+
+    def finish(self, trial, **changes):
+        folder = trial.folder(self.workdir)
+        folder.mkdir(parents=True, exist_ok=True)
+        artifacts.write_json(folder / "result.json", RESULT | changes)
+
+    def add_examples(self, trial, *, clean=b"RIFF clean", **changes):
+        """Writes two examples, of which `changes` are in both."""
+        folder = trial.folder(self.workdir) / "examples"
+        folder.mkdir(parents=True)
+        entries = []
+        for number in range(2):
+            names = {kind: f"{number}_{kind}.wav" for kind in ("clean", "perturbed")}
+            (folder / names["clean"]).write_bytes(clean)
+            (folder / names["perturbed"]).write_bytes(trial.id.encode())
+            entry = {"name": f"clip {number}", "true_class": "a"}
+            entry |= {"clean_prediction": "a", "perturbed_prediction": "b"}
+            entry |= {"snr_db": 20.0, "snr_ac_db": None, "relative_loudness_db": -9.0}
+            entries.append(entry | names | changes)
+        artifacts.write_json(folder / "examples.json", {"examples": entries})
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    return Sweep(tmp_path)
+
+
+def launch(*flags):
+    command = [sys.executable, "-m", "uap_jax.experiments.report", *flags]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_a_partial_sweep_of_several_experiments(sweep):
+    sweep.add(CURVES)
+    planned = sweep.add(MANIFEST)
+    sweep.finish(planned[0])
+    sweep.finish(planned[1], stop_reason="non_finite_logits")
+    context = executors.Context(sweep.workdir, sweep.workdir, False)
+    executors.explain(planned[2], FloatingPointError("a\n<b>"), context)
+    data = gathering.gather(sweep.workdir)
+    assert [section.about["name"] for section in data.sections] == [
+        *("table_2", "figure_1")
+    ]
+    assert (data.num_done, data.num_trials) == (1, 8)
+    assert data.not_begun[:2] == ["table_1", "table_3"]
+    (corpus,) = data.corpora
+    assert (corpus.name, corpus.is_synthetic) == ("synthetic_speech", True)
+    assert (corpus.num_classes, corpus.num_samples) == (2, 16_000)
+    table, _ = data.sections
+    assert (table.corpora, table.paper_corpora) == (
+        *(["synthetic_speech"], ["Speech Commands"]),
+    )
+    assert [failure.error for failure in table.failures] == [
+        "the attack stopped in pass 3: non finite logits",
+        "FloatingPointError: a <b>",
+    ]
+    assert table.failures[1].log == f"trials/{planned[2].id}/log.txt"
+    assert table.failures[1].last_lines.endswith("FloatingPointError: a\n<b>")
+    assert table.missing == [trial.label for trial in planned[3:]]
+    done = launch(f"--sweep={sweep.workdir}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "2 tables and figures, 1 of 8 trials done" in done.stdout
+    page = (sweep.workdir / "report.html").read_text()
+    assert "FloatingPointError: a &lt;b&gt;" in page
+
+
+def test_tables_are_written_anew(sweep):
+    planned = sweep.add(MANIFEST)
+    for trial in planned:
+        sweep.finish(trial)
+    table = sweep.workdir / "tables" / "table_2.json"
+    before = json.loads(table.read_text())
+    assert before["num_done"] == 0
+    gathering.gather(sweep.workdir)
+    after = json.loads(table.read_text())
+    assert after["num_done"] == 6
+    assert [row["test.asr"] for row in after["rows"]] == [0.8] * 4
+    assert after["command"] == before["command"] == "sweep --manifest=table_2"
+    assert after["remarks"][0]["column"].startswith("paper.")
+    assert "0.800 / 0.100" in (sweep.workdir / "tables" / "table_2.md").read_text()
+
+
+def test_judgements_on_other_models_are_missed(sweep):
+    planned = sweep.add(TRANSFER)
+    for trial in planned:
+        sweep.finish(trial)
+    (section,) = gathering.gather(sweep.workdir).sections
+    # Three goals, two methods, either model on the other.
+    assert len(section.missing) == 12
+    assert section.missing[0].endswith("on cnn_rand")
+    assert [table.table for table in section.published] == ["4A", "4B"]
+
+
+def test_a_retry_forgets_the_error(sweep, monkeypatch):
+    (trial, *_) = sweep.add(MANIFEST)
+    work = [UsageError("--x: expected y"), None]
+
+    def run_trial(trial, folder, *_):
+        assert not (folder / executors.ERROR).exists()
+        if error := work.pop(0):
+            raise error
+        sweep.finish(trial)
+
+    monkeypatch.setattr(executors, "_run_trial", run_trial)
+    context = executors.Context(sweep.workdir, sweep.workdir, False)
+    for errors in (["--x: expected y"], []):
+        list(executors.run_local([trial], context, Console(), lambda _: None))
+        (section,) = gathering.gather(sweep.workdir).sections
+        assert [failure.error for failure in section.failures] == errors
+
+
+def test_an_example_for_each_model_and_goal(sweep):
+    planned = sweep.add(MANIFEST)
+    for trial in planned:
+        sweep.finish(trial)
+        sweep.add_examples(trial)
+    untargeted, targeted = gathering.gather(sweep.workdir).examples
+    assert (untargeted.target, targeted.target) == (None, "a")
+    assert (untargeted.name, targeted.name) == ("clip 0", "clip 1")
+    assert [each.method for each in targeted.perturbed] == ["greedy", "penalty"]
+    ids = {each.audio.decode() for each in targeted.perturbed}
+    assert ids == {t.id for t in planned if t.config["target"] == "a"}
+    assert targeted.perturbed[0].snr_ac_db is None
+
+
+def test_what_differs_or_is_damaged_stands_apart(sweep):
+    planned = sweep.add(MANIFEST)
+    first = [trial for trial in planned if trial.config["target"] is None]
+    sweep.finish(first[0])
+    sweep.add_examples(first[0])
+    sweep.finish(first[1])
+    sweep.add_examples(first[1], clean=b"RIFF other")
+    assert len(gathering.gather(sweep.workdir).examples) == 2
+    folder = first[1].folder(sweep.workdir) / "examples"
+    for damage in ('{"examples": []}', '{"examples": [{}]}', '{"examples": 3}', "{}"):
+        (folder / "examples.json").write_text(damage)
+        assert len(gathering.gather(sweep.workdir).examples) == 1
+    (first[0].folder(sweep.workdir) / "examples" / "0_clean.wav").unlink()
+    assert gathering.gather(sweep.workdir).examples == []
+
+
+def test_long_logs_are_cut_at_a_line(sweep):
+    (trial, *_) = sweep.add(MANIFEST)
+    folder = trial.folder(sweep.workdir)
+    folder.mkdir(parents=True)
+    (folder / executors.ERROR).write_text("failed")
+    lines = [f"line {number}" for number in range(9999)]
+    (folder / executors.LOG).write_text("\n".join(lines))
+    (section,) = gathering.gather(sweep.workdir).sections
+    shown = section.failures[0].last_lines.split("\n")
+    assert shown == lines[-len(shown) :]
+    assert 100 < len(shown) < 500
+
+
+def test_mistakes_are_one_line(sweep, tmp_path):
+    sweep.add(MANIFEST)
+    table = sweep.workdir / "tables" / "table_2.json"
+    whole = json.loads(table.read_text())
+    for damaged, message in [
+        (whole | {"trials": ["none"]}, "table_2.json: expected a table whose trials"),
+        ({"name": "table_2"}, "table_2.json: expected a table whose trials"),
+        ([], "table_2.json: expected a JSON object"),
+    ]:
+        table.write_text(json.dumps(damaged))
+        with pytest.raises(UsageError, match=message):
+            gathering.gather(sweep.workdir)
+    for flags, message in [
+        ([], "--sweep: expected the work directory of a sweep, got none"),
+        ([f"--sweep={tmp_path}"], "--sweep: expected the work directory"),
+        (["--sweeps=x"], "Unknown command line flag 'sweeps'"),
+    ]:
+        done = launch(*flags)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"error: {message}")
+        assert done.stderr.count("\n") == 1
+
+
+def test_examples_are_described(tmp_path):
+    rng = np.random.default_rng(0)
+    labels = np.array([0, 0, 1, 1], np.int32)
+    dataset = Dataset(
+        name="toy",
+        clips=rng.integers(-9999, 9999, (4, 800), np.int16),
+        labels=labels,
+        class_names=("a", "b"),
+        groups=np.arange(4).astype(str),
+        names=np.array(["a/0", "a/1", "b/2", "b/3"]),
+        sample_rate_hz=8000,
+        fingerprint="toy",
+    )
+    test = np.array([1, 3])
+    levels = np.array([20.0, 21.0], np.float32)
+    evaluation = types.SimpleNamespace(
+        **dict.fromkeys(Evaluation._fields, labels[test]),
+    )
+    evaluation.perturbed = np.array([1, 1], np.int32)
+    evaluation.snr_db = evaluation.snr_ac_db = levels
+    evaluation.relative_loudness_db = np.array([-9.0, np.inf], np.float32)
+    judge.write_examples(
+        dataset,
+        Splits(np.array([0]), np.array([2]), test),
+        evaluation,
+        attacks.Perturbation(jnp.full(800, 0.01), space="signal", sample_rate_hz=8000),
+        tmp_path / "examples",
+        scaling="fixed",
+        target=None,
+    )
+    stored = json.loads((tmp_path / "examples" / "examples.json").read_text())
+    first, second = stored["examples"]
+    assert first == {
+        **{"name": "a/1", "true_class": "a", "clean_prediction": "a"},
+        **{"perturbed_prediction": "b", "snr_db": 20.0, "snr_ac_db": 20.0},
+        **{"relative_loudness_db": -9.0},
+        **{"clean": "1_a_clean.wav", "perturbed": "1_a_perturbed.wav"},
+    }
+    assert second["relative_loudness_db"] is None
+    for name in (first["clean"], second["perturbed"]):
+        assert (tmp_path / "examples" / name).stat().st_size == 1600 + 44

@@ -1,0 +1,375 @@
+"""Models of one's own: entry points and files, attacked, judged again and refused."""
+
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import own_networks
+import pytest
+from tones import write_tones
+
+from uap_jax.data.dataset import Dataset
+from uap_jax.experiments import config, evaluating, own_models, pipeline, stored
+from uap_jax.experiments.console import UsageError
+from uap_jax.experiments.predicting import load_predictor
+from uap_jax.models import OwnModel
+
+HERE = pathlib.Path(__file__).parent
+QUICK = {"num_attack_clips": 12, "overrides": ("max_passes=2", "learning_rate=0.05")}
+STATED = {
+    "sample_rate_hz": own_networks.RATE_HZ,
+    "num_samples": own_networks.RATE_HZ,
+    "class_names": own_networks.NAMES,
+    "input_range": "waveform",
+}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return write_tones(tmp_path_factory.mktemp("corpus") / "tones")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def request_for(model, corpus):
+    return pipeline.Request(
+        method="penalty",
+        model=str(model),
+        dataset="speech_commands",
+        data_dir=str(corpus),
+        target="low",
+        **QUICK,
+    )
+
+
+@pytest.fixture(scope="module")
+def attacked(corpus, cache, tmp_path_factory):
+    """The work directory of a run on an entry point."""
+    workdir = tmp_path_factory.mktemp("runs") / "named"
+    request = request_for("own_networks:named", corpus)
+    assert pipeline.run(request, workdir=workdir, cache_dir=cache) == 0
+    return workdir
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def evaluate_again(workdir, cache, **changes):
+    """The judgement of a run's perturbation, and the run's own."""
+    found = workdir / "again"
+    assert evaluating.evaluate(workdir, workdir=found, cache_dir=cache, **changes) == 0
+    return read(found / "evaluation.json"), read(workdir / "result.json")
+
+
+def test_an_entry_point_is_attacked(attacked, capsys):
+    result, settings = read(attacked / "result.json"), read(attacked / "config.json")
+    # The corpus has its classes in another order.
+    assert result["clean_accuracy"] == result["victim"]["validation_accuracy"] == 1.0
+    assert result["victim"]["training"] == "given"
+    own = settings["own_model"]
+    assert own["class_names"] == list(own_networks.NAMES)
+    assert result["victim"]["fingerprint"] == own["fingerprint"]
+    assert settings["training"] is None
+    problem = read(attacked / "checkpoints" / "problem.json")
+    assert own["fingerprint"].startswith(problem["model"].rpartition("-")[2])
+    value = np.load(attacked / "perturbation.npy")
+    assert value.shape == (own_networks.RATE_HZ,) and np.any(value)
+
+
+def test_evaluate_finds_what_the_run_found(attacked, cache):
+    evaluation, result = evaluate_again(attacked, cache)
+    for key in ("test", "control", "clean_accuracy", "victim", "target"):
+        assert evaluation[key] == result[key]
+    # Another one judges as well, even one that could not be attacked.
+    other, _ = evaluate_again(attacked, cache, model="own_networks:without_gradient")
+    assert other["test"]["snr_db"] == result["test"]["snr_db"]
+    assert other["victim"]["name"].startswith("own_networks_without_gradient-")
+
+
+def test_predicts_without_the_corpus(attacked, cache):
+    predictor = load_predictor(stored.read_run(attacked), cache_dir=cache)
+    time_s = np.arange(predictor.num_samples) / predictor.sample_rate_hz
+    tones = [
+        0.3 * np.sin(2 * np.pi * own_networks.WORDS[name] * time_s)
+        for name in own_networks.NAMES
+    ]
+    assert predictor.predict(np.float32(tones)) == list(own_networks.NAMES)
+
+
+def test_split_and_groups_of_another_corpus(attacked, corpus):
+    run = stored.read_run(attacked)
+    folder = {"dataset": "folder", "data_dir": str(corpus)}
+    assert stored.settings_of(run, **folder, group_pattern="(x)").group_pattern == "(x)"
+    assert stored.settings_of(run, **folder).group_pattern is None
+    urban = stored.settings_of(
+        run, dataset="urbansound8k", data_dir=str(corpus), split="paper"
+    )
+    assert (urban.split, stored.settings_of(run).split) == ("paper", "official")
+
+
+def test_another_model_of_that_name(attacked, corpus, cache, monkeypatch):
+    """Neither a finished run nor a judgement goes on with it."""
+    weights = own_networks.weights()
+    changed = weights | {"near": weights["near"] * np.float32(1.001)}
+    monkeypatch.setattr(own_networks, "weights", lambda: changed)
+    own_models._load_entry_point.cache_clear()
+    with pytest.raises(UsageError, match=r"as it was attacked, got another one"):
+        evaluating.evaluate(attacked, cache_dir=cache)
+    with pytest.raises(UsageError, match=r"--workdir: .*own_model\.fingerprint: "):
+        pipeline.run(
+            request_for("own_networks:named", corpus),
+            workdir=attacked,
+            cache_dir=cache,
+        )
+    monkeypatch.undo()
+    own_models._load_entry_point.cache_clear()
+
+
+def test_weights_elsewhere_and_code_tell_models_apart():
+    prints = {
+        own_models.load(f"own_networks:{name}").facts.fingerprint
+        for name in ("named", "unnamed", "without_gradient")
+    }
+    assert len(prints) == 3
+    first = own_models.load("own_networks:without_gradient").facts
+    own_models._load_entry_point.cache_clear()
+    assert own_models.load("own_networks:without_gradient").facts == first
+
+
+def test_settings_of_a_model_of_ones_own(corpus):
+    request = dataclasses.asdict(request_for("own_networks:unnamed", corpus))
+    request["dataset"] = None
+    settings = config.resolve(**request, on_accelerator=False)
+    assert settings.dataset == "folder"
+    assert settings.attack.micro_batch_size == 12
+    assert "own_networks_unnamed-" in settings.run_name
+    with pytest.raises(UsageError, match=r"'training\.seed' is none of attack"):
+        config.resolve(
+            **request | {"overrides": ("training.seed=1",)}, on_accelerator=False
+        )
+    with pytest.raises(UsageError, match="--data_dir"):
+        config.resolve(**request | {"data_dir": None}, on_accelerator=False)
+
+
+def clips_of(*class_names):
+    return Dataset(
+        name="sounds",
+        clips=np.zeros((len(class_names), 4), np.int16),
+        labels=np.arange(len(class_names), dtype=np.int32),
+        class_names=class_names,
+        groups=np.array(class_names),
+        names=np.array(class_names),
+        sample_rate_hz=8000,
+        fingerprint="",
+    )
+
+
+def test_corpus_and_model_match_by_class_names():
+    named = own_models.Facts("", "", 3, 4, 8000, ("mid", "low", "high"))
+    matched = own_models.with_classes(clips_of("high", "low"), named)
+    assert matched.class_names == named.class_names
+    assert matched.labels.tolist() == [2, 1]
+    with pytest.raises(UsageError, match=r"among mid, low, high, got sounds with loud"):
+        own_models.with_classes(clips_of("high", "loud"), named)
+    unnamed = dataclasses.replace(named, class_names=None)
+    three = clips_of("high", "low", "mid")
+    assert own_models.with_classes(three, unnamed) is three
+    with pytest.raises(UsageError, match="of 3 classes, got sounds of 2: high, low"):
+        own_models.with_classes(clips_of("high", "low"), unnamed)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_samples": 0}, "num_samples: expected an integer of at least 1, got 0"),
+        ({"sample_rate_hz": 8e3}, "sample_rate_hz: .*got 8000.0"),
+        ({"class_names": "ab"}, "class_names: expected two or more"),
+        ({"class_names": ("a", "a")}, "class_names: expected two or more different"),
+    ],
+)
+def test_own_model_checks_what_it_states(settings, message):
+    with pytest.raises(ValueError, match=message):
+        OwnModel(None, {}, **{**own_networks.SIZES, **settings})
+
+
+SOURCE = """
+import jax.numpy as jnp, numpy as np, sys
+from own_networks import *
+number = 7
+def raises(): raise KeyError("weights")
+def leaves(): sys.exit(3)
+def wants(path): ...
+def gives(): return jax_logits
+def rateless():
+    return bridges.from_numpy(without_gradient_forward, num_classes=3, num_samples=8)
+def without_gradient_forward(x): return x[:, :3]
+def own(logits, **more): return models.OwnModel(logits, weights(), **SIZES, **more)
+def nan(): return own(lambda v, x: jax_logits(v, x) + jnp.nan)
+def flat(): return own(lambda v, x: x[:, 0])
+def counts(): return own(lambda v, x: jnp.zeros((len(x), 3), jnp.int32))
+def fails(): return own(lambda v, x: jax_logits(v, x[:, :7]))
+def batch(): return own(lambda v, x: jax_logits(v, x) - jax_logits(v, x).mean(0)[None])
+def names(): return own(jax_logits, class_names=("a", "b"))
+def one(): return own(jax_logits, class_names=("a",))
+"""
+
+
+@pytest.mark.parametrize(
+    ("entry_point", "message"),
+    [
+        ("no_such_module:f", r"importing .* ModuleNotFoundError: No module named"),
+        ("broken_module:f", r"importing .* SyntaxError"),
+        ("my_models:nothing", "expected a function nothing in my_models, got none"),
+        ("my_models:number", "got int"),
+        ("my_models:raises", r"KeyError: 'weights' \(my_models.py, line 5\)"),
+        ("my_models:leaves", "SystemExit: 3"),
+        ("my_models:wants", "missing 1 required positional argument"),
+        ("my_models:gives", "OwnModel or a bridges.Bridge, got function"),
+        ("my_models:rateless", "expected a bridge with sample_rate_hz"),
+        ("my_models:nan", "expected finite logits"),
+        ("my_models:flat", r"expected logits float32 \[3, C\].*got float32 \[3\]"),
+        ("my_models:counts", "got int32"),
+        ("my_models:fails", r"no logits of clips \[3, 16000\]: TypeError"),
+        ("my_models:batch", "logits that depend on the clip alone"),
+        ("my_models:names", "expected 3 class_names, one for each logit, got 2"),
+        ("my_models:one", "class_names: expected two or more different names"),
+        ("own_networks:probabilities", "leave out the softmax"),
+    ],
+)
+def test_faults_of_entry_points(entry_point, message, tmp_path, monkeypatch):
+    (tmp_path / "my_models.py").write_text(SOURCE)
+    (tmp_path / "broken_module.py").write_text("def f(:")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_models", raising=False)
+    with pytest.raises(UsageError, match=message) as info:
+        own_models.load(entry_point)
+    assert str(info.value).startswith("--model")
+    assert "\n" not in str(info.value)
+
+
+def test_what_has_no_gradient_cannot_be_attacked():
+    spec, variables, _ = own_models.load("own_networks:without_gradient")
+    with pytest.raises(UsageError, match="use from_numpy_vjp"):
+        own_models.check_gradient(spec, variables)
+
+
+@pytest.mark.parametrize("model", ["resnet", "net.pt", "a b:c", "m:", "", "dir.onnx"])
+def test_what_is_no_model(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dir.onnx").mkdir()
+    with pytest.raises(UsageError, match=r"--model: expected (one of spchcmd|a file)"):
+        own_models.check_model(model)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, r"to say what net.pt is made for, such as \{\"sample_rate_hz\": 16000"),
+        ("{", "expected JSON such as"),
+        ("[1]", "got no object"),
+        ('{"rate": 1}', "got rate"),
+        (json.dumps(STATED | {"class_names": "ab"}), "a list for class_names"),
+        (json.dumps(STATED | {"class_names": ["a", "a"]}), "different class_names"),
+        (json.dumps(STATED | {"clip_shape": [1.5]}), "a list for clip_shape"),
+    ],
+)
+def test_what_a_file_is_made_for(text, message, tmp_path):
+    (tmp_path / "net.pt").write_bytes(b"")
+    if text is not None:
+        (tmp_path / "net.pt.json").write_text(text)
+    with pytest.raises(UsageError, match=rf"net\.pt\.json.*{message}"):
+        own_models.load(str(tmp_path / "net.pt"))
+
+
+def test_torch_missing(tmp_path, monkeypatch):
+    write_stated(tmp_path / "net.pt")
+    (tmp_path / "net.pt").write_bytes(b"")
+    # None is what the import system takes for a module that is not there.
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(UsageError, match=r"pip install 'uap_jax\[bridges\]'"):
+        own_models.load(str(tmp_path / "net.pt"))
+
+
+def write_stated(path, **changes):
+    path.with_name(f"{path.name}.json").write_text(json.dumps(STATED | changes))
+
+
+def write_torch(path, *, factor=1.0):
+    """The network of `own_networks` as TorchScript, which takes waveforms."""
+    torch = pytest.importorskip("torch")
+
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            for name, array in own_networks.weights().items():
+                self.register_buffer(name, torch.from_numpy(array))
+
+        def forward(self, waveform):
+            frames = waveform.reshape(waveform.shape[0], -1, 200)
+            power = (frames @ self.cos) ** 2 + (frames @ self.sin) ** 2
+            return factor * torch.log(power.mean(1) @ self.near + 0.1)
+
+    example = torch.zeros(2, own_networks.RATE_HZ)
+    torch.jit.trace(Network(), example).save(str(path))
+    write_stated(path)
+
+
+def launch(launcher, *flags):
+    done = subprocess.run(
+        [sys.executable, "-m", f"uap_jax.experiments.{launcher}", *flags],
+        cwd=HERE,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_file_of_torch(attacked, corpus, cache, tmp_path):
+    path, workdir = tmp_path / "net.pt", tmp_path / "run"
+    write_torch(path, factor=4.0)
+    request = request_for(path, corpus)
+    flags = {"cache_dir": cache, "workdir": workdir, "dataset": request.dataset}
+    flags |= {"data_dir": corpus, "target": request.target, "model": path}
+    flags["num_attack_clips"] = request.num_attack_clips
+    said = launch(
+        "run",
+        *(f"--{name}={value}" for name, value in flags.items()),
+        *(f"--set={setting}" for setting in request.overrides),
+    )
+    assert f"{path} is given trained: 3 classes" in said
+    launch("evaluate", f"--perturbation={workdir}", f"--cache_dir={cache}")
+    result = read(workdir / "result.json")
+    folder = workdir / "evaluations" / result["victim"]["name"]
+    evaluation = read(folder / "evaluation.json")
+    for key in ("test", "control", "clean_accuracy", "victim"):
+        assert evaluation[key] == result[key]
+    # The same network as the entry point, so the same attack but for rounding.
+    same = read(attacked / "result.json")
+    assert result["clean_accuracy"] == same["clean_accuracy"]
+    assert result["test"]["snr_db"] == pytest.approx(same["test"]["snr_db"], abs=1.0)
+    # The attack is to go on, but the network has changed.
+    (workdir / "result.json").unlink()
+    write_torch(path, factor=5.0)
+    with pytest.raises(UsageError, match=r"own_model\.fingerprint"):
+        pipeline.run(request, workdir=workdir, cache_dir=cache)
+    for changes, message in (
+        ({"class_names": ["mid", "low"]}, r"net\.pt: expected logits .*\(3, 2\)"),
+        ({"num_samples": "all"}, r"net\.pt\.json: num_samples: expected an integer"),
+        ({"sample_rate_hz": None}, r"net\.pt\.json: sample_rate_hz: expected"),
+        ({"input_range": "loud"}, r"net\.pt\.json: input_range: expected one of"),
+        ({"clip_shape": [1, 7]}, r"net\.pt\.json: clip_shape: expected 16000"),
+    ):
+        write_stated(path, **changes)
+        with pytest.raises(UsageError, match=message):
+            own_models.load(str(path))

@@ -1,0 +1,39 @@
+"""Writes the report of a sweep, one HTML file that opens offline, and its tables anew.
+
+    python -m uap_jax.experiments.report --sweep=runs/sweeps/paper-built_in
+
+It covers every experiment that was run in that folder, as far as its trials are done.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from uap_jax.experiments.console import Console, UsageError, run_app
+
+SWEEP = flags.DEFINE_string("sweep", None, "The work directory of a sweep.")
+
+
+def main() -> int:
+    # Reading tables takes a moment; --help and mistyped flags need not wait.
+    from uap_jax.experiments import gathering
+    from uap_jax.reporting.sweep_html import write_sweep_report
+
+    if not SWEEP.value:
+        raise UsageError("--sweep: expected the work directory of a sweep, got none")
+    workdir = Path(SWEEP.value)
+    data = gathering.gather(workdir)
+    path = workdir / "report.html"
+    write_sweep_report(path, data)
+    console = Console()
+    console.say(
+        f"{len(data.sections)} tables and figures, {data.num_done} of "
+        f"{data.num_trials} trials done"
+    )
+    console.say(f"tables: {workdir / 'tables'}")
+    console.say(f"report: {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_app(main)
