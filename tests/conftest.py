@@ -1,15 +1,11 @@
 """Strict JAX settings for every test."""
 
-import os
-
 import jax
 import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 2)
-# For the processes that tests start, where compiling takes most of the time.
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
 
 def pytest_collection_modifyitems(items):

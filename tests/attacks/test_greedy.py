@@ -24,7 +24,7 @@ from toy_networks import (
 
 from uap_jax import attacks
 from uap_jax.attacks import greedy_steps
-from uap_jax.attacks.passes import predict
+from uap_jax.attacks.passes import all_logits
 
 KEY = 5
 
@@ -379,7 +379,7 @@ def test_beats_noise_of_the_same_level(target):
 def test_numbers_weights_and_target_recompile_nothing():
     variables, x, labels = grid_problem()
     x, labels = x[:9], labels[:9]
-    programs = [greedy_steps.visit, greedy_steps.evaluate, predict]
+    programs = [greedy_steps.visit, greedy_steps.evaluate, all_logits]
 
     def run(variables=variables, target=1, gamma=0.05, init_norm=0.2, **numbers):
         ddn = attacks.DDNConfig(num_steps=5, gamma=gamma, init_norm=init_norm)

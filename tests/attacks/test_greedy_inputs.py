@@ -9,7 +9,7 @@ from toy_networks import linear_logits, linear_problem
 from uap_jax import attacks
 from uap_jax.attacks.ddn import search
 from uap_jax.attacks.greedy import AGGREGATIONS, LABELS
-from uap_jax.attacks.passes import predict
+from uap_jax.attacks.passes import all_logits
 
 
 def greedy(logits_fn=linear_logits, **changes):
@@ -41,9 +41,9 @@ def resolve(targeted=False, num_clips=100, **settings):
 
 @pytest.fixture
 def nothing_compiles():
-    before = search._cache_size(), predict._cache_size()
+    before = search._cache_size(), all_logits._cache_size()
     yield
-    assert (search._cache_size(), predict._cache_size()) == before
+    assert (search._cache_size(), all_logits._cache_size()) == before
 
 
 def test_defaults_are_the_papers():

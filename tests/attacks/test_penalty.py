@@ -19,7 +19,7 @@ from toy_networks import (
 )
 
 from uap_jax import attacks
-from uap_jax.attacks.passes import predict
+from uap_jax.attacks.passes import all_logits
 from uap_jax.attacks.penalty_steps import all_to_tanh_space, descend, evaluate
 
 # Settings that leave v' = 0 quickly on the linear problem.
@@ -427,7 +427,7 @@ def test_numbers_weights_and_target_recompile_nothing():
     """One program each for steps and evaluation, whatever the numbers."""
     variables, x, labels = linear_problem(num_clips=21)
     settings = {"batch_size": 8, "micro_batch_size": 4, "max_passes": 2}
-    programs = [descend, evaluate, predict, all_to_tanh_space]
+    programs = [descend, evaluate, all_logits, all_to_tanh_space]
 
     def run(variables=variables, target=1, **numbers):
         return attacks.penalty(

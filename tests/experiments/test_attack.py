@@ -56,6 +56,7 @@ OVERRIDES = {
     "penalty": ["attack.batch_size=5"],
     # Blocks and batches that do not divide the clips, so that a cut finds some waiting.
     "greedy": ["attack.batch_size=3", "attack.micro_batch_size=4", "shuffle=true"],
+    "decoupled": ["attack.batch_size=5", "asr_levels=0.5", "level_passes=2"],
 }
 
 

@@ -61,7 +61,14 @@ def test_stored_perturbation_reads_back(finished_run):
 def test_greedy_run_of_the_same_victim(finished_run, tmp_path):
     folders = flags_for(finished_run, tmp_path)[len(QUICK) :]
     done = launch(
-        *("run", "--method=greedy", *VICTIM, *folders, "--set=ddn.num_steps=10"),
+        *(
+            "run",
+            "--method=greedy",
+            *VICTIM,
+            *folders,
+            "--set=ddn.num_steps=10",
+            "--set=ddn.init_norm=4",
+        ),
         *("--target=low", "--set=max_passes=2", "--num_attack_clips=10"),
     )
     assert (done.returncode, done.stderr) == (0, "")
