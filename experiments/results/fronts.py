@@ -31,9 +31,8 @@ def main() -> None:
         series, level_label="SNR without the resting level (dB)", title=title
     )
     drawn = re.sub(r"var\((--[\w-]+)\)", lambda found: COLOURS[found[1]], drawn)
-    Path(figure).write_text(
-        drawn.replace("<svg ", '<svg font-family="sans-serif" ', 1) + "\n"
-    )
+    opening = '<svg style="background:#fff" font-family="sans-serif" '
+    Path(figure).write_text(drawn.replace("<svg ", opening, 1) + "\n")
     print("| test ASR | " + " | ".join(points.name for points in series) + " |")
     print("| --- " * (len(series) + 1) + "|")
     for rate in RATES:

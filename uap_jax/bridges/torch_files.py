@@ -68,7 +68,8 @@ def _load(path: str) -> "torch.nn.Module":
             return torch.export.load(path).module()
         with warnings.catch_warnings():
             # Deprecated or not, it is what there is.
-            warnings.simplefilter("ignore", DeprecationWarning)
+            for kind in (DeprecationWarning, FutureWarning):
+                warnings.simplefilter("ignore", kind)
             return torch.jit.load(path, map_location="cpu")
     # Each version of PyTorch finds other words for damage.
     except Exception as error:
