@@ -62,13 +62,18 @@ def server(content):
 
 
 def start(*flags):
-    return subprocess.Popen(
-        [sys.executable, "-m", "uap_jax.experiments.download", *flags],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"no_proxy": "127.0.0.1"},
-    )
+    # In a background job interrupts are ignored, and by whom it starts as well.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "uap_jax.experiments.download", *flags],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"no_proxy": "127.0.0.1"},
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def launch(*flags):
