@@ -19,11 +19,17 @@ from toy_networks import (
 
 from uap_jax import attacks
 from uap_jax.attacks.decoupled_schedule import adapt_norm, step_length
-from uap_jax.attacks.decoupled_steps import DecoupledProblem, keep_quietest, move
+from uap_jax.attacks.decoupled_steps import (
+    DecoupledProblem,
+    batch_objective,
+    keep_quietest,
+    max_shift,
+    move,
+)
 from uap_jax.attacks.objectives import soft_hinge
 
 # Settings that are quick on the linear problem.
-EASY = {"batch_size": 16, "max_passes": 12, "level_passes": 4}
+EASY = {"batch_size": 16, "max_passes": 12, "level_passes": 4, "max_shift": 0}
 
 
 def run_linear(*, target=1, seed=0, variables=None, **settings):
@@ -341,12 +347,58 @@ def test_the_quietest_is_kept():
     np.testing.assert_allclose(found.train_asr, [0.95, 0.8])
 
 
+def test_clips_are_turned_in_a_step():
+    variables, x, _ = linear_problem(num_clips=6, num_samples=40)
+    shifts = np.array([[0, 1, -1], [7, -19, 20]], np.int32)
+    config = attacks.DecoupledConfig(max_shift=20, space="signal", temperature=1.0)
+    clips = jnp.arange(6, dtype=jnp.int32).reshape(2, 3)
+    turned = np.stack([np.roll(*pair) for pair in zip(x, shifts.ravel(), strict=True)])
+    found = []
+    for clips_used, shift in ((x, shifts), (turned, np.zeros_like(shifts))):
+        problem = DecoupledProblem(
+            x=jnp.asarray(clips_used),
+            clean_logits=linear_logits(variables, x),
+            clean_predictions=jnp.zeros(6, jnp.int32),
+            target=jnp.int32(2),
+        )
+        found.append(
+            batch_objective(
+                linear_logits,
+                variables,
+                problem,
+                jnp.full(40, 0.01, jnp.float32),
+                clips,
+                jnp.ones((2, 3), jnp.float32),
+                jnp.asarray(shift),
+                config=config,
+                targeted=True,
+            )
+        )
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+def test_how_far_clips_are_turned():
+    default = attacks.DecoupledConfig()
+    assert [max_shift(default, n) for n in (2, 100, 16_000, 50_999)] == [0, 5, 800, 800]
+    assert max_shift(attacks.DecoupledConfig(max_shift=500), 100) == 50
+    assert max_shift(attacks.DecoupledConfig(max_shift=0), 16_000) == 0
+
+
+def test_success_is_that_on_clips_as_they_are():
+    variables, x, _ = linear_problem()
+    result = run_linear(max_shift=20, max_passes=30, target_asr=0.5)
+    rate = rate_of(result, linear_logits, variables, x, target=1)
+    assert bool(result.converged)
+    assert rate == pytest.approx(float(result.train_asr), abs=1e-6)
+
+
 @pytest.mark.parametrize("max_steps", [1, 3])
 def test_cut_anywhere(max_steps):
-    whole = run_linear(asr_levels=(0.5,))
+    whole = run_linear(asr_levels=(0.5,), max_shift=5)
     variables, x, labels = linear_problem()
     config = attacks.resolve_decoupled_config(
-        attacks.DecoupledConfig(**EASY, asr_levels=(0.5,)),
+        attacks.DecoupledConfig(**EASY | {"max_shift": 5}, asr_levels=(0.5,)),
         targeted=True,
         num_clips=len(x),
     )
@@ -414,6 +466,8 @@ def test_targets_side_by_side():
         ("temperature", 0.0),
         ("init_norm", -1.0),
         ("give_up", 0.0),
+        ("max_shift", -1),
+        ("max_shift", 0.5),
     ],
 )
 def test_bad_settings(field, value):

@@ -35,6 +35,7 @@ from uap_jax.attacks.penalty import (
 from uap_jax.attacks.together import (
     fitting_width,
     is_running,
+    next_trials,
     together,
     together_init,
     together_segment,
@@ -89,6 +90,7 @@ __all__ = [
     "greedy_result",
     "greedy_segment",
     "is_running",
+    "next_trials",
     "over_devices",
     "penalty",
     "penalty_init",

@@ -95,6 +95,8 @@ def resolve_decoupled_config(
         micro_batch_size = passes.even_share(batch_size)
     checks.check_size("micro_batch_size", micro_batch_size)
     checks.check_choice("space", config.space, types.SPACES)
+    if config.max_shift is not None:
+        checks.check_size("max_shift", config.max_shift, at_least=0)
     for rate in (config.target_asr, *config.asr_levels):
         checks.check_rate("target_asr, asr_levels", rate)
     for field in (

@@ -37,6 +37,9 @@ from uap_jax.audio.levels import spl_db
 # T of the soft hinge over the median margin of the clean clips.
 TEMPERATURE_SHARE = 0.35
 
+# How far clips are turned in time: a 20th of their length, but not out of hearing.
+SHIFT_SHARE, MOST_SHIFT = 20, 800
+
 HISTORY_FIELDS = ("asr", "asr_level", "spl_db", "norm", "objective")
 
 
@@ -97,6 +100,7 @@ def batch_objective(
     value: jax.Array,
     clips: jax.Array,
     weights: jax.Array,
+    shifts: jax.Array,
     *,
     config: DecoupledConfig,
     targeted: bool,
@@ -109,6 +113,7 @@ def batch_objective(
         value: `[N]`, v.
         clips: `[K, S]` int32, the batch as micro-batches of indices.
         weights: `[K, S]`, 1, or 0 for what only fills up the last micro-batch.
+        shifts: `[K, S]` int32, samples that each clip is turned by.
         config: Resolved settings.
         targeted: Whether `problem.target` is a class.
 
@@ -117,14 +122,17 @@ def batch_objective(
     """
     temperature = temperature_of(problem, config, targeted=targeted)
 
-    def objective(value: jax.Array, index: jax.Array, weight: jax.Array) -> jax.Array:
+    def objective(
+        value: jax.Array, index: jax.Array, weight: jax.Array, shift: jax.Array
+    ) -> jax.Array:
+        x = problem.x[index]
+        if max_shift(config, x.shape[1]):
+            x = jax.vmap(jnp.roll)(x, shift)
         classes = problem.clean_predictions[index]
         if targeted:
             classes = jnp.full_like(classes, problem.target)
         losses = soft_hinge(
-            logits_fn(
-                variables, add_to_clips(problem.x[index], value, space=config.space)
-            ),
+            logits_fn(variables, add_to_clips(x, value, space=config.space)),
             classes,
             temperature=temperature,
             give_up=config.give_up,
@@ -139,8 +147,17 @@ def batch_objective(
         return (total + loss, gradient + step), None
 
     start = (jnp.zeros((), jnp.float32), jnp.zeros_like(value))
-    (total, gradient), _ = jax.lax.scan(add_micro_batch, start, (clips, weights))
+    (total, gradient), _ = jax.lax.scan(
+        add_micro_batch, start, (clips, weights, shifts)
+    )
     return total, gradient
+
+
+def max_shift(config: DecoupledConfig, num_samples: int) -> int:
+    """Returns the most samples that a clip is turned by."""
+    if config.max_shift is not None:
+        return min(config.max_shift, num_samples // 2)
+    return min(num_samples // SHIFT_SHARE, MOST_SHIFT)
 
 
 def move(
@@ -199,9 +216,9 @@ def descend(
     """Steps of the direction until the pass has no batches left, or `max_steps`."""
     num_clips = problem.clean_predictions.shape[0]
     last_batch = num_batches(config, num_clips)
-    order = jax.random.permutation(
-        jax.random.fold_in(state.key, state.num_passes), num_clips
-    ).astype(jnp.int32)
+    pass_key = jax.random.fold_in(state.key, state.num_passes)
+    order = jax.random.permutation(pass_key, num_clips).astype(jnp.int32)
+    most = max_shift(config, problem.x.shape[1])
 
     begun = jnp.where(
         state.norm > 0, state.norm, first_norm(config, problem.x.shape[1])
@@ -218,6 +235,7 @@ def descend(
     ) -> tuple[DecoupledState, jax.Array]:
         state, steps_left = carry
         clips, weights = take_batch(order, state.batch, config)
+        shift_key = jax.random.fold_in(pass_key, state.batch)
         objective, gradient = batch_objective(
             logits_fn,
             variables,
@@ -225,6 +243,7 @@ def descend(
             state.perturbation.value,
             clips,
             weights,
+            jax.random.randint(shift_key, clips.shape, -most, most + 1),
             config=config,
             targeted=targeted,
         )

@@ -156,17 +156,10 @@ def together_segment(
         All states; those of other trials and of stopped ones as they were.
     """
     steps = _method(method)
-    checks.check_size("width", width)
     states = list(states)
-    running = [i for i, state in enumerate(states) if is_running(state)]
-    if not running:
+    if not any(is_running(state) for state in states):
         return states
-    running.sort(key=lambda i: int(states[i].num_passes))
-    phases = {
-        i: steps.progress(problems[i], states[i], config=configs[i])[0] for i in running
-    }
-    phase = phases[running[0]]
-    chosen = [i for i in running if phases[i] == phase][:width]
+    phase, chosen = next_trials(method, problems, states, configs=configs, width=width)
     advance = functools.partial(
         _advance,
         steps.phases[phase],
@@ -186,6 +179,34 @@ def together_segment(
     for i, state in zip(chosen, found, strict=False):
         states[i] = state
     return states
+
+
+def next_trials(
+    method: str,
+    problems: Sequence[Any],
+    states: Sequence[Any],
+    *,
+    configs: Sequence[Any],
+    width: int = 1,
+) -> tuple[str, list[int]]:
+    """Returns what the next segment does, and with which trials.
+
+    Args:
+        method, problems, states, configs, width: As for `together_segment`; not all
+            trials have stopped.
+
+    Returns:
+        The phase, as of the method's progress; indices, that of the least far first.
+    """
+    steps = _method(method)
+    checks.check_size("width", width)
+    running = [i for i, state in enumerate(states) if is_running(state)]
+    running.sort(key=lambda i: int(states[i].num_passes))
+    phases = {
+        i: steps.progress(problems[i], states[i], config=configs[i])[0] for i in running
+    }
+    phase = phases[running[0]]
+    return phase, [i for i in running if phases[i] == phase][:width]
 
 
 def is_running(state: Any) -> bool:

@@ -276,11 +276,16 @@ class DecoupledConfig:
         temperature: T of `objectives.soft_hinge`; None: 0.35 times the median of
             what keeps the clean attack clips from being fooled (`objectives.margin`).
         give_up: g of `objectives.soft_hinge`.
+        max_shift: In steps each clip is turned in time, round its ends, by up to this
+            many samples either way, which makes v fit clips that it has not seen;
+            success is that on the clips as they are. None: a 20th of a clip, at most
+            800 (50 ms at 16 kHz).
     """
 
     batch_size: int = _static(100)
     micro_batch_size: int | None = _static(None)
     space: str = _static("tanh")
+    max_shift: int | None = _static(None)
     max_passes: int = _static(50)
     target_asr: Number = 0.9
     asr_levels: tuple[float, ...] = _static(())

@@ -35,9 +35,10 @@ for model in "$@"; do
             penalty=(--set learning_rate=0.015 --set attack.max_passes=12)
             # A first norm of 0.2 left DDN without a result for a third of the clips of
             # cnn_gamma: 20 steps are too few to get far from it.
-            greedy=("${short_ddn[@]}" --set ddn.init_norm=1) ;;
+            greedy=(--num_attack_clips=60 "${short_ddn[@]}" --set ddn.init_norm=1) ;;
         sincnet_vgg19)
-            penalty=(--set learning_rate=0.03 --set attack.max_passes=2)
+            penalty=(--num_attack_clips=100 --set learning_rate=0.03
+                     --set attack.max_passes=2)
             greedy=(--num_attack_clips=20 "${short_ddn[@]}") ;;
     esac
     for goal in "${goals[@]}"; do
