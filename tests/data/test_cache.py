@@ -61,6 +61,25 @@ def test_default_cache_dir(monkeypatch, tmp_path):
     assert cache.default_cache_dir() == tmp_path / "own"
 
 
+def test_content_fingerprint():
+    clips = np.arange(12, dtype=np.int16).reshape(3, 4)
+    names = np.array(["a", "b\udcff"])
+    found = cache.content_fingerprint(clips, names, None)
+    assert found == cache.content_fingerprint(clips.copy(), names.copy(), None)
+    changed = clips.copy()
+    changed[2, 3] += 1
+    others = [
+        (changed, names, None),
+        (clips.reshape(4, 3), names, None),
+        (clips.astype(np.int32), names, None),
+        (clips, names[::-1], None),
+        (clips, names, np.zeros(0)),
+        (clips, names),
+    ]
+    keys = {cache.content_fingerprint(*arrays) for arrays in others}
+    assert len({found, *keys}) == 1 + len(others)
+
+
 def test_fingerprint_depends_on_every_part():
     value = cache.fingerprint("a", 1, [("b", 2)], {"c": 3, "d": 4})
     assert len(value) == 16

@@ -11,7 +11,13 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from uap_jax.audio.files import AudioFileError, printable
-from uap_jax.data.cache import decode_clips, list_files, load_or_build, write_rows
+from uap_jax.data.cache import (
+    content_fingerprint,
+    decode_clips,
+    list_files,
+    load_or_build,
+    write_rows,
+)
 from uap_jax.data.dataset import Dataset, ProgressFn
 
 Crop = Literal["start", "center"]
@@ -152,7 +158,7 @@ def load_listed(
     Args:
         listing: The corpus.
         name: The corpus's name.
-        key: A hash of all that the clips depend on.
+        key: A hash of all that the clips depend on, which names the cache.
         cache_dir: Where caches are kept.
         sample_rate_hz: Rate of the clips.
         num_samples: Length of the clips.
@@ -212,15 +218,26 @@ def load_listed(
         for path, reason in listing.undescribed:
             skip(path, reason)
         clips = write_rows(folder / "clips.npy", rows(), num_samples=num_samples)
+        labels = np.array([recording.label for recording in used], np.int32)
+        groups = np.array([recording.group for recording in used])
+        names = np.array([recording.path for recording in used])
         return Dataset(
             name=name,
             clips=clips,
-            labels=np.array([recording.label for recording in used], np.int32),
+            labels=labels,
             class_names=listing.class_names,
-            groups=np.array([recording.group for recording in used]),
-            names=np.array([recording.path for recording in used]),
+            groups=groups,
+            names=names,
             sample_rate_hz=sample_rate_hz,
-            fingerprint=key,
+            fingerprint=content_fingerprint(
+                clips,
+                labels,
+                np.array(listing.class_names),
+                groups,
+                names,
+                np.array([recording.fold for recording in used]),
+                np.array([sample_rate_hz]),
+            ),
             skipped=tuple(skipped),
         )
 

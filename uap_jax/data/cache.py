@@ -41,6 +41,26 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def content_fingerprint(*arrays: np.ndarray | None) -> str:
+    """Returns 16 hex digits that depend on what arrays hold.
+
+    Clips that are decoded anew from a copy of the recordings, or on another machine,
+    have the one that they had, so that what was trained on them is found.
+
+    Args:
+        *arrays: Numbers or strings, of any shape; large ones may be mapped.
+    """
+    digest = hashlib.sha256()
+    for array in arrays:
+        if array is None:
+            digest.update(b"none")
+            continue
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        for row in array.reshape(-1, array.shape[-1]) if array.size else ():
+            digest.update(row.tobytes())
+    return digest.hexdigest()[:16]
+
+
 def list_files(folder: Path, *, max_depth: int = 3) -> list[tuple[str, int, int]]:
     """Lists the files in a folder and in its folders, hidden ones left out.
 

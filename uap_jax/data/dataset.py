@@ -25,7 +25,7 @@ class Dataset:
             must not be in two splits.
         names: `[M]` strings that identify each clip, usually a relative path.
         sample_rate_hz: Samples per second.
-        fingerprint: A hash of what went into the clips; names caches.
+        fingerprint: A hash of the clips, or of what they are made from; names caches.
         official_splits: `[M]` of "train", "validation", "test", or None when the
             corpus does not name its splits.
         groups_overlap: Whether `official_splits` may put one group into two splits,

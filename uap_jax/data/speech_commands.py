@@ -12,6 +12,7 @@ import numpy as np
 
 from uap_jax.audio.files import AudioFileError, printable, read_audio, to_pcm16
 from uap_jax.data.cache import (
+    content_fingerprint,
     decode_clips,
     fingerprint,
     list_files,
@@ -188,19 +189,33 @@ def load_speech_commands(
 
         waveforms = write_rows(folder / "clips.npy", rows(), num_samples=num_samples)
         class_names = classes or _order_classes(clips)
+        labels = np.array(
+            [class_names.index(clip.class_name) for clip in clips], np.int32
+        )
+        groups = np.array([clip.group for clip in clips])
+        names = np.array([clip.name for clip in clips])
+        splits = _official_splits(Path(lists_dir or root), clips)
+        noise = _cut_noise(background, num_samples)
         return Dataset(
             name="speech_commands",
             clips=waveforms,
-            labels=np.array(
-                [class_names.index(clip.class_name) for clip in clips], np.int32
-            ),
+            labels=labels,
             class_names=class_names,
-            groups=np.array([clip.group for clip in clips]),
-            names=np.array([clip.name for clip in clips]),
+            groups=groups,
+            names=names,
             sample_rate_hz=sample_rate_hz,
-            fingerprint=key,
-            official_splits=_official_splits(Path(lists_dir or root), clips),
-            noise=_cut_noise(background, num_samples),
+            fingerprint=content_fingerprint(
+                waveforms,
+                labels,
+                np.array(class_names),
+                groups,
+                names,
+                splits,
+                noise,
+                np.array([sample_rate_hz]),
+            ),
+            official_splits=splits,
+            noise=noise,
             skipped=tuple(skipped),
         )
 
