@@ -37,8 +37,9 @@ from uap_jax.audio.levels import spl_db
 # T of the soft hinge over the median margin of the clean clips.
 TEMPERATURE_SHARE = 0.35
 
-# How far clips are turned in time: a 20th of their length, but not out of hearing.
-SHIFT_SHARE, MOST_SHIFT = 20, 800
+# How far clips are turned in time. Much more makes v one that works at other times too,
+# which has its price in level.
+SHIFT_SHARE, MOST_SHIFT = 40, 400
 
 HISTORY_FIELDS = ("asr", "asr_level", "spl_db", "norm", "objective")
 

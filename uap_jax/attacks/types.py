@@ -278,8 +278,8 @@ class DecoupledConfig:
         give_up: g of `objectives.soft_hinge`.
         max_shift: In steps each clip is turned in time, round its ends, by up to this
             many samples either way, which makes v fit clips that it has not seen;
-            success is that on the clips as they are. None: a 20th of a clip, at most
-            800 (50 ms at 16 kHz).
+            success is that on the clips as they are. None: a 40th of a clip, at most
+            400 (25 ms at 16 kHz).
     """
 
     batch_size: int = _static(100)
