@@ -54,8 +54,18 @@ def test_ids_follow_what_changes_a_result(tmp_path, write_manifest):
         assert not set(ids(MANIFEST.replace(old, new))) & set(first)
 
 
-def test_transfers_pair_trials_that_are_alike(tmp_path, write_manifest):
+@pytest.mark.parametrize("one_way_of_attack", [True, False])
+def test_transfers_pair_models(tmp_path, write_manifest, one_way_of_attack):
     text = MANIFEST.replace('"spchcmd"', '["cnn_rand", "sincnet", "spchcmd"]')
+    if not one_way_of_attack:
+        block = text[text.index("[[trials]]") : text.index("[table]")]
+        text = text.replace(
+            block,
+            block.replace('["cnn_rand", "sincnet", "spchcmd"]', '"cnn_rand"')
+            + block.replace('["cnn_rand", "sincnet", "spchcmd"]', '"sincnet"').replace(
+                "max_passes = 2", "max_passes = 3"
+            ),
+        )
     scenes = {"fingerprint": "y", "class_names": ["a", "b"], "data_dir": None}
     BUILT_IN_BOTH = BUILT_IN | {"synthetic_urban-official-50999": scenes}
     tmp_path.joinpath("w").mkdir()
@@ -64,12 +74,12 @@ def test_transfers_pair_trials_that_are_alike(tmp_path, write_manifest):
     planned = plan.make_plan(
         declared, (plan.CorpusFlags(),), workdir=tmp_path / "w", load=lambda _: None
     )
-    assert len(planned) == 12
+    assert len(planned) == (12 if one_way_of_attack else 8)
     found = trials.transfers(planned)
     # Two models of scenes, either way; none of speech.
     assert len(found) == len({job.id for job in found}) == 8
+    assert len({job.source.id for job in found}) == 8
     for job in found:
-        assert job.source.config["target"] == job.victim.config["target"]
         assert {job.source.config["model"], job.victim.config["model"]} == {
             *("cnn_rand", "sincnet")
         }

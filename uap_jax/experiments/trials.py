@@ -53,21 +53,24 @@ Job = Trial | Transfer
 
 
 def transfers(trials: Sequence[Trial]) -> list[Transfer]:
-    """Returns each trial on each model of those that are alike but for the model.
+    """Returns each trial on each other model of the manifest that takes its clips.
 
-    The perturbations that one model is to judge follow each other.
+    The models are those of trials with the same corpus, seed and training overrides;
+    how those trials attack does not matter. The perturbations that one model is to
+    judge follow each other.
     """
     alike: dict[str, list[Trial]] = {}
     for trial in trials:
-        rest = {key: value for key, value in trial.request.items() if key != "model"}
-        num_samples = default_num_samples(trial.config["model"])
-        key = fingerprint(rest, trial.config["dataset"], num_samples)
-        alike.setdefault(key, []).append(trial)
-    pairs = [
-        Transfer(source, victim)
-        for group in alike.values()
-        for source, victim in itertools.permutations(group, 2)
-    ]
+        alike.setdefault(_setting_of_victim(trial), []).append(trial)
+    pairs = []
+    for group in alike.values():
+        # Each model once, whichever trial it is named by; the first, to be definite.
+        victims = {trial.config["model"]: trial for trial in reversed(group)}
+        pairs += [
+            Transfer(source, victim)
+            for source, victim in itertools.product(group, victims.values())
+            if source.config["model"] != victim.config["model"]
+        ]
     order = list(dict.fromkeys(trial.config["model"] for trial in trials))
     return sorted(
         pairs,
@@ -75,6 +78,17 @@ def transfers(trials: Sequence[Trial]) -> list[Transfer]:
             order.index(pair.victim.config["model"]),
             pair.victim.config["seed"],
         ),
+    )
+
+
+def _setting_of_victim(trial: Trial) -> str:
+    """Returns a hash of what trials share whose models can judge the same clips."""
+    keys = ("dataset", "split", "scaling", "seed", "num_test_clips")
+    return fingerprint(
+        [trial.config.get(key) for key in keys],
+        trial.request.get("data_dir"),
+        default_num_samples(trial.config["model"]),
+        [text for text in trial.request["overrides"] if not text.startswith("attack.")],
     )
 
 
