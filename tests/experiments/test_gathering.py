@@ -22,6 +22,7 @@ from uap_jax.experiments import (
     tabulate,
 )
 from uap_jax.experiments.console import Console, UsageError
+from uap_jax.reporting.sweep_html import render_sweep_report
 
 MANIFEST = """
 name = "table_2"
@@ -53,6 +54,15 @@ TRANSFER = (
     .replace('["goal", "method"]', '["goal", "method", "model"]')
     .replace('measures = ["test.asr", "test.snr_db"]', "")
     .replace('"2"', '"4"')
+)
+FRONT = (
+    MANIFEST.replace("table_2", "front")
+    .replace('"mean"', '"front"')
+    .replace('rows = ["goal", "method"]', 'series = ["method"]')
+    .replace('measures = ["test.asr", "test.snr_db"]', "")
+    .replace('published = "2"', "")
+    .replace('["greedy", "penalty"]', '["decoupled", "penalty"]')
+    .replace('"each"]', '"a"]')
 )
 RESULT = {
     **{"clean_accuracy": 0.9, "converged": True, "stop_reason": "converged"},
@@ -167,6 +177,39 @@ def test_tables_are_written_anew(sweep):
     assert after["command"] == before["command"] == "sweep --manifest=table_2"
     assert after["remarks"][0]["column"].startswith("paper.")
     assert "0.800 / 0.100" in (sweep.workdir / "tables" / "table_2.md").read_text()
+
+
+def test_a_front_has_a_row_for_each_of_its_perturbations(sweep):
+    planned = sweep.add(FRONT)
+    decoupled, _, penalty, _ = planned
+    sweep.finish(
+        decoupled,
+        front=[
+            {
+                "asr_level": level,
+                "train": {"asr": level},
+                "test": {"asr": level - 0.02, "snr_ac_db": 30 - 20 * level},
+                "control": {"asr": 0.1},
+            }
+            for level in (0.95, 0.9)
+        ]
+        + [{"asr_level": 0.5}],
+    )
+    test = {"asr": 0.8, "num_clips": 18, "snr_ac_db": 5.0, "asr_ci95": [0.6, 0.9]}
+    sweep.finish(penalty, test=test)
+    (section,) = gathering.gather(sweep.workdir).sections
+    keys = [column.key for column in section.table.columns]
+    rows = [dict(zip(keys, row, strict=True)) for row in section.table.rows]
+    assert [row["asr_level"] for row in rows] == [0.95, 0.9, 0.9, 0.9, 0.9]
+    found = [row["test.asr"] and round(row["test.asr"], 6) for row in rows]
+    assert found == [0.93, 0.88, None, 0.8, None]
+    assert rows[0]["control.asr"] == 0.1 and rows[3]["test.asr.low"] == 0.6
+    assert section.about["notes"][0] == (
+        "spchcmd, untargeted, mean-free SNR at a test ASR of 0.9: decoupled 11.6 dB, "
+        "penalty not on both sides"
+    )
+    page = render_sweep_report(gathering.gather(sweep.workdir))
+    assert "beats in both rate and level" in page and "<svg" in page
 
 
 def test_judgements_on_other_models_are_missed(sweep):

@@ -85,6 +85,7 @@ _TABLES: dict[str, dict[str, _Check]] = {
     "mean": {"rows": _TEXT, "measures": _MEASURE, "mean_over": _TEXT},
     "list": {"rows": _TEXT, "measures": _MEASURE},
     "curve": {"x": _TEXT, "series": _TEXT, "measures": _MEASURE},
+    "front": {"series": _TEXT},
     "significance": {"rows": _TEXT},
     "transfer": {"rows": _TEXT},
 }
@@ -96,8 +97,9 @@ class TableSpec:
     """How trials become a table.
 
     Attributes:
-        kind: "mean", "list", "curve", "significance" or "transfer".
-        rows: Settings by whose values rows are told apart; for a curve, series.
+        kind: "mean", "list", "curve", "front", "significance" or "transfer".
+        rows: Settings by whose values rows are told apart; for curves and fronts, the
+            series.
         measures: Names in `tables.MEASURES`.
         mean_over: Of the rows' settings, those over which there are means too.
         x: The setting along a curve.

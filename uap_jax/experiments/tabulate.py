@@ -11,7 +11,7 @@ from uap_jax.experiments.console import UsageError
 from uap_jax.experiments.manifest import Manifest
 from uap_jax.experiments.plan import Trial, facts_of, read_index
 from uap_jax.experiments.trials import fault_of, read_result, transfers
-from uap_jax.reporting import table_formats, tables
+from uap_jax.reporting import fronts, table_formats, tables
 from uap_jax.reporting.published import Published, load_published, published_cell
 from uap_jax.reporting.table_formats import Table
 from uap_jax.reporting.tables import Record
@@ -97,6 +97,8 @@ def _build(
     spec = declared.table
     if spec.kind == "transfer":
         return _build_transfer(declared, trials, results, workdir)
+    if spec.kind == "front":
+        return _build_front(trials, results, workdir, series=spec.rows)
     published = read_published(spec.published) if spec.published else None
     notes = _notes([published])
     if spec.kind == "significance":
@@ -136,15 +138,48 @@ def _good_result(trial: Trial, workdir: Path) -> dict[str, Any] | None:
 def _record(trial: Trial, result: dict[str, Any] | None, workdir: Path) -> Record:
     if result is None:
         return Record(facts_of(trial), None)
-    values = tables.flatten(result)
-    low, high = result["test"].get("asr_ci95") or (None, None)
-    values |= {"test.asr.low": low, "test.asr.high": high}
+    values = _numbers(result)
     passes = artifacts.read_lines(trial.folder(workdir) / "metrics.jsonl")
     if passes:
         values |= {f"last.{key}": value for key, value in passes[-1].items()}
     if result["converged"]:
         values["passes_to_goal"] = result["num_passes"]
     return Record(facts_of(trial), values)
+
+
+def _numbers(result: Mapping[str, Any]) -> dict[str, Any]:
+    low, high = result["test"].get("asr_ci95") or (None, None)
+    return tables.flatten(result) | {"test.asr.low": low, "test.asr.high": high}
+
+
+def _build_front(
+    trials: Sequence[Trial],
+    results: Mapping[str, dict[str, Any] | None],
+    workdir: Path,
+    *,
+    series: Sequence[str],
+) -> tuple[Table, list[str]]:
+    """A row for each perturbation; a trial of the decoupled method has several."""
+    records = []
+    for trial in trials:
+        whole = _record(trial, results[trial.id], workdir)
+        facts = whole.facts | {"asr_level": whole.facts.get("attack.target_asr")}
+        points = [
+            Record(facts | {"asr_level": entry["asr_level"]}, _numbers(entry))
+            for entry in (results[trial.id] or {}).get("front", ())
+            if "test" in entry
+        ]
+        records += points or [Record(facts, whole.values)]
+    shown = [key for key in series if key not in ("model", "target", "asr_level")]
+    table = tables.list_table(
+        records,
+        rows=("model", "target", *shown, "asr_level"),
+        measures=fronts.MEASURES,
+    )
+    return table, [
+        *fronts.levels_at(table, 0.9, series=series),
+        "asr level: the training ASR asked for. low, high: Wilson's 95 % interval.",
+    ]
 
 
 def _build_transfer(

@@ -60,7 +60,7 @@ def draw_curves(
     for row in table.rows:
         values = dict(zip(keys, row, strict=True))
         lines.setdefault(tuple(values[key] for key in series), []).append(values)
-    names = _names(list(lines))
+    names = series_names(list(lines))
     places, ticks = _axis(
         [values[x] for members in lines.values() for values in members]
     )
@@ -87,7 +87,7 @@ def draw_curves(
     return Curves(tuple(legend), tuple(curves))
 
 
-def _names(keys: Sequence[tuple[Any, ...]]) -> list[str]:
+def series_names(keys: Sequence[tuple[Any, ...]]) -> list[str]:
     """Returns a name for each series, of the settings that differ."""
     differing = [len(set(values)) > 1 for values in zip(*keys, strict=True)]
     if not any(differing):

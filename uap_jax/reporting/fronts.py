@@ -5,7 +5,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from uap_jax.reporting import svg
+from uap_jax.reporting import figures, svg
+from uap_jax.reporting.formats import is_number
+from uap_jax.reporting.table_formats import Table
+
+# What the table of a front has for each perturbation: the level, the rate, its noise.
+MEASURES = ("train.asr", "test.asr", "test.snr_db", "test.snr_ac_db")
+_LEVEL, _RATE, _NOISE = "test.snr_ac_db", "test.asr", "control.asr"
+_LEVEL_LABEL = "SNR without the resting level (dB)"
 
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _DASHES = ("-", "--", "-.")
@@ -71,6 +78,81 @@ def snr_at_rate(points: Points, asr: float) -> float | None:
                 np.max(ends) if is_flat else np.interp(asr, [low, high], ends)
             )
     return float(max(crossings)) if crossings else None
+
+
+def undominated(points: Points) -> Points:
+    """Returns the points that no other is both quieter and more successful than."""
+    rates, levels = points.asr[:, None], points.snr_db[:, None]
+    no_worse = (rates.T >= rates) & (levels.T >= levels)
+    better = (rates.T > rates) | (levels.T > levels)
+    kept = ~np.any(no_worse & better, axis=1)
+    columns = (column[kept] for column in (points.snr_db, points.asr, points.control))
+    return Points(points.name, *columns)
+
+
+def draw_fronts(table: Table, *, series: Sequence[str], title: str) -> figures.Curves:
+    """Draws a figure for each model and goal of a table, a line for each series.
+
+    Args:
+        table: A row for each perturbation, with "model", "target", the series and
+            `MEASURES`.
+        series: Settings that tell lines apart.
+        title: Of the table.
+
+    Returns:
+        The figures; a line has its undominated points.
+    """
+    fronts = _fronts_of(table, series)
+    models = {model for model, _ in fronts}
+    curves = []
+    for (model, target), lines in fronts.items():
+        goal = target if target == "untargeted" else f'"{target}"'
+        label = f"{model}, {goal}" if len(models) > 1 else goal
+        drawn = front_svg(
+            lines, level_label=_LEVEL_LABEL, title=f"{title}, {model}, {goal}"
+        )
+        curves.append(figures.Curve(label=label, has_noise=True, svg=drawn))
+    return figures.Curves((), tuple(curves))
+
+
+def levels_at(table: Table, rate: float, *, series: Sequence[str]) -> list[str]:
+    """Returns a line of text for each model and goal: the SNR of each series there."""
+    lines = []
+    for (model, target), fronts in _fronts_of(table, series).items():
+        found = [(points.name, snr_at_rate(points, rate)) for points in fronts]
+        texts = [
+            f"{name} {'not on both sides' if snr is None else f'{snr:.1f} dB'}"
+            for name, snr in found
+        ]
+        lines.append(
+            f"{model}, {target}, mean-free SNR at a test ASR of {rate:g}: "
+            + ", ".join(texts)
+        )
+    return lines
+
+
+def _fronts_of(
+    table: Table, series: Sequence[str]
+) -> dict[tuple[str, str], list[Points]]:
+    """Returns the lines of each model and goal that have a point."""
+    keys = [column.key for column in table.columns]
+    rows = [dict(zip(keys, row, strict=True)) for row in table.rows]
+    rows = [row for row in rows if all(is_number(row[k]) for k in (_LEVEL, _RATE))]
+    names = list(dict.fromkeys(tuple(row[key] for key in series) for row in rows))
+    labels = dict(zip(names, figures.series_names(names), strict=True))
+    grouped: dict[tuple[str, str], dict[str, list[tuple[float, ...]]]] = {}
+    for row in rows:
+        lines = grouped.setdefault((row["model"], row["target"]), {})
+        label = labels[tuple(row[key] for key in series)]
+        noise = row[_NOISE] if is_number(row[_NOISE]) else np.nan
+        lines.setdefault(label, []).append((row[_LEVEL], row[_RATE], noise))
+    return {
+        key: [
+            undominated(Points(name, *np.array(sorted(points)[::-1], float).T))
+            for name, points in lines.items()
+        ]
+        for key, lines in grouped.items()
+    }
 
 
 def front_svg(series: Sequence[Points], *, level_label: str, title: str) -> str:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from uap_jax.reporting import figures, pages, table_formats
+from uap_jax.reporting import figures, fronts, pages, table_formats
 from uap_jax.reporting.formats import audio_uri
 from uap_jax.reporting.published import Published
 from uap_jax.reporting.table_formats import Column, Table
@@ -223,6 +223,10 @@ def _describe(section: Section, synthetic: Sequence[str]) -> dict[str, Any]:
             series=spec["rows"],
             measures=spec["measures"],
             title=about["title"],
+        )
+    elif spec["kind"] == "front":
+        drawn = fronts.draw_fronts(
+            section.table, series=spec["rows"], title=about["title"]
         )
     accuracies = [
         f"{model}, seed {seed}: {rate:.3f}"
