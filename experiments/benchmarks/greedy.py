@@ -28,8 +28,8 @@ from uap_jax.attacks.passes import predict
 from uap_jax.attacks.projections import project_linf
 from uap_jax.audio.levels import snr_db
 from uap_jax.data.cache import default_cache_dir
+from uap_jax.experiments import beginning, judge, victim
 from uap_jax.experiments import config as run_config
-from uap_jax.experiments import judge, pipeline, victim
 from uap_jax.experiments.console import Console
 
 _DATA_DIR = flags.DEFINE_string(
@@ -153,7 +153,7 @@ def prepare_victim() -> tuple[Any, Any, jax.Array, jax.Array, dict[str, Any]]:
     )
     console = Console()
     cache_dir = Path(default_cache_dir())
-    dataset, splits = pipeline.load_corpus(settings, cache_dir, False, console)
+    dataset, splits = beginning.load_corpus(settings, cache_dir, False, console)
     spec, trained, facts = victim.prepare(
         settings, dataset, splits, cache_dir=cache_dir, console=console
     )

@@ -2,14 +2,14 @@
 
 from sweeps import MANIFEST, finish, plan_built_in
 
-from uap_jax.experiments import artifacts, executors
+from uap_jax.experiments import artifacts, executors, shared
 from uap_jax.experiments.console import Console, UsageError
 
 
 def run_local(planned, workdir, monkeypatch, work):
     """Runs the local executor with other work than attacks."""
     monkeypatch.setattr(executors, "_run_trial", work)
-    context = executors.Context(workdir=workdir, cache_dir=workdir, strict=False)
+    context = shared.Context(workdir=workdir, cache_dir=workdir, strict=False)
     started = []
     outcomes = executors.run_local(planned, context, Console(), started.append)
     return list(outcomes), started
@@ -47,5 +47,5 @@ def test_every_error_is_an_outcome(tmp_path, write_manifest, monkeypatch):
     assert [outcome.error for outcome in outcomes] == [
         *("--x: expected y", "MemoryError", "ValueError: a b", None)
     ]
-    log = planned[2].folder(tmp_path) / executors.LOG
+    log = planned[2].folder(tmp_path) / shared.LOG
     assert "Traceback" in log.read_text()

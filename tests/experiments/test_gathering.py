@@ -19,6 +19,7 @@ from uap_jax.experiments import (
     judge,
     manifest,
     plan,
+    shared,
     tabulate,
 )
 from uap_jax.experiments.console import Console, UsageError
@@ -134,7 +135,7 @@ def test_a_partial_sweep_of_several_experiments(sweep):
     planned = sweep.add(MANIFEST)
     sweep.finish(planned[0])
     sweep.finish(planned[1], stop_reason="non_finite_logits")
-    context = executors.Context(sweep.workdir, sweep.workdir, False)
+    context = shared.Context(sweep.workdir, sweep.workdir, False)
     executors.explain(planned[2], FloatingPointError("a\n<b>"), context)
     data = gathering.gather(sweep.workdir)
     assert [section.about["name"] for section in data.sections] == [
@@ -228,13 +229,13 @@ def test_a_retry_forgets_the_error(sweep, monkeypatch):
     work = [UsageError("--x: expected y"), None]
 
     def run_trial(trial, folder, *_):
-        assert not (folder / executors.ERROR).exists()
+        assert not (folder / shared.ERROR).exists()
         if error := work.pop(0):
             raise error
         sweep.finish(trial)
 
     monkeypatch.setattr(executors, "_run_trial", run_trial)
-    context = executors.Context(sweep.workdir, sweep.workdir, False)
+    context = shared.Context(sweep.workdir, sweep.workdir, False)
     for errors in (["--x: expected y"], []):
         list(executors.run_local([trial], context, Console(), lambda _: None))
         (section,) = gathering.gather(sweep.workdir).sections
@@ -275,9 +276,9 @@ def test_long_logs_are_cut_at_a_line(sweep):
     (trial, *_) = sweep.add(MANIFEST)
     folder = trial.folder(sweep.workdir)
     folder.mkdir(parents=True)
-    (folder / executors.ERROR).write_text("failed")
+    (folder / shared.ERROR).write_text("failed")
     lines = [f"line {number}" for number in range(9999)]
-    (folder / executors.LOG).write_text("\n".join(lines))
+    (folder / shared.LOG).write_text("\n".join(lines))
     (section,) = gathering.gather(sweep.workdir).sections
     shown = section.failures[0].last_lines.split("\n")
     assert shown == lines[-len(shown) :]

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from uap_jax.data.dataset import Dataset, Splits
-from uap_jax.experiments import executors, judge
+from uap_jax.experiments import judge
+from uap_jax.experiments.shared import Context, Shared
 
 NUM_CLIPS, COUNTS = 300, np.array([10, 40, 130])
 
@@ -81,7 +82,7 @@ def test_every_clip_is_as_likely():
 
 def test_gain_is_measured_once(monkeypatch, tmp_path):
     dataset, splits = make_corpus()
-    shared = executors.Shared(executors.Context(tmp_path, tmp_path, False))
+    kept = Shared(Context(tmp_path, tmp_path, False))
     calls = []
 
     def measure(dataset, indices, *, scaling):
@@ -90,6 +91,6 @@ def test_gain_is_measured_once(monkeypatch, tmp_path):
 
     monkeypatch.setattr(judge, "waveform_gain", measure)
     for scaling in ("peak", "peak", "minmax", "peak"):
-        shared.gain(settings(scaling=scaling), dataset, splits)
+        kept.gain(settings(scaling=scaling), dataset, splits)
     assert calls == [(len(splits.train), "peak"), (len(splits.train), "minmax")]
-    assert shared.gain(settings(scaling="minmax"), dataset, splits) == 2.0
+    assert kept.gain(settings(scaling="minmax"), dataset, splits) == 2.0

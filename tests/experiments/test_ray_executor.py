@@ -13,7 +13,14 @@ import pytest
 from launching import command, launch
 from sweeps import MANIFEST
 
-from uap_jax.experiments import artifacts, executors, plan, ray_crew, ray_executor
+from uap_jax.experiments import (
+    artifacts,
+    executors,
+    plan,
+    ray_crew,
+    ray_executor,
+    shared,
+)
 from uap_jax.experiments.console import Console, UsageError
 
 needs_ray = pytest.mark.skipif(
@@ -50,7 +57,7 @@ def stub():
 
 
 def run(names, workdir, capsys, *, strict=False, **options):
-    context = executors.Context(workdir=workdir, cache_dir=workdir, strict=strict)
+    context = shared.Context(workdir=workdir, cache_dir=workdir, strict=strict)
     started = []
     outcomes = ray_executor.run_ray(
         [trial(name) for name in names],
@@ -81,7 +88,7 @@ def test_workers_that_die_are_replaced(tmp_path, monkeypatch, capsys):
     }
     pids = {pid for name in names for pid in (tmp_path / name).read_text().split()}
     assert len(pids) >= 4
-    log = tmp_path / "trials" / "dies_always" / executors.LOG
+    log = tmp_path / "trials" / "dies_always" / shared.LOG
     assert log.read_text().count("WorkerDiedError") == 2
     assert said.err == ""
     assert len(said.out.splitlines()) == 2
@@ -97,7 +104,7 @@ def test_workers_that_cannot_work(tmp_path, monkeypatch, capsys):
 
 
 def test_folder_that_a_machine_does_not_see(tmp_path):
-    context = executors.Context(workdir=tmp_path, cache_dir=tmp_path, strict=False)
+    context = shared.Context(workdir=tmp_path, cache_dir=tmp_path, strict=False)
     worker = ray_crew.Actor()
     assert "--workdir: expected a folder" in worker.start(context, Path.cwd())
     artifacts.write_json(tmp_path / plan.INDEX, {})
@@ -173,7 +180,7 @@ def worker_pids(workdir):
     """Returns the processes of trials that have begun and are not done."""
     return [
         int(log.read_text().splitlines()[0].split()[1])
-        for log in workdir.glob(f"trials/*/{executors.LOG}")
+        for log in workdir.glob(f"trials/*/{shared.LOG}")
         if not (log.parent / "result.json").exists()
     ]
 

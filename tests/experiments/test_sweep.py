@@ -57,6 +57,22 @@ def test_whole_sweep(finished):
         assert (workdir / "tables" / f"quick.{suffix}").stat().st_size > 100
 
 
+def test_attacks_in_one_program_give_the_same_table(finished, corpus, cache, tmp_path):
+    workdir, path, _ = finished
+    together = launch(
+        "sweep", *flags(path, corpus, cache, tmp_path / "w", "--at_once=2")
+    )
+    assert together.returncode == 0, together.stderr
+    assert together.stdout.count("2 attacks together") == 2
+    logs = [log.read_text() for log in tmp_path.glob("w/trials/*/log.txt")]
+    assert sum("one of 2 attacks, 2 at once" in log for log in logs) == 4
+    alone, found = (table_of(folder)["rows"] for folder in (workdir, tmp_path / "w"))
+    for mine, other in zip(found, alone, strict=True):
+        assert mine["test.asr"] == pytest.approx(other["test.asr"], abs=0.06)
+        assert mine["test.snr_db"] == pytest.approx(other["test.snr_db"], abs=0.3)
+        assert mine["num_passes"] == other["num_passes"]
+
+
 def test_the_model_was_trained_once(finished):
     workdir, _, _ = finished
     logs = [(folder / "log.txt").read_text() for folder in workdir.glob("trials/*")]

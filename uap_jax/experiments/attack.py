@@ -1,19 +1,20 @@
-"""An attack from checkpoint to checkpoint."""
+"""Attacks from checkpoint to checkpoint: one, or several in one program."""
 
+import contextlib
 import functools
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
-from uap_jax import attacks, checkpoints
+from uap_jax import attacks
 from uap_jax.attacks import types
 from uap_jax.attacks.methods import METHODS
-from uap_jax.experiments import artifacts
 from uap_jax.experiments.config import RunConfig
-from uap_jax.experiments.console import Console, format_seconds
+from uap_jax.experiments.console import Console
+from uap_jax.experiments.trail import open_trail
 from uap_jax.models import ModelSpec
 
 # A perturbation below this has not begun to change predictions.
@@ -21,6 +22,26 @@ SILENT_DB = -50.0
 # A segment between these times is long enough to cost nothing and short enough to stop.
 SHORT_SEGMENT_S, LONG_SEGMENT_S = 5.0, 20.0
 MAX_SEGMENT_STEPS = 2**20
+# Of the free memory; the rest is for what a program takes beside what it reports.
+MEMORY_SHARE = 0.7
+
+
+class Task(NamedTuple):
+    """The attack of one run.
+
+    Attributes:
+        config: Of the run.
+        target: Class to say, or None.
+        key: Of the batches.
+        workdir: Checkpoints are kept here, and found when this is a continuation.
+        console: Told of each pass.
+    """
+
+    config: RunConfig
+    target: int | None
+    key: jax.Array
+    workdir: Path
+    console: Console
 
 
 def run_attack(
@@ -39,87 +60,171 @@ def run_attack(
     """Runs the attack of a run, or goes on with it; writes metrics.jsonl.
 
     Args:
-        config: Of the run.
-        spec: The model.
-        variables: Its weights.
-        x: `[M, N]` attack clips in the box.
-        labels: `[M]` int32.
-        target: Class to say, or None.
-        key: Of the batches.
-        workdir: Checkpoints are kept here, and found when this is a continuation.
-        console: Told of each pass.
-        save_every_s: Shortest time between two checkpoints.
+        config, target, key, workdir, console: As in `Task`.
+        spec, variables, x, labels, save_every_s: As for `run_attacks`.
 
     Returns:
         What the attack found.
     """
-    method = METHODS[config.method]
+    task = Task(config, target, key, workdir, console)
+    (found,) = run_attacks(
+        [task], spec, variables, x, labels, save_every_s=save_every_s
+    )
+    return found
+
+
+def run_attacks(
+    tasks: Sequence[Task],
+    spec: ModelSpec,
+    variables: Any,
+    x: jax.Array,
+    labels: jax.Array,
+    *,
+    at_once: int | None = 1,
+    save_every_s: float = 10.0,
+) -> list[attacks.AttackResult]:
+    """Runs the attacks of some runs, or goes on with them; writes metrics.jsonl.
+
+    Each leaves what it leaves alone, so that one can go on where several stopped, and
+    the other way round. The seconds of a segment are shared among those that advanced
+    in it: the times of all add up to that which passed.
+
+    Args:
+        tasks: Alike but for target, key and the numbers of the attack's config.
+        spec: The model.
+        variables: Its weights.
+        x: `[M, N]` attack clips in the box.
+        labels: `[M]` int32.
+        at_once: How many in one program; None: what fits the device's memory.
+        save_every_s: Shortest time of an attack between two of its checkpoints.
+
+    Returns:
+        What each attack found.
+
+    Raises:
+        ValueError: An input is out of its range, or attacks are not alike.
+    """
+    name = tasks[0].config.method
+    method = METHODS[name]
     logits_fn = spec.logits
     devices = jax.devices()
     if len(devices) > 1:
         logits_fn = attacks.over_devices(logits_fn, devices)
-        console.say(f"each batch is spread over {len(devices)} devices")
+        for task in tasks:
+            task.console.say(f"each batch is spread over {len(devices)} devices")
     place = functools.partial(attacks.replicated, devices=devices)
-    variables, x, labels, key = place((variables, x, labels, key))
-    problem, state = method.init(
-        logits_fn, variables, x, labels, key=key, target=target, config=config.attack
+    variables, x, labels, keys = place((variables, x, labels, [t.key for t in tasks]))
+    problems, states, configs = attacks.together_init(
+        name,
+        logits_fn,
+        variables,
+        x,
+        labels,
+        keys=keys,
+        targets=[task.target for task in tasks if task.target is not None] or None,
+        configs=[task.config.attack for task in tasks],
     )
-    metrics = workdir / "metrics.jsonl"
     # A step of one phase takes another time than one of the other.
     max_steps: dict[str, int] = {}
-    with checkpoints.open_checkpoints(workdir / "checkpoints" / "attack") as saved:
-        if saved.latest_step() is not None:
-            state = place(saved.restore(state))
-            console.say(f"going on after pass {int(state.num_passes)}")
-        num_saves = saved.latest_step() or 0
-        _write_passes(metrics, state)
-        clock = workdir / "checkpoints" / "clock.json"
-        pass_seconds = _read_clock(clock, int(state.num_passes))
-        last_save = time.perf_counter()
-        while int(state.stop_reason) == types.RUNNING:
-            num_passes = int(state.num_passes)
-            phase, done, total = method.progress(problem, state, config=config.attack)
-            console.progress(f"pass {num_passes + 1}, {phase}", done, total)
-            steps = max_steps.setdefault(phase, 1)
-            started = time.perf_counter()
-            state = jax.block_until_ready(
-                method.segment(
-                    logits_fn,
-                    variables,
-                    problem,
+    with contextlib.ExitStack() as stack:
+        trails = [
+            stack.enter_context(
+                open_trail(
+                    task.config,
                     state,
-                    config=config.attack,
-                    max_steps=steps,
+                    task.workdir,
+                    task.console,
+                    place=place,
+                    save_every_s=save_every_s,
                 )
             )
+            for task, state in zip(tasks, states, strict=True)
+        ]
+        states = [trail.state for trail in trails]
+        running = [i for i, state in enumerate(states) if attacks.is_running(state)]
+        started = time.perf_counter()
+        if at_once is None:
+            at_once = _fitting_width(
+                name,
+                logits_fn,
+                variables,
+                [problems[i] for i in running],
+                [states[i] for i in running],
+                [configs[i] for i in running],
+            )
+        seconds = time.perf_counter() - started
+        for i in running:
+            trails[i].spend(seconds / len(running))
+            if min(at_once, len(running)) > 1:
+                line = f"one of {len(running)} attacks, {at_once} at once"
+                trails[i].console.say(line)
+        while any(attacks.is_running(state) for state in states):
+            phase, chosen = attacks.next_trials(
+                name, problems, states, configs=configs, width=at_once
+            )
+            first = chosen[0]
+            _, done, total = method.progress(
+                problems[first], states[first], config=configs[first]
+            )
+            what = f"pass {int(states[first].num_passes) + 1}, {phase}"
+            trails[first].console.progress(what, done, total)
+            steps = max_steps.setdefault(phase, 1)
+            started = time.perf_counter()
+            states = attacks.together_segment(
+                name,
+                logits_fn,
+                variables,
+                problems,
+                states,
+                configs=configs,
+                width=at_once,
+                max_steps=steps,
+            )
+            jax.block_until_ready(states)
             seconds = time.perf_counter() - started
-            pass_seconds += seconds
             if seconds < SHORT_SEGMENT_S:
                 max_steps[phase] = min(2 * steps, MAX_SEGMENT_STEPS)
             elif seconds > LONG_SEGMENT_S:
                 max_steps[phase] = max(1, steps // 2)
-            if int(state.num_passes) > num_passes:
-                entry = _pass_entry(state, num_passes) | {"seconds": pass_seconds}
-                artifacts.append_line(metrics, entry)
-                _say_pass(config, entry, state.history["asr"].shape[0], console)
-                pass_seconds = 0.0
-            stopped = int(state.stop_reason) != types.RUNNING
-            if stopped or time.perf_counter() - last_save > save_every_s:
-                num_saves += 1
-                saved.save(num_saves, state)
-                passes = int(state.num_passes)
-                artifacts.write_json(clock, {"pass": passes, "seconds": pass_seconds})
-                last_save = time.perf_counter()
-    result = method.result(state)
-    _explain(config, result, console)
-    return result
+            for i in chosen:
+                trails[i].follow(states[i], seconds / len(chosen))
+    results = [method.result(state) for state in states]
+    for task, result in zip(tasks, results, strict=True):
+        _explain(task.config, result, task.console)
+    return results
 
 
-def _read_clock(path: Path, num_passes: int) -> float:
-    """Returns the seconds that the running pass took before it was interrupted."""
-    stored = artifacts.read_json(path) or {}
-    seconds = stored.get("seconds") if stored.get("pass") == num_passes else 0.0
-    return seconds if isinstance(seconds, float | int) else 0.0
+def _fitting_width(
+    method: str,
+    logits_fn: types.LogitsFn,
+    variables: Any,
+    problems: Sequence[Any],
+    states: Sequence[Any],
+    configs: Sequence[Any],
+) -> int:
+    """Returns how many attacks fit into a device's memory, at most as many as run."""
+    memory_bytes = _free_bytes()
+    if len(states) < 2 or memory_bytes is None:
+        return 1
+    return attacks.fitting_width(
+        method,
+        logits_fn,
+        variables,
+        problems[0],
+        states[0],
+        config=configs[0],
+        # No place of a program goes empty while all of them run.
+        num_trials=1 << (len(states).bit_length() - 1),
+        memory_bytes=int(MEMORY_SHARE * memory_bytes),
+    )
+
+
+def _free_bytes() -> int | None:
+    """Returns a device's free memory, or None where it does not tell."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" not in stats:
+        return None
+    return stats["bytes_limit"] - stats["bytes_in_use"]
 
 
 def _explain(config: RunConfig, result: attacks.AttackResult, console: Console) -> None:
@@ -145,42 +250,3 @@ def _explain(config: RunConfig, result: attacks.AttackResult, console: Console) 
             f"ddn.num_steps={2 * ddn.num_steps} or --set "
             f"ddn.init_norm={4 * float(ddn.init_norm):g}"
         )
-
-
-def _write_passes(path: Path, state: attacks.PenaltyState) -> None:
-    """Writes the passes that a state holds; times are kept where they were written.
-
-    The last checkpoint can be older than the last line of the file.
-    """
-    written = {str(entry.get("pass")): entry for entry in artifacts.read_lines(path)}
-    entries = []
-    for index in range(int(state.num_passes)):
-        entry = _pass_entry(state, index)
-        seconds = written.get(str(entry["pass"]), {}).get("seconds")
-        is_time = isinstance(seconds, float | int)
-        entries.append(entry | {"seconds": seconds if is_time else None})
-    artifacts.write_lines(path, entries)
-
-
-def _pass_entry(state: attacks.PenaltyState, index: int) -> dict[str, Any]:
-    values = {
-        field: float(np.asarray(column)[index])
-        for field, column in state.history.items()
-    }
-    return {"pass": index + 1, **values}
-
-
-def _say_pass(
-    config: RunConfig, entry: dict[str, Any], num_passes: int, console: Console
-) -> None:
-    goal = entry.get("asr_level", config.attack.target_asr)
-    parts = [
-        f"ASR {entry['asr']:.3f} (goal {goal:g})",
-        f"SPL {entry['spl_db']:.1f} dB",
-        format_seconds(entry["seconds"]),
-    ]
-    if "visited" in entry:
-        counts = ("visited", "skipped", "failed")
-        text = ", ".join(f"{entry[name]:.0f} {name}" for name in counts)
-        parts.insert(1, f"clips {text}")
-    console.say(f"pass {entry['pass']}/{num_passes}: {', '.join(parts)}")

@@ -8,7 +8,7 @@ import jax
 
 from uap_jax import checkpoints
 from uap_jax.attacks import Perturbation
-from uap_jax.experiments import artifacts, environment, judge, pipeline, victim
+from uap_jax.experiments import artifacts, beginning, environment, judge, victim
 from uap_jax.experiments.config import RunConfig
 from uap_jax.experiments.console import (
     Console,
@@ -73,7 +73,7 @@ def evaluate(
         perturbation = checkpoints.load_perturbation(run.workdir / PERTURBATION)
     _check_fit(perturbation, settings)
     environment.cache_compilations(cache_dir / "compiled")
-    clips, splits = pipeline.load_corpus(settings, cache_dir, strict, console)
+    clips, splits = beginning.load_corpus(settings, cache_dir, strict, console)
     target = victim.class_index(
         clips, settings.target, flag="--perturbation: its target"
     )

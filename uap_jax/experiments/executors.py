@@ -3,43 +3,17 @@ became of each, in any order; results are in files.
 """
 
 import contextlib
-import dataclasses
-import os
-import platform
 import time
 import traceback
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
-from uap_jax.data.cache import fingerprint
-from uap_jax.experiments import artifacts
+from uap_jax.experiments import artifacts, groups
 from uap_jax.experiments.console import Console, UsageError
-from uap_jax.experiments.plan import Trial, corpus_key, note_corpus, settings_of
+from uap_jax.experiments.plan import Trial, settings_of
+from uap_jax.experiments.shared import ERROR, LOG, Context, Shared, open_log
 from uap_jax.experiments.trials import Job, Transfer, read_result
-
-if TYPE_CHECKING:
-    from uap_jax.data.dataset import Dataset, Splits
-    from uap_jax.experiments.config import RunConfig
-
-LOG = "log.txt"
-# What went wrong last, in a line; not there where nothing did.
-ERROR = "error.txt"
-
-
-@dataclasses.dataclass(frozen=True)
-class Context:
-    """Where a sweep works.
-
-    Attributes:
-        workdir: Of the sweep.
-        cache_dir: Where clips, models and compiled programs are kept.
-        strict: Whether one bad recording is an error.
-    """
-
-    workdir: Path
-    cache_dir: Path
-    strict: bool
 
 
 class Outcome(NamedTuple):
@@ -58,25 +32,34 @@ Executor = Callable[
 
 
 def run_local(
-    jobs: Sequence[Job], context: Context, console: Console, on_start: StartFn
+    jobs: Sequence[Job],
+    context: Context,
+    console: Console,
+    on_start: StartFn,
+    *,
+    at_once: int | None = 1,
 ) -> Generator[Outcome, None, None]:
     """Does the work in this process, one piece after the other.
 
-    What another process is at comes last, and is waited for.
+    What another process is at comes last, and is waited for. With `at_once`, as of
+    `groups.grouped`, the attacks of alike trials are made together before the first.
     """
     shared = Shared(context)
-    queue = [(job, False) for job in jobs]
-    for job, wait in queue:
-        on_start(job)
-        outcome = attempt(job, context, shared, console, wait=wait)
-        if outcome is None:
-            queue.append((job, True))
-        else:
-            yield outcome
+    queue = [(group, False) for group in groups.grouped(jobs, at_once=at_once)]
+    for group, wait in queue:
+        seconds = groups.attack_together(group, context, shared, console, at_once)
+        for job in group:
+            on_start(job)
+            outcome = attempt(job, context, shared, console, wait=wait)
+            if outcome is None:
+                queue.append(([job], True))
+            else:
+                more = seconds.get(job.id, 0.0)
+                yield outcome._replace(seconds=outcome.seconds + more)
 
 
 def attempt(
-    job: Job, context: Context, shared: "Shared", console: Console, *, wait: bool
+    job: Job, context: Context, shared: Shared, console: Console, *, wait: bool
 ) -> Outcome | None:
     """As `run_job`, but returns what became of it; None if another process is at it."""
     started = time.perf_counter()
@@ -88,84 +71,6 @@ def attempt(
         line = explain(job, error, context)
         return Outcome(job, line, time.perf_counter() - started)
     return Outcome(job, None, time.perf_counter() - started)
-
-
-class Corpora:
-    """The corpora of a sweep, each loaded once, and seen to be the sweep's."""
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._loaded: dict[tuple[str, str | None], tuple[Dataset, Splits]] = {}
-
-    def load(self, settings: "RunConfig", console: Console) -> "tuple[Dataset, Splits]":
-        """Returns the clips that some settings name.
-
-        Raises:
-            UsageError: They cannot be used, or the sweep is about others.
-        """
-        from uap_jax.experiments import pipeline
-
-        key = (corpus_key(settings), settings.data_dir)
-        if key not in self._loaded:
-            loaded = pipeline.load_corpus(
-                settings, self._context.cache_dir, self._context.strict, console
-            )
-            note_corpus(self._context.workdir, settings, loaded[0])
-            self._loaded[key] = loaded
-        return self._loaded[key]
-
-
-class Shared:
-    """What pieces of work in one process share: corpora, and the last model.
-
-    Pieces of one model follow each other, and a model can be large.
-    """
-
-    def __init__(self, context: Context) -> None:
-        from uap_jax.experiments import environment
-
-        self.clock = environment.CompileClock()
-        self.corpora = Corpora(context)
-        self._victim: tuple[str, Any] | None = None
-        self._gains: dict[tuple[str, str], float] = {}
-
-    def prepare_victim(
-        self,
-        settings: "RunConfig",
-        dataset: "Dataset",
-        splits: "Splits",
-        *,
-        cache_dir: Path,
-        console: Console,
-    ) -> Any:
-        """As `victim.prepare`."""
-        from uap_jax.experiments import victim
-
-        key = fingerprint(
-            settings.model,
-            dataset.fingerprint,
-            settings.scaling,
-            settings.seed,
-            dataclasses.asdict(settings.training),
-        )
-        if self._victim is None or self._victim[0] != key:
-            self._victim = None
-            prepared = victim.prepare(
-                settings, dataset, splits, cache_dir=cache_dir, console=console
-            )
-            self._victim = (key, prepared)
-        return self._victim[1]
-
-    def gain(
-        self, settings: "RunConfig", dataset: "Dataset", splits: "Splits"
-    ) -> float:
-        """As `judge.gain`, which reads all training clips."""
-        from uap_jax.experiments import judge
-
-        key = (dataset.fingerprint, settings.scaling)
-        if key not in self._gains:
-            self._gains[key] = judge.gain(settings, dataset, splits)
-        return self._gains[key]
 
 
 def run_job(
@@ -188,9 +93,7 @@ def run_job(
     with artifacts.locked(folder, wait=wait):
         if read_result(job, context.workdir) is not None:
             return
-        (folder / ERROR).unlink(missing_ok=True)
-        log = _Log(folder / LOG, console)
-        log.say(f"process {os.getpid()} on {platform.node()}")
+        log = open_log(folder, console)
         if isinstance(job, Trial):
             _run_trial(job, folder, context, shared, log)
         else:
@@ -200,30 +103,13 @@ def run_job(
 def _run_trial(
     trial: Trial, folder: Path, context: Context, shared: Shared, console: Console
 ) -> None:
-    import jax
+    from uap_jax.experiments import pipeline
 
-    from uap_jax.experiments import config, pipeline
-
-    settings = settings_of(trial.request, on_accelerator=jax.default_backend() != "cpu")
-    stored = artifacts.read_json(folder / "config.json")
-    if stored is not None and (folder / "checkpoints").exists():
-        # Of the same id: what may differ changes no result.
-        mine = config.as_json(settings)
-        taken = {key: mine[key] for key in ("data_dir", "preset", "variant")}
-        settings = config.continue_with(
-            settings, {**stored, **taken}, trial.request["overrides"]
-        )
-    shared.clock.seconds = 0.0
+    shared.clock.seconds = shared.compile_seconds.pop(trial.id, 0.0)
     pipeline.carry_out(
-        settings,
-        command=trial.command(context.workdir, context.cache_dir),
-        workdir=folder,
-        cache_dir=context.cache_dir,
+        shared.begin(trial, folder, console),
         strict=context.strict,
-        console=console,
         clock=shared.clock,
-        load=lambda settings, _cache, _strict, log: shared.corpora.load(settings, log),
-        prepare=shared.prepare_victim,
         gain=shared.gain,
     )
 
@@ -266,22 +152,6 @@ def _run_transfer(
         **judged,
     }
     artifacts.write_json(folder / "result.json", result)
-
-
-class _Log(Console):
-    """Writes lines to a file, and shows on another console how far the work is."""
-
-    def __init__(self, path: Path, outer: Console) -> None:
-        super().__init__()
-        self._path = path
-        self._outer = outer
-
-    def say(self, line: str) -> None:
-        with artifacts.naming(self._path), self._path.open("a") as file:
-            file.write(f"{line}\n")
-
-    def status(self, line: str) -> None:
-        self._outer.status(line)
 
 
 def explain(job: Job, error: Exception, context: Context) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 from uap_jax.data.corpora import BUILT_IN, DEFAULT_CORPORA
 from uap_jax.experiments import artifacts, manifest, plan, tabulate, trials
 from uap_jax.experiments.console import UsageError
-from uap_jax.experiments.executors import ERROR, LOG
 from uap_jax.experiments.plan import Trial
+from uap_jax.experiments.shared import ERROR, LOG
 from uap_jax.experiments.trials import Job
 from uap_jax.reporting.sweep_html import (
     Corpus,

@@ -11,7 +11,7 @@ import numpy as np
 from uap_jax import models
 from uap_jax.audio.box import to_box
 from uap_jax.data.dataset import Dataset, Splits
-from uap_jax.experiments import artifacts, environment, own_models, pipeline
+from uap_jax.experiments import artifacts, beginning, environment, own_models
 from uap_jax.experiments.config import RunConfig
 from uap_jax.experiments.console import Console, UsageError, user_mistakes
 from uap_jax.experiments.stored import StoredRun, settings_of
@@ -104,7 +104,7 @@ def _trained(
 def _load_corpus(
     run: StoredRun, settings: RunConfig, cache_dir: Path
 ) -> tuple[Dataset, Splits]:
-    dataset, splits = pipeline.load_corpus(settings, cache_dir, False, _Quiet())
+    dataset, splits = beginning.load_corpus(settings, cache_dir, False, _Quiet())
     problem = artifacts.read_json(run.workdir / "checkpoints" / "problem.json") or {}
     if problem.get("corpus") != dataset.fingerprint:
         raise UsageError(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from uap_jax.experiments import executors, plan
+from uap_jax.experiments import executors, plan, shared
 from uap_jax.experiments.console import Console, UsageError, format_seconds
 from uap_jax.experiments.trials import Job, Transfer
 
@@ -35,7 +35,7 @@ def weights_of(job: Job) -> Weights:
 class Actor:
     """A worker, in its own process."""
 
-    def start(self, context: executors.Context, directory: Path) -> str | None:
+    def start(self, context: shared.Context, directory: Path) -> str | None:
         """Loads what takes long; returns what keeps it from working."""
         # Relative paths mean the same here as where the sweep was started.
         with contextlib.suppress(OSError):
@@ -47,7 +47,7 @@ class Actor:
             )
         self._context = context
         self._console = Console()
-        self._shared = executors.Shared(context)
+        self._shared = shared.Shared(context)
         return None
 
     def work(self, job: Job, wait: bool) -> executors.Outcome | None:
@@ -72,7 +72,7 @@ class Crew:
     def __init__(
         self,
         ray: Any,
-        context: executors.Context,
+        context: shared.Context,
         console: Console,
         num_workers: int | None,
         most: int,

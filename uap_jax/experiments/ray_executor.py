@@ -16,6 +16,7 @@ from typing import Any
 from uap_jax.experiments import executors
 from uap_jax.experiments.console import Console, UsageError
 from uap_jax.experiments.ray_crew import Crew, Weights, weights_of
+from uap_jax.experiments.shared import Context
 from uap_jax.experiments.trials import Job
 
 # Ray says nothing to its makers, and nothing on the terminal of what is said here.
@@ -55,7 +56,7 @@ def off_devices() -> Generator[None, None, None]:
 
 def run_ray(
     jobs: Sequence[Job],
-    context: executors.Context,
+    context: Context,
     console: Console,
     on_start: executors.StartFn,
     *,

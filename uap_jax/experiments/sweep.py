@@ -23,6 +23,7 @@ from uap_jax.experiments import (
     manifest,
     plan,
     ray_executor,
+    shared,
     tabulate,
     trials,
 )
@@ -65,6 +66,14 @@ EXECUTOR = flags.DEFINE_enum(
     ("local", "ray"),
     "What does the work: this process, or workers on a Ray cluster.",
 )
+AT_ONCE = flags.DEFINE_integer(
+    "at_once",
+    None,
+    "With --executor=local: how many attacks in one program, of trials that differ in "
+    "the target and in numbers of the attack. Default: as many as fit an accelerator's "
+    "memory; 1 on a processor, which is as fast so.",
+    lower_bound=1,
+)
 RAY_ADDRESS = flags.DEFINE_string(
     "ray_address",
     None,
@@ -101,13 +110,13 @@ def main() -> int:
         split=SPLIT.value,
         group_pattern=GROUP_PATTERN.value,
     )
-    context = executors.Context(
+    context = shared.Context(
         workdir=Path(WORKDIR.value) if WORKDIR.value else _default_workdir(corpora),
         cache_dir=Path(CACHE_DIR.value) if CACHE_DIR.value else default_cache_dir(),
         strict=STRICT.value,
     )
     context.workdir.mkdir(parents=True, exist_ok=True)
-    sources = executors.Corpora(context)
+    sources = shared.Corpora(context)
     on_ray = EXECUTOR.value == "ray"
     with ray_executor.off_devices() if on_ray else contextlib.nullcontext():
         planned = plan.make_plan(
@@ -127,7 +136,7 @@ def main() -> int:
 def _sweep(
     declared: manifest.Manifest,
     planned: Sequence[plan.Trial],
-    context: executors.Context,
+    context: shared.Context,
     console: Console,
     execute: executors.Executor,
 ) -> int:
@@ -165,7 +174,7 @@ def _sweep(
 def _do(
     jobs: Sequence[trials.Job],
     what: str,
-    context: executors.Context,
+    context: shared.Context,
     console: Console,
     execute: executors.Executor,
     write_table: Callable[[], Path],
@@ -221,14 +230,19 @@ def _describe_success(outcome: executors.Outcome, result: Mapping[str, Any]) -> 
     )
 
 
-def _describe_failure(job: trials.Job, error: str, context: executors.Context) -> str:
-    return f"{job.label}: {error} (log: {job.folder(context.workdir) / executors.LOG})"
+def _describe_failure(job: trials.Job, error: str, context: shared.Context) -> str:
+    return f"{job.label}: {error} (log: {job.folder(context.workdir) / shared.LOG})"
 
 
 def _executor() -> executors.Executor:
     """Returns what the flags name."""
     if EXECUTOR.value == "local":
-        return executors.run_local
+        return functools.partial(executors.run_local, at_once=AT_ONCE.value)
+    if AT_ONCE.value is not None:
+        raise UsageError(
+            "--at_once: expected with --executor=local, got --executor=ray, whose "
+            "workers attack one by one"
+        )
     ray_executor.check_installed()
     return functools.partial(
         ray_executor.run_ray,

@@ -163,7 +163,7 @@ def _build_front(
     records = []
     for trial in trials:
         whole = _record(trial, results[trial.id], workdir)
-        facts = whole.facts | {"asr_level": whole.facts.get("attack.target_asr")}
+        facts = {**whole.facts, "asr_level": whole.facts.get("attack.target_asr")}
         points = [
             Record(facts | {"asr_level": entry["asr_level"]}, _numbers(entry))
             for entry in (results[trial.id] or {}).get("front", ())

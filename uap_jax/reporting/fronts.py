@@ -83,8 +83,8 @@ def snr_at_rate(points: Points, asr: float) -> float | None:
 def undominated(points: Points) -> Points:
     """Returns the points that no other is both quieter and more successful than."""
     rates, levels = points.asr[:, None], points.snr_db[:, None]
-    no_worse = (rates.T >= rates) & (levels.T >= levels)
-    better = (rates.T > rates) | (levels.T > levels)
+    no_worse = (rates <= rates.T) & (levels <= levels.T)
+    better = (rates < rates.T) | (levels < levels.T)
     kept = ~np.any(no_worse & better, axis=1)
     columns = (column[kept] for column in (points.snr_db, points.asr, points.control))
     return Points(points.name, *columns)
