@@ -6,6 +6,8 @@ import pathlib
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import own_networks
 import pytest
@@ -112,6 +114,32 @@ def test_split_and_groups_of_another_corpus(attacked, corpus):
         run, dataset="urbansound8k", data_dir=str(corpus), split="paper"
     )
     assert (urban.split, stored.settings_of(run).split) == ("paper", "official")
+
+
+@pytest.mark.parametrize("message", ["sizes do not fit", "two\nlines: a\n  b", ""])
+def test_an_error_inside_a_compiled_attack_is_one_line(message):
+    def fail(_):
+        raise RuntimeError(message)
+
+    @jax.jit
+    def call(x):
+        return jax.pure_callback(fail, jax.ShapeDtypeStruct((), jnp.float32), x)
+
+    with (
+        pytest.raises(UsageError) as raised,
+        own_models.naming_faults("mine:network"),
+    ):
+        jax.block_until_ready(call(jnp.float32(1.0)))
+    (line,) = str(raised.value).splitlines()
+    expected = f"RuntimeError: {' '.join(message.split())}" if message else ""
+    assert line.startswith("--model=mine:network: failed in an attack with Runtime")
+    assert expected in line and "(test_own_models.py, line " in line
+
+
+def test_other_errors_of_jax_stay_what_they_are():
+    error = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+    with pytest.raises(jax.errors.JaxRuntimeError), own_models.naming_faults("mine:f"):
+        raise error
 
 
 def test_another_model_of_that_name(attacked, corpus, cache, monkeypatch):

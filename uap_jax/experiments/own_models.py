@@ -4,6 +4,7 @@ It names a file, see `own_files`, or an entry point, `package.module:function`: 
 function without arguments that returns a `models.OwnModel` or a `bridges.Bridge`.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -11,6 +12,7 @@ import importlib
 import json
 import re
 import traceback
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,6 +23,10 @@ from uap_jax.models import MODEL_NAMES, ModelSpec, OwnModel
 if TYPE_CHECKING:
     from uap_jax.data.dataset import Dataset
 
+# Parts of the names of files whose lines tell the maker of a model nothing.
+_NOT_OF_USERS = ("importlib", "site-packages", str(Path(__file__).parents[1]))
+# What a callback of JAX raised: the last lines of a traceback, not indented.
+_RAISED = re.compile(r"Traceback \(most recent call last\):\n(?: .*\n)+(\S[\s\S]*)")
 _ENTRY_POINT = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
@@ -135,6 +141,33 @@ def check_gradient(spec: ModelSpec, variables: Any) -> None:
     # Whatever the code of others raises.
     except Exception as error:
         raise _fault(spec.name, "expected logits with a gradient, got", error) from None
+
+
+@contextlib.contextmanager
+def naming_faults(model: str) -> Generator[None, None, None]:
+    """Says in one line what a network outside of JAX raised while it was attacked.
+
+    Raises:
+        UsageError: In place of the error of JAX, which is a page of JAX's own calls.
+    """
+    import jax
+
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        found = _RAISED.search(str(error))
+        if found is None:
+            raise
+        places = [
+            f" ({Path(file).name}, line {line})"
+            for file, line in re.findall(r'File "([^"]+)", line (\d+)', str(error))
+            if not any(part in file for part in _NOT_OF_USERS)
+        ]
+        raised = " ".join(found[1].split())[:300]
+        raise UsageError(
+            f"--model={model}: failed in an attack with {raised}"
+            f"{places[-1] if places else ''}"
+        ) from error
 
 
 @functools.lru_cache(maxsize=1)
@@ -266,11 +299,10 @@ def _fault(model: str, what: str, error: BaseException) -> UsageError:
     from uap_jax.bridges.checks import one_line
 
     frames = traceback.extract_tb(error.__traceback__)
-    others = ("importlib", "site-packages", str(Path(__file__).parents[1]))
     places = [
         f" ({Path(frame.filename).name}, line {frame.lineno})"
         for frame in frames
-        if not any(part in frame.filename for part in others)
+        if not any(part in frame.filename for part in _NOT_OF_USERS)
     ]
     where = places[-1] if places else ""
     return UsageError(f"--model={model}: {what} {one_line(error)}{where}")

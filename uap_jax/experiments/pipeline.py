@@ -1,5 +1,6 @@
 """One run from the corpus to the report; what `run` starts."""
 
+import contextlib
 import dataclasses
 import shlex
 import sys
@@ -14,7 +15,7 @@ import numpy as np
 from uap_jax import attacks
 from uap_jax.attacks import types
 from uap_jax.data.cache import default_cache_dir
-from uap_jax.experiments import artifacts, config, environment, judge
+from uap_jax.experiments import artifacts, config, environment, judge, own_models
 from uap_jax.experiments.attack import run_attack
 from uap_jax.experiments.beginning import Start, begin, begin_attack
 from uap_jax.experiments.console import Console
@@ -81,7 +82,10 @@ def run(
             strict=strict,
             console=console,
         )
-        result = carry_out(start, strict=strict, clock=clock)
+        is_own = settings.own_model is not None
+        naming = own_models.naming_faults(settings.model)
+        with naming if is_own else contextlib.nullcontext():
+            result = carry_out(start, strict=strict, clock=clock)
         return report_result(result, workdir, console)
 
 
