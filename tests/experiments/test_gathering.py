@@ -207,7 +207,7 @@ def test_a_front_has_a_row_for_each_of_its_perturbations(sweep):
     assert rows[0]["control.asr"] == 0.1 and rows[3]["test.asr.low"] == 0.6
     assert section.about["notes"][0] == (
         "spchcmd, untargeted, mean-free SNR at a test ASR of 0.9: decoupled 11.6 dB, "
-        "penalty not on both sides"
+        "penalty (all to one side of it)"
     )
     page = render_sweep_report(gathering.gather(sweep.workdir))
     assert "beats in both rate and level" in page and "<svg" in page

@@ -105,7 +105,7 @@ def test_models_are_named_where_there_are_several():
 def test_levels_in_words():
     found = fronts.levels_at(make_front(POINTS), 0.9, series=["method"])
     assert found[0].endswith("ASR of 0.9: decoupled 11.3 dB, penalty 5.0 dB")
-    assert found[1].endswith("decoupled not on both sides")
+    assert found[1].endswith("decoupled (all to one side of it)")
 
 
 def test_a_front_of_which_nothing_is_there():

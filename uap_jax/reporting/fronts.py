@@ -121,7 +121,7 @@ def levels_at(table: Table, rate: float, *, series: Sequence[str]) -> list[str]:
     for (model, target), fronts in _fronts_of(table, series).items():
         found = [(points.name, snr_at_rate(points, rate)) for points in fronts]
         texts = [
-            f"{name} {'not on both sides' if snr is None else f'{snr:.1f} dB'}"
+            f"{name} {'(all to one side of it)' if snr is None else f'{snr:.1f} dB'}"
             for name, snr in found
         ]
         lines.append(
