@@ -7,21 +7,13 @@ The figure has colours of its own, so that it can be shown outside of a report.
 """
 
 import json
-import re
 import sys
 from pathlib import Path
 
 from uap_jax.reporting.fronts import Points, front_svg, points_of, snr_at_rate
+from uap_jax.reporting.svg import standalone
 
 RATES = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
-COLOURS = {
-    "--ink": "#4d5a69",
-    "--line": "#8a94a0",
-    "--series": "#0b63b8",
-    "--series-2": "#c2410c",
-    "--series-3": "#15803d",
-    "--series-4": "#7e22ce",
-}
 
 
 def main() -> None:
@@ -30,9 +22,7 @@ def main() -> None:
     drawn = front_svg(
         series, level_label="SNR without the resting level (dB)", title=title
     )
-    drawn = re.sub(r"var\((--[\w-]+)\)", lambda found: COLOURS[found[1]], drawn)
-    opening = '<svg style="background:#fff" font-family="sans-serif" '
-    Path(figure).write_text(drawn.replace("<svg ", opening, 1) + "\n")
+    Path(figure).write_text(standalone(drawn))
     print("| test ASR | " + " | ".join(points.name for points in series) + " |")
     print("| --- " * (len(series) + 1) + "|")
     for rate in RATES:

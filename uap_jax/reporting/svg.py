@@ -20,6 +20,17 @@ SERIES = tuple(f"#0102{number:02x}" for number in range(5, 11))
 _VARIABLES = {INK: "var(--ink)", LINE: "var(--line)", SERIES[0]: "var(--series)"} | {
     stand_in: f"var(--series-{number})" for number, stand_in in enumerate(SERIES[1:], 2)
 }
+# What `standalone` puts in the place of the variables.
+_LIGHT = {
+    "--ink": "#4d5a69",
+    "--line": "#8a94a0",
+    "--series": "#0b63b8",
+    "--series-2": "#c2410c",
+    "--series-3": "#15803d",
+    "--series-4": "#7e22ce",
+    "--series-5": "#0e7490",
+    "--series-6": "#a16207",
+}
 _STYLE = {
     "svg.fonttype": "none",
     "text.parse_math": False,
@@ -71,3 +82,10 @@ def to_svg(figure: "Figure", alt: str) -> str:
         svg = svg.replace(colour, variable)
     label = html.escape(alt)
     return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+
+
+def standalone(drawn: str) -> str:
+    """Returns a figure of `to_svg` with colours of its own, to be shown by itself."""
+    drawn = re.sub(r"var\((--[\w-]+)\)", lambda found: _LIGHT[found[1]], drawn)
+    opening = '<svg style="background:#fff" font-family="sans-serif" '
+    return drawn.replace("<svg ", opening, 1) + "\n"
