@@ -459,6 +459,8 @@ def test_targets_side_by_side():
         ("space", "log"),
         ("target_asr", 1.5),
         ("asr_levels", (0.5, 0.0)),
+        ("asr_levels", 0.5),
+        ("asr_levels", "0.5"),
         ("norm_gain", 0.0),
         ("max_norm_change", -1.0),
         ("learning_rate", 0.0),

@@ -201,16 +201,25 @@ def test_a_front_has_a_row_for_each_of_its_perturbations(sweep):
     (section,) = gathering.gather(sweep.workdir).sections
     keys = [column.key for column in section.table.columns]
     rows = [dict(zip(keys, row, strict=True)) for row in section.table.rows]
-    assert [row["asr_level"] for row in rows] == [0.95, 0.9, 0.9, 0.9, 0.9]
+    assert [row["asr_level"] for row in rows] == [0.95, 0.9, 0.5, 0.9, 0.9, 0.9]
     found = [row["test.asr"] and round(row["test.asr"], 6) for row in rows]
-    assert found == [0.93, 0.88, None, 0.8, None]
-    assert rows[0]["control.asr"] == 0.1 and rows[3]["test.asr.low"] == 0.6
+    assert found == [0.93, 0.88, None, None, 0.8, None]
+    assert rows[0]["control.asr"] == 0.1 and rows[4]["test.asr.low"] == 0.6
     assert section.about["notes"][0] == (
         "spchcmd, untargeted, mean-free SNR at a test ASR of 0.9: decoupled 11.6 dB, "
         "penalty (all to one side of it)"
     )
     page = render_sweep_report(gathering.gather(sweep.workdir))
     assert "beats in both rate and level" in page and "<svg" in page
+
+
+def test_clean_accuracy_of_each_training(sweep):
+    first, second, third, *_ = sweep.add(MANIFEST)
+    for trial, accuracy in [(first, 0.9), (second, 0.8), (third, 0.9)]:
+        sweep.finish(trial, clean_accuracy=accuracy)
+    (section,) = gathering.gather(sweep.workdir).sections
+    (by_training,) = section.about["clean_accuracy"].values()
+    assert by_training == {"0 (training 1)": 0.9, "0 (training 2)": 0.8}
 
 
 def test_judgements_on_other_models_are_missed(sweep):

@@ -110,6 +110,15 @@ def test_corpora_of_models():
     ]:
         with pytest.raises(UsageError, match="--data_dir: expected"):
             plan.pair_corpora(names, folders)
+    for flag, made_for in [("split", "urbansound8k"), ("group_pattern", "folder")]:
+        with pytest.raises(UsageError, match=f"--{flag}: .* only {made_for}"):
+            plan.pair_corpora(["esc10", "tfsr"], ["/e", "/t"], **{flag: "paper"})
+
+
+def test_facts_tell_trials_apart_also_by_lists():
+    config = {"target": None, "attack": {"asr_levels": [0.5, 0.9]}}
+    facts = plan.facts_of(plan.Trial("x", {}, config, ""))
+    assert facts["attack.asr_levels"] == (0.5, 0.9) and hash(tuple(facts.values()))
 
 
 def test_time_left():

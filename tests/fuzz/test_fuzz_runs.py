@@ -102,7 +102,7 @@ def no_model(monkeypatch):
     monkeypatch.setattr(victim, "prepare", prepare)
     monkeypatch.setattr(judge, "evaluate", lambda *_, **__: (None, made_up_summary()))
     monkeypatch.setattr(judge, "gain", lambda *_: 0.5)
-    monkeypatch.setattr(pipeline, "_attack_and_judge", lambda *_: made_up_result())
+    monkeypatch.setattr(pipeline, "carry_out", lambda *_, **__: made_up_result())
 
 
 def damaged_copies(folder, names, count):

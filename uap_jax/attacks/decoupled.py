@@ -13,6 +13,7 @@ and `decoupled_result`, for those who log, store or stop in between.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -97,8 +98,15 @@ def resolve_decoupled_config(
     checks.check_choice("space", config.space, types.SPACES)
     if config.max_shift is not None:
         checks.check_size("max_shift", config.max_shift, at_least=0)
-    for rate in (config.target_asr, *config.asr_levels):
-        checks.check_rate("target_asr, asr_levels", rate)
+    checks.check_rate("target_asr", config.target_asr)
+    checks.check_setting(
+        "asr_levels",
+        config.asr_levels,
+        "a sequence of rates",
+        lambda levels: isinstance(levels, Sequence) and not isinstance(levels, str),
+    )
+    for rate in config.asr_levels:
+        checks.check_rate("asr_levels", rate)
     for field in (
         *("norm_gain", "max_norm_change", "learning_rate"),
         *("restart_learning_rate", "final_learning_rate", "give_up"),
@@ -251,7 +259,11 @@ def decoupled_progress(
 
 
 def decoupled_result(state: DecoupledState) -> AttackResult:
-    """Reads the result off a state; also off one that is still running."""
+    """Reads the result off a state; also off one that is still running.
+
+    While no v has the success rate asked for, the perturbation is v as it is now, and
+    `train_asr` that of the last pass that ended.
+    """
     front, main, last = state.front, state.main_level, state.perturbation
     found = jnp.isfinite(front.norm[main])
     value = jnp.where(found, front.values[main], last.value)

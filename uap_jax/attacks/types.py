@@ -263,8 +263,8 @@ class DecoupledConfig:
         max_passes: Passes over the attack clips for the highest success rate.
         target_asr: The success rate that the perturbation returned is to have.
         asr_levels: More success rates to find the quietest perturbation of.
-        level_passes: Passes for each success rate below the highest; they begin where
-            the one above ended.
+        level_passes: Passes for each success rate below the highest; each begins where
+            the rate above it ended.
         init_norm: Norm of v in the first pass; None: of a sound of -26 dB.
         norm_gain: After a pass log(norm) changes by this times what the success rate
             lacks of the one asked for, ...

@@ -293,7 +293,8 @@ def _read_background(
         try:
             waveform = read_audio(root / path, sample_rate_hz=sample_rate_hz)
             if len(waveform) < num_samples:
-                raise AudioFileError(root / path, f"is shorter than {num_samples}")
+                reason = f"is shorter than {num_samples} samples"
+                raise AudioFileError(root / path, reason)
         except AudioFileError as error:
             if strict:
                 raise

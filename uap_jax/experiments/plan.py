@@ -104,7 +104,8 @@ def pair_corpora(
     Of several corpora, `split` and `group_pattern` go to those that they are made for.
 
     Raises:
-        UsageError: There are folders without a corpus, or the other way round.
+        UsageError: There are folders without a corpus, or the other way round, or
+            `split` or `group_pattern` is for none of several corpora.
     """
     num_folders = sum(name not in BUILT_IN for name in datasets)
     if not datasets:
@@ -118,6 +119,15 @@ def pair_corpora(
         name = datasets[0] if datasets else None
         folder = data_dirs[0] if data_dirs else None
         return (CorpusFlags(name, folder, split, group_pattern),)
+    for flag, value, made_for in (
+        ("split", split, "urbansound8k"),
+        ("group_pattern", group_pattern, "folder"),
+    ):
+        if value not in (None, "official") and made_for not in datasets:
+            raise UsageError(
+                f"--{flag}: of several corpora only {made_for} takes it, which is not "
+                f"among {', '.join(datasets)}"
+            )
     folders = iter(data_dirs)
     return tuple(
         CorpusFlags(
@@ -202,7 +212,7 @@ def note_corpus(workdir: Path, settings: "RunConfig", dataset: "Dataset") -> Non
         return
     if known is not None and known.get("fingerprint") != dataset.fingerprint:
         raise UsageError(
-            f"{workdir}: holds trials on other recordings or another version of "
+            f"{workdir}: holds trials on other recordings, groups or splits of "
             f"{dataset.name}; name another --workdir"
         )
     _update_index(workdir, "corpora", key, found)
@@ -288,7 +298,13 @@ def _label(
 def facts_of(trial: Trial) -> dict[str, Any]:
     """Returns the settings of a trial, flat, as tables group by them."""
     goal = trial.config["target"]
-    return flatten(trial.config) | {
+    settings = flatten(trial.config)
+    # Rows are keyed by these, and the index gives lists where settings have tuples.
+    hashable = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in settings.items()
+    }
+    return hashable | {
         "goal": "targeted" if goal else "untargeted",
         "target": goal or "untargeted",
     }

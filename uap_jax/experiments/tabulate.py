@@ -164,10 +164,13 @@ def _build_front(
     for trial in trials:
         whole = _record(trial, results[trial.id], workdir)
         facts = {**whole.facts, "asr_level": whole.facts.get("attack.target_asr")}
+        # A rate that was not reached keeps its row, without numbers.
         points = [
-            Record(facts | {"asr_level": entry["asr_level"]}, _numbers(entry))
+            Record(
+                facts | {"asr_level": entry["asr_level"]},
+                _numbers(entry) if "test" in entry else None,
+            )
             for entry in (results[trial.id] or {}).get("front", ())
-            if "test" in entry
         ]
         records += points or [Record(facts, whole.values)]
     shown = [key for key in series if key not in ("model", "target", "asr_level")]
@@ -242,15 +245,11 @@ def _origin(
     done = [(trial, results[trial.id]) for trial in trials if results[trial.id]]
     corpora = read_index(workdir)["corpora"]
     names = {trial.config["dataset"] for trial in trials}
-    accuracy: dict[str, dict[str, float]] = {}
     hardware: dict[str, None] = {}
     versions: dict[str, None] = {}
     clips: dict[str, None] = {}
     for trial, result in done:
         assert result is not None
-        model = f"{trial.config['model']}, {trial.config['scaling']}"
-        by_seed = accuracy.setdefault(model, {})
-        by_seed[str(trial.config["seed"])] = result["clean_accuracy"]
         machine, libraries = result["hardware"], result["versions"]
         hardware[
             f"{machine['num_devices']} x {machine['device']}, {machine['processor']}, "
@@ -273,10 +272,28 @@ def _origin(
             if any(key.startswith(f"{name}-") for name in names)
         },
         "seeds": sorted({trial.config["seed"] for trial in trials}),
-        "clean_accuracy": accuracy,
+        "clean_accuracy": _clean_accuracies(done),
         "hardware": list(hardware),
         "versions": list(versions),
     }
+
+
+def _clean_accuracies(
+    done: Sequence[tuple[Trial, dict[str, Any] | None]],
+) -> dict[str, dict[str, float]]:
+    """Returns them by model and seed; a model trained in several ways has them all."""
+    found: dict[tuple[str, str], dict[float, None]] = {}
+    for trial, result in done:
+        assert result is not None
+        model = f"{trial.config['model']}, {trial.config['scaling']}"
+        rates = found.setdefault((model, str(trial.config["seed"])), {})
+        rates[result["clean_accuracy"]] = None
+    by_model: dict[str, dict[str, float]] = {}
+    for (model, seed), rates in found.items():
+        for index, rate in enumerate(rates):
+            label = f"{seed} (training {index + 1})" if len(rates) > 1 else seed
+            by_model.setdefault(model, {})[label] = rate
+    return by_model
 
 
 def _describe(about: Mapping[str, Any]) -> Iterator[str]:
@@ -301,7 +318,8 @@ def _describe(about: Mapping[str, Any]) -> Iterator[str]:
 
 def _notes(published: Sequence[Published | None]) -> list[str]:
     return [
-        f"paper: {table.source}; its models, data and splits are others"
+        f"paper: {table.source}; its models, data and splits are others, and its "
+        "targeted numbers are means over all of its classes"
         for table in published
         if table is not None and table.cells
     ]

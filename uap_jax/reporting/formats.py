@@ -26,7 +26,7 @@ def format_number(number: Any) -> str:
         return "n/a"
     if float(number).is_integer():
         return f"{int(number):,}"
-    return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.3g}"
+    return f"{number:,.0f}" if abs(number) >= 999.5 else f"{number:.3g}"
 
 
 def format_interval(interval: Any) -> str:

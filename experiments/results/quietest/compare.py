@@ -28,7 +28,7 @@ from uap_jax.audio.box import to_box
 from uap_jax.data import corpora
 from uap_jax.data.cache import default_cache_dir
 from uap_jax.data.dataset import split_clips, to_waveform
-from uap_jax.experiments import config, environment, judge, victim
+from uap_jax.experiments import artifacts, config, environment, judge, victim
 from uap_jax.experiments.console import Console, run_app
 
 DATASET = flags.DEFINE_string("dataset", "speech_commands", "The corpus.")
@@ -51,8 +51,7 @@ BLOCK_SIZE = 25
 def main() -> int:
     path = Path(OUTPUT.value) / "points.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = path.read_text().splitlines() if path.exists() else []
-    done = {key_of(json.loads(line)) for line in lines}
+    done = {key_of(entry) for entry in artifacts.read_lines(path)}
     environment.cache_compilations(default_cache_dir() / "compiled")
     dataset = corpora.load(
         DATASET.value,
@@ -81,6 +80,7 @@ def main() -> int:
                     "goal": goal,
                     "seed": seed,
                     "model": facts["name"],
+                    "num_attack_clips": len(labels),
                     "rates": RATES.value,
                 }
                 if key_of(entry) in done:
@@ -123,7 +123,7 @@ def main() -> int:
 
 def key_of(entry: dict[str, Any]) -> tuple[Any, ...]:
     """Returns what tells runs apart."""
-    same = ("variant", "goal", "seed", "model")
+    same = ("variant", "goal", "seed", "model", "num_attack_clips")
     return (*(entry[name] for name in same), tuple(entry["rates"]))
 
 
@@ -204,7 +204,11 @@ def craft(
         goal = dataclasses.replace(settings, target_asr=rate)
         if name != "decoupled":
             settings = goal
-        reached = num_passes_of(state) and last_asr(state) >= rate
+        count = num_passes_of(state)
+        reached = count > 0 and last_asr(state) >= rate
+        # A state after its last pass would run past the end of its history.
+        if not reached and count == settings.max_passes:
+            break
         if not reached:
             state = state._replace(stop_reason=jnp.zeros_like(state.stop_reason))
             while int(state.stop_reason) == types.RUNNING:
