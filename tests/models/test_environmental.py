@@ -128,7 +128,8 @@ SMALL: dict[str, tuple[nn.Module, int]] = {
 def outputs_of(name: str, num_samples: int) -> dict[str, tuple[int, ...]]:
     """Shapes of every module's output for two clips; computes nothing."""
     entry = registry._ENTRIES[name]
-    module = getattr(__import__(entry.module, fromlist=["_"]), entry.attribute)(10)
+    network = getattr(__import__(entry.module, fromlist=["_"]), entry.attribute)
+    module = network(10, form="plain")  # in which every layer stands by itself
 
     def run(key, x):
         variables = module.init(key, x)
@@ -306,6 +307,25 @@ def test_forms_give_the_same_network(running):
     # Rounding decides a near tie too, hence the norm.
     difference = jnp.linalg.norm(running.gradient[3] - gradient[3])
     assert float(difference / jnp.linalg.norm(gradient[3])) < 0.03
+
+
+@pytest.mark.parametrize("running", ["envnet_v2"], indirect=True)
+def test_convolutions_of_many_clips_part_by_part_are_the_same(running):
+    order = jnp.array([3, 0, 2, 1, 3, 2])
+    assert envnet_v2.clips_at_once(len(order)) == 3
+    logits, gradient = EVALUATIONS[running.spec.name](
+        running.variables, running.x[order]
+    )
+    for value, expected in ((logits, running.logits), (gradient, running.gradient)):
+        scale = float(jnp.abs(expected).max())
+        np.testing.assert_allclose(value, expected[order], rtol=0, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize(
+    ("num_clips", "expected"), [(1, 1), (5, 5), (7, 7), (8, 4), (25, 5), (100, 5)]
+)
+def test_parts_divide_the_clips(num_clips, expected):
+    assert envnet_v2.clips_at_once(num_clips) == expected
 
 
 def test_a_few_steps_teach_it_two_tones(running):

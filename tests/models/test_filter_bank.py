@@ -8,12 +8,17 @@ import numpy as np
 import pytest
 
 from uap_jax.models.filter_bank import (
-    CHUNK_STEPS,
     MIN_FFT_SIZE,
     filter_bank,
     filter_bank_fft,
-    filter_bank_folded,
     filter_bank_plain,
+)
+from uap_jax.models.folded_bank import (
+    BLOCK_OUTPUTS,
+    CHUNK_BLOCKS,
+    CHUNK_STEPS,
+    filter_bank_folded,
+    filter_bank_folded_blocks,
 )
 
 NUM_TAPS = 65
@@ -60,24 +65,30 @@ def test_forms_agree(num_clips, num_outputs, pool_size):
 
 
 @pytest.mark.parametrize(
-    ("num_clips", "num_taps", "num_outputs", "pool_size"),
+    ("bank", "num_clips", "num_taps", "num_outputs", "pool_size"),
     [
-        (1, 65, 1, 1),
-        (2, 65, CHUNK_STEPS, 1),  # a chunk filled to its last step
-        (1, 65, CHUNK_STEPS + 1, 1),
-        (2, 64, 2 * CHUNK_STEPS - 5, 3),  # blocks of an odd size
-        (2, 65, 701, 218),  # the remainder is dropped
+        (filter_bank_folded, 1, 65, 1, 1),
+        (filter_bank_folded, 2, 65, CHUNK_STEPS, 1),  # a chunk filled to its last step
+        (filter_bank_folded, 1, 65, CHUNK_STEPS + 1, 1),
+        (filter_bank_folded, 2, 64, 2 * CHUNK_STEPS - 5, 3),  # blocks of an odd size
+        (filter_bank_folded, 2, 65, 701, 218),  # the remainder is dropped
+        (filter_bank_folded_blocks, 1, 65, 1, 1),
+        (filter_bank_folded_blocks, 1, 65, CHUNK_BLOCKS * BLOCK_OUTPUTS, 3),
+        (filter_bank_folded_blocks, 2, 64, CHUNK_BLOCKS * BLOCK_OUTPUTS - 7, 5),
+        (filter_bank_folded_blocks, 1, 65, 701, 31),  # a window wider than half a block
     ],
 )
-def test_forms_agree_on_symmetric_filters(num_clips, num_taps, num_outputs, pool_size):
+def test_forms_agree_on_symmetric_filters(
+    bank, num_clips, num_taps, num_outputs, pool_size
+):
     x, half = normal(num_clips, num_outputs + num_taps - 1), normal(num_taps, 2)
     direction = normal(num_clips, num_outputs // pool_size, 2)
 
     @functools.partial(jax.jit, compiler_options=QUICKLY)
     def run(x, half, direction):
         results = []
-        for bank in (filter_bank_folded, filter_bank_plain):
-            pooled = functools.partial(bank, pool_size=pool_size)
+        for form in (bank, filter_bank_plain):
+            pooled = functools.partial(form, pool_size=pool_size)
             y, pull_back = jax.vjp(
                 lambda x, half, pooled=pooled: pooled(x, half + half[::-1]), x, half
             )

@@ -17,9 +17,6 @@ from uap_jax.models.operations import (
     conv_2d_canonical,
     conv_2d_plain,
     conv_2d_rows,
-    max_pool,
-    max_pool_plain,
-    max_pool_reshape,
     min_num_steps,
     num_windows,
     overlapping_blocks,
@@ -133,63 +130,6 @@ def test_conv_2d_canonical_in_a_loop_and_under_vmap():
         np.testing.assert_allclose(mapped, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("shape", "window"),
-    [
-        ((1, 23, 5), (4,)),
-        ((2, 24, 1), (3,)),
-        ((2, 9, 3), (1,)),
-        ((2, 11, 7, 3), (5, 3)),
-        ((1, 8, 8, 2), (1, 2)),
-    ],
-)
-def test_max_pool_forms_agree(shape, window):
-    x = normal(*shape)
-    direction = normal(*jax.eval_shape(lambda: max_pool_plain(x, window)).shape)
-
-    @functools.partial(jax.jit, compiler_options=QUICKLY)
-    def run(x, direction):
-        results = []
-        for pool in (max_pool_reshape, max_pool_plain):
-            y, pull_back = jax.vjp(lambda x, pool=pool: pool(x, window), x)
-            results.append((y, *pull_back(direction)))
-        return results
-
-    fast, plain = run(x, direction)
-    for value, expected in zip(fast, plain, strict=True):
-        np.testing.assert_array_equal(value, expected)
-
-
-@pytest.mark.parametrize("level", [0.0, 3.0])
-def test_one_of_equal_values_has_the_gradient(level):
-    x = jnp.full((1, 6, 2), level).at[0, 1, 0].add(1.0).at[0, 3, 1].add(-1.0)
-    gradient = jax.grad(lambda x: jnp.sum(max_pool_reshape(x, (3,))))(x)[0]
-    expected = [[0, 1], [1, 0], [0, 0], [1, 0], [0, 1], [0, 0]]
-    assert gradient.tolist() == expected
-
-
-def test_gradient_of_a_maximum_keeps_its_sum_on_ties():
-    x = jnp.round(normal(2, 11, 13, 3))
-    direction = normal(2, 2, 4, 3)
-
-    @functools.partial(jax.jit, compiler_options=QUICKLY)
-    def run(x, direction):
-        _, pull_back = jax.vjp(lambda x: max_pool_reshape(x, (5, 3)), x)
-        return pull_back(direction)[0]
-
-    gradient = run(x, direction)[:, :10, :12].reshape(2, 2, 5, 4, 3, 3)
-    np.testing.assert_allclose(gradient.sum(axis=(2, 4)), direction, rtol=1e-6)
-
-
-def test_maximum_has_a_forward_derivative_too():
-    x, tangent = normal(1, 6, 2), normal(1, 6, 3)[:, :, :2]
-    y, derivative = jax.jvp(lambda x: max_pool_reshape(x, (3,)), (x,), (tangent,))
-    index = np.argmax(np.asarray(x).reshape(1, 2, 3, 2), axis=2)[:, :, None]
-    for value, source in ((y, x), (derivative, tangent)):
-        expected = np.take_along_axis(np.asarray(source).reshape(1, 2, 3, 2), index, 2)
-        np.testing.assert_array_equal(value, expected[:, :, 0])
-
-
 def test_blocks_overlap_and_end_with_zeros():
     x = jnp.arange(1.0, 8.0)[None]
     blocks = overlapping_blocks(x, num_blocks=3, hop=3, size=5)
@@ -208,8 +148,6 @@ def test_every_form_is_accepted_by_every_operation(form):
     assert jax.eval_shape(run, normal(1, 9, 8, 2), normal(3, 2, 2, 4)).shape == (
         *(1, 7, 7, 4),
     )
-    run = functools.partial(max_pool, window=(2,), form=form)
-    assert jax.eval_shape(run, normal(1, 9, 3)).shape == (1, 4, 3)
 
 
 def test_form_follows_the_platform(monkeypatch):
@@ -228,8 +166,6 @@ def test_mistakes_name_what_was_expected():
             conv_1d(normal(1, 2, 1), normal(3, 1, 2), form=form)
         with pytest.raises(ValueError, match="x: expected at least 3 steps, got 2"):
             conv_2d(normal(1, 4, 2, 1), normal(2, 3, 1, 2), form=form)
-        with pytest.raises(ValueError, match="x: expected at least 3 steps, got 2"):
-            max_pool(normal(1, 2, 1), (3,), form=form)
 
 
 @pytest.mark.parametrize(("size", "stride"), [(3, 1), (5, 2), (2, 4)])

@@ -14,7 +14,7 @@ from uap_jax.models.layers import (
     scaled_batch_norm,
     sign_of,
 )
-from uap_jax.models.operations import max_pool
+from uap_jax.models.pooling import max_pool
 
 NUM_FILTERS = 64
 NUM_TAPS = 512

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 
 from uap_jax.models.layers import ConvBlock, ReluHead, remove_mean
-from uap_jax.models.operations import min_num_steps
+from uap_jax.models.operations import is_fast, min_num_steps
 
 # (features, kernel size, stride, pooling or None).
 WAVE_LAYERS = (
@@ -33,6 +33,8 @@ DEEP_MAP_LAYERS = (
     (256, (1, 2), None),
     (256, (1, 2), (1, 2)),
 )
+# Of the convolutions' fast form; see `clips_at_once`.
+MAX_CLIPS_AT_ONCE = 5
 
 
 class EnvNetV2(nn.Module):
@@ -53,28 +55,38 @@ class EnvNetV2(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        x = remove_mean(x)
-        x = x[:, :, None]
-        for index, (features, size, stride, pool_size) in enumerate(WAVE_LAYERS):
-            x = ConvBlock(
-                features,
-                (size,),
-                stride,
-                window=(pool_size,) if pool_size else None,
-                form=self.form,
-                name=f"wave_{index}",
-            )(x, train=train)
-        x = x.swapaxes(1, 2)[:, :, :, None]
-        for index, (features, sizes, window) in enumerate(_map_layers(self.deep)):
-            x = ConvBlock(
-                features, sizes, window=window, form=self.form, name=f"map_{index}"
-            )(x, train=train)
+        size = clips_at_once(len(x)) if is_fast(self.form) else len(x)
+        if train or self.is_initializing() or size == len(x):
+            x = _convolutions(self, x, train=train)
+        else:
+            x = self._by_parts(x.reshape(-1, size, x.shape[1]))
+            x = x.reshape(-1, *x.shape[2:])
         return ReluHead(self.num_classes, self.hidden, self.dropout_rate, name="head")(
             x, train=train
         )
 
+    def _by_parts(self, x: jax.Array) -> jax.Array:
+        """Convolutions in evaluation of `[R, B, N]`, one part after the other."""
+        scanned = nn.scan(
+            lambda module, _, part: (None, _convolutions(module, part, train=False)),
+            variable_broadcast=("params", "batch_stats"),
+            variable_axes={"intermediates": 0},
+            split_rngs={},
+        )
+        return scanned(self, None, x)[1]
+
 
 EnvNetV2Deep = functools.partial(EnvNetV2, deep=True)
+
+
+def clips_at_once(num_clips: int) -> int:
+    """Returns how many clips' convolutions are fastest at once, a divisor of all.
+
+    The dense layers are faster with more clips, as their weights are read once for all.
+    The outputs of the first convolutions, 3 MB each a clip, had better stay in a cache.
+    """
+    sizes = range(MAX_CLIPS_AT_ONCE, MAX_CLIPS_AT_ONCE // 2 - 1, -1)
+    return next((size for size in sizes if num_clips % size == 0), num_clips)
 
 
 def min_num_samples(*, deep: bool = False) -> int:
@@ -85,6 +97,27 @@ def min_num_samples(*, deep: bool = False) -> int:
     for _, size, stride, pool_size in reversed(WAVE_LAYERS):
         steps = min_num_steps(steps * (pool_size or 1), size=size, stride=stride)
     return steps
+
+
+def _convolutions(module: EnvNetV2, x: jax.Array, *, train: bool) -> jax.Array:
+    """All before the dense layers, in the scope of a compact call of the module."""
+    x = remove_mean(x)
+    x = x[:, :, None]
+    for index, (features, size, stride, pool_size) in enumerate(WAVE_LAYERS):
+        x = ConvBlock(
+            features,
+            (size,),
+            stride,
+            window=(pool_size,) if pool_size else None,
+            form=module.form,
+            name=f"wave_{index}",
+        )(x, train=train)
+    x = x.swapaxes(1, 2)[:, :, :, None]
+    for index, (features, sizes, window) in enumerate(_map_layers(module.deep)):
+        x = ConvBlock(
+            features, sizes, window=window, form=module.form, name=f"map_{index}"
+        )(x, train=train)
+    return x
 
 
 def _map_layers(

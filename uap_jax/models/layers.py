@@ -4,7 +4,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from uap_jax.models.operations import conv_1d, conv_2d, max_pool
+from uap_jax.models.conv_pool import conv_1d_max_pool, is_sparse
+from uap_jax.models.operations import conv_1d, conv_2d
+from uap_jax.models.pooling import max_pool
 
 
 def same_padding(num_steps: int, *, kernel_size: int, stride: int) -> tuple[int, int]:
@@ -125,7 +127,8 @@ class Conv(nn.Module):
 
     `[B, T, I] -> [B, (T - K) // stride + 1, features]` with `kernel_size` `(K,)` and no
     padding, or `[B, H, W, I] -> [B, H + 2 p - K + 1, W + 2 p - L + 1, features]` with
-    `(K, L)`, padding p and stride 1.
+    `(K, L)`, padding p and stride 1. Called with a window and a sign `[1, 1, features]`
+    of 1 and -1, it gives the maximum over windows of its outputs, or the minimum.
     """
 
     features: int
@@ -136,11 +139,17 @@ class Conv(nn.Module):
     kernel_init: nn.initializers.Initializer = nn.initializers.glorot_uniform()
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, *, window: int | None = None, sign: jax.Array | None = None
+    ) -> jax.Array:
         shape = (*self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        if len(self.kernel_size) == 1:
+        if window and sign is not None:
+            y = sign * conv_1d_max_pool(
+                x, kernel * sign, window=window, stride=self.stride, form=self.form
+            )
+        elif len(self.kernel_size) == 1:
             y = conv_1d(x, kernel, stride=self.stride, form=self.form)
         else:
             y = conv_2d(x, kernel, padding=self.padding, form=self.form)
@@ -163,13 +172,18 @@ class ConvBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        y = Conv(
+        conv = Conv(
             self.features, self.kernel_size, self.stride, form=self.form, name="conv"
-        )(x)
+        )
         scale, bias = norm_params(self, self.features)
-        if self.window and not train:
-            sign = jnp.expand_dims(sign_of(scale), range(y.ndim - 1))
-            y = sign * max_pool(sign * y, self.window, form=self.form)
+        window = None if train else self.window
+        sign = jnp.expand_dims(sign_of(scale), range(x.ndim - 1))
+        if window and is_sparse(window, form=self.form):
+            y = conv(x, window=window[0], sign=sign)
+        elif window:
+            y = sign * max_pool(sign * conv(x), window, form=self.form)
+        else:
+            y = conv(x)
         y = scaled_batch_norm(nn.relu(y), scale, bias, train=train)
         if self.window and train:
             y = max_pool(y, self.window, form=self.form)

@@ -7,7 +7,9 @@ import flax.linen as nn
 import jax
 
 from uap_jax.models.layers import Conv, batch_norm, remove_mean
-from uap_jax.models.operations import max_pool, min_num_steps
+from uap_jax.models.norms import LeakyLayerNorm
+from uap_jax.models.operations import min_num_steps
+from uap_jax.models.pooling import max_pool
 from uap_jax.models.sinc import KERNEL_SIZE, SincBank
 
 NUM_FILTERS = 80
@@ -48,7 +50,7 @@ class SincNet(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         x = remove_mean(x)
         x = SincBank(NUM_FILTERS, POOL_SIZE, form=self.form, name="sinc")(x)
-        x = nn.leaky_relu(layer_norm(x, "sinc_norm"), LEAK)
+        x = LeakyLayerNorm(LEAK, form=self.form, name="sinc_norm")(x)
         for index, (features, pool_size) in enumerate(CONV_LAYERS):
             x = Conv(
                 features,
@@ -59,7 +61,7 @@ class SincNet(nn.Module):
             )(x)
             if pool_size:
                 x = max_pool(x, (pool_size,), form=self.form)
-            x = nn.leaky_relu(layer_norm(x, f"conv_norm_{index}"), LEAK)
+            x = LeakyLayerNorm(LEAK, form=self.form, name=f"conv_norm_{index}")(x)
         x = x.reshape(x.shape[0], -1)
         for index, features in enumerate(HIDDEN):
             x = nn.Dense(
