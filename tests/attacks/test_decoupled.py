@@ -424,7 +424,9 @@ def test_cut_anywhere(max_steps):
 def test_targets_side_by_side():
     variables, x, labels = linear_problem()
     configs = [
-        attacks.DecoupledConfig(**EASY, target_asr=rate, init_norm=norm)
+        attacks.DecoupledConfig(
+            **EASY, target_asr=rate, init_norm=norm, start="silence"
+        )
         for rate, norm in ((0.9, 0.4), (0.6, 0.2))
     ]
     together = attacks.together(
@@ -441,7 +443,10 @@ def test_targets_side_by_side():
     for target, found in enumerate(together):
         config = configs[target]
         alone = run_linear(
-            target=target, target_asr=config.target_asr, init_norm=config.init_norm
+            target=target,
+            target_asr=config.target_asr,
+            init_norm=config.init_norm,
+            start="silence",
         )
         np.testing.assert_array_equal(found.front.asr_levels, alone.front.asr_levels)
         np.testing.assert_allclose(found.train_asr, alone.train_asr, atol=0.01)
@@ -457,6 +462,7 @@ def test_targets_side_by_side():
         ("max_passes", 0),
         ("level_passes", 0),
         ("space", "log"),
+        ("start", "noise"),
         ("target_asr", 1.5),
         ("asr_levels", (0.5, 0.0)),
         ("asr_levels", 0.5),

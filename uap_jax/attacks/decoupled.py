@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from uap_jax.attacks import checks, decoupled_schedule, decoupled_steps, passes, types
+from uap_jax.attacks.decoupled_start import first_value
 from uap_jax.attacks.decoupled_steps import (
     HISTORY_FIELDS,
     DecoupledProblem,
@@ -96,6 +97,7 @@ def resolve_decoupled_config(
         micro_batch_size = passes.even_share(batch_size)
     checks.check_size("micro_batch_size", micro_batch_size)
     checks.check_choice("space", config.space, types.SPACES)
+    checks.check_choice("start", config.start, types.STARTS)
     if config.max_shift is not None:
         checks.check_size("max_shift", config.max_shift, at_least=0)
     checks.check_rate("target_asr", config.target_asr)
@@ -141,7 +143,7 @@ def decoupled_init(
     target: int | None = None,
     config: DecoupledConfig,
 ) -> tuple[DecoupledProblem, DecoupledState]:
-    """Prepares an attack: the clips in v's space, clean predictions, v = 0.
+    """Prepares an attack: the clips in v's space, clean predictions, the first v.
 
     Args:
         logits_fn, variables, x, labels, key, target: As for `decoupled`.
@@ -195,7 +197,36 @@ def decoupled_init(
         main_level=main_level,
         history={field: nothing_yet for field in HISTORY_FIELDS},
     )
-    return problem, state
+    return problem, decoupled_restart(
+        logits_fn, variables, problem, state, config=config
+    )
+
+
+def decoupled_restart(
+    logits_fn: LogitsFn,
+    variables: types.Variables,
+    problem: DecoupledProblem,
+    state: DecoupledState,
+    *,
+    config: DecoupledConfig,
+) -> DecoupledState:
+    """Returns a first state with the v that a problem begins with.
+
+    Args:
+        logits_fn, variables, config: As for `decoupled_init`.
+        problem: From `decoupled_init`, or one with another target.
+        state: From `decoupled_init`.
+    """
+    value = first_value(
+        logits_fn,
+        variables,
+        problem,
+        checks.as_arrays(config),
+        targeted=bool(problem.target >= 0),
+    )
+    return state._replace(
+        perturbation=dataclasses.replace(state.perturbation, value=value)
+    )
 
 
 def decoupled_segment(

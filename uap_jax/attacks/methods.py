@@ -12,6 +12,7 @@ from uap_jax.attacks import decoupled_steps, greedy_steps, penalty_steps, types
 from uap_jax.attacks.decoupled import (
     decoupled_init,
     decoupled_progress,
+    decoupled_restart,
     decoupled_result,
     decoupled_segment,
     resolve_decoupled_config,
@@ -44,6 +45,8 @@ class Method(NamedTuple):
     phases: Mapping[str, Callable[..., Any]]  # the compiled parts, by phase
     own: tuple[str, ...]  # fields of the problem that follow from the target
     retarget: Callable[[Any, int], Any]  # a targeted problem with another target
+    # As `decoupled_restart`; None where first states do not follow from the problem.
+    restart: Callable[..., Any] | None = None
 
 
 METHODS = {
@@ -86,5 +89,6 @@ METHODS = {
         lambda problem, target: problem._replace(
             target=jnp.full_like(problem.target, target)
         ),
+        decoupled_restart,
     ),
 }

@@ -130,7 +130,13 @@ def together_init(
     problems = [first]
     for target in (targets or [None] * num_trials)[1:]:
         problems.append(first if target is None else steps.retarget(first, target))
-    return problems, [state._replace(key=key) for key in keys], resolved
+    states = [state._replace(key=key) for key in keys]
+    if steps.restart is not None:
+        states = [
+            steps.restart(logits_fn, variables, *each, config=config)
+            for *each, config in zip(problems, states, resolved, strict=True)
+        ]
+    return problems, states, resolved
 
 
 def together_segment(
