@@ -7,7 +7,7 @@ import pytest
 from toy_networks import constant_logits, linear_logits, linear_problem, predictions
 
 from uap_jax import attacks
-from uap_jax.attacks.decoupled_start import MOST_CANDIDATES, MOST_PROBES
+from uap_jax.attacks.decoupled_start import LOUDER, MOST_CANDIDATES, MOST_PROBES
 
 INIT_NORM, TEMPERATURE = 0.7, 0.2
 
@@ -32,18 +32,16 @@ def best_clip(variables, x, *, target, space):
     templates = np.asarray(variables["templates"], np.float64)
     clean = np.argmax((x - 0.5) @ templates.T, axis=1)
     probes = [i * len(x) // MOST_PROBES for i in range(MOST_PROBES)]
-    count = min(MOST_CANDIDATES, 2 * len(x) // MOST_PROBES)
-    if target is None:
-        candidates = [i * len(x) // count for i in range(count)]
-    else:
-        candidates = np.flatnonzero(clean == target)[:count]
+    count = min(MOST_CANDIDATES, 4 * len(x) // MOST_PROBES)
+    usable = np.arange(len(x)) if target is None else np.flatnonzero(clean == target)
+    candidates = [usable[i * len(usable) // count] for i in range(count)]
     in_space = np.arctanh((2 * x - 1) * (1 - 1e-7)) if space == "tanh" else x
     losses, values = [], []
     for candidate in candidates:
         sound = 2 * x[candidate] - 1 if space == "tanh" else x[candidate]
         sound = sound - np.mean(sound)
         value = INIT_NORM * sound / np.linalg.norm(sound)
-        w = in_space[probes] + value
+        w = in_space[probes] + LOUDER * value
         w = (np.tanh(w) + 1) / 2 if space == "tanh" else np.clip(w, 0, 1)
         logits = (w - 0.5) @ templates.T
         classes = clean[probes] if target is None else np.full(len(probes), target)
@@ -52,8 +50,7 @@ def best_clip(variables, x, *, target, space):
         rivals[np.arange(len(probes)), classes] = -np.inf
         margin = np.max(rivals, axis=1) - own
         margin = (-margin if target is None else margin) / TEMPERATURE
-        loss = np.logaddexp(0, margin) - np.logaddexp(0, margin - 6)
-        losses.append(np.mean(loss))
+        losses.append(np.mean(1 / (1 + np.exp(-margin))))
         values.append(value)
     return values[int(np.argmin(losses))]
 
@@ -61,7 +58,7 @@ def best_clip(variables, x, *, target, space):
 @pytest.mark.parametrize("space", ["tanh", "signal"])
 @pytest.mark.parametrize("target", [None, 0, 2])
 def test_the_best_clip_is_found(target, space):
-    variables, x, _ = linear_problem()
+    variables, x, _ = linear_problem(150)
     assert len(x) > MOST_PROBES
     found = first_value(
         linear_logits,

@@ -13,12 +13,16 @@ import jax.numpy as jnp
 from uap_jax.attacks import decoupled_steps, passes
 from uap_jax.attacks.checks import known
 from uap_jax.attacks.decoupled_schedule import first_norm
-from uap_jax.attacks.objectives import soft_hinge
+from uap_jax.attacks.objectives import margin
 from uap_jax.attacks.types import DecoupledConfig, LogitsFn, Variables
 
-# Most recordings that are tried, and most clips that each is tried on: together fewer
-# than one pass has on a thousand clips.
-MOST_CANDIDATES, MOST_PROBES = 32, 32
+# Most recordings that are tried, and most clips that each is tried on: together about
+# what a pass takes on a thousand clips.
+MOST_CANDIDATES, MOST_PROBES = 64, 64
+
+# How much louder than in the first step they are tried: at the first norm nearly all
+# fail alike, and which is best says little.
+LOUDER = 1.6
 
 
 @functools.partial(jax.jit, static_argnames=("logits_fn", "targeted"))
@@ -30,12 +34,13 @@ def first_value(
     *,
     targeted: bool,
 ) -> jax.Array:
-    """The attack clip with which clips are closest to being fooled, at the first norm.
+    """The attack clip that, added to others, comes closest to fooling them, as v.
 
-    v_0 = rho_0 u_k,  k = argmin_k mean_i soft_hinge(x_i + rho_0 u_k)
+    v_0 = rho_0 u_k,  k = argmin_k mean_i sigmoid(m(x_i + 1.6 rho_0 u_k) / T)
 
-    u_k is a clip less its mean, of norm 1. Tried are, targeted, clips that the
-    classifier takes for the target, otherwise clips spread over all.
+    u_k is a clip less its mean, of norm 1; m is `objectives.margin`. Tried are,
+    targeted, clips that the classifier takes for the target, otherwise any; spread
+    evenly over the attack clips.
 
     Args:
         logits_fn, variables: As for `decoupled`.
@@ -51,46 +56,50 @@ def first_value(
     if config.start == "silence":
         return jnp.zeros(num_samples, jnp.float32)
     num_probes = min(MOST_PROBES, num_clips)
-    num_candidates = min(MOST_CANDIDATES, max(1, 2 * num_clips // num_probes))
+    num_candidates = min(MOST_CANDIDATES, num_clips, 4 * num_clips // num_probes)
     probes = spread(num_probes, num_clips)
-    candidates = spread(min(num_candidates, num_clips), num_clips)
-    usable = jnp.ones(candidates.shape, jnp.bool_)
     if targeted:
         is_target = problem.clean_predictions == problem.target
-        candidates = jnp.argsort(~is_target, stable=True)[: candidates.shape[0]]
+        # Those of the target first, in their order.
+        order = jnp.argsort(~is_target, stable=True).astype(jnp.int32)
+        num_usable = jnp.sum(is_target, dtype=jnp.int32)
+        candidates = order[spread(num_candidates, num_usable)]
         usable = is_target[candidates]
+    else:
+        candidates = spread(num_candidates, num_clips)
+        usable = jnp.ones(candidates.shape, jnp.bool_)
     temperature = decoupled_steps.temperature_of(problem, config, targeted=targeted)
-    norm = first_norm(config, num_samples)
     classes = problem.clean_predictions[probes]
     if targeted:
         classes = jnp.full_like(classes, problem.target)
 
-    def value_of(candidate: jax.Array) -> jax.Array:
+    def direction_of(candidate: jax.Array) -> jax.Array:
         sound = problem.x[candidate]
         if config.space == "tanh":
             # Full scale is far out in tanh space: a peak would be most of the sound.
             sound = jnp.tanh(sound)
-        return norm * decoupled_steps.unit(sound - jnp.mean(sound))
+        return decoupled_steps.unit(sound - jnp.mean(sound))
+
+    norm = first_norm(config, num_samples)
 
     def loss_of(candidate: jax.Array) -> jax.Array:
         x = decoupled_steps.add_to_clips(
-            problem.x[probes], value_of(candidate), space=config.space
+            problem.x[probes],
+            LOUDER * norm * direction_of(candidate),
+            space=config.space,
         )
-        losses = soft_hinge(
-            passes.all_logits(logits_fn, variables, x, known(config.micro_batch_size)),
-            classes,
-            temperature=temperature,
-            give_up=config.give_up,
-            targeted=targeted,
+        logits = passes.all_logits(
+            logits_fn, variables, x, known(config.micro_batch_size)
         )
-        return jnp.mean(losses)
+        margins = margin(logits, classes, targeted=targeted)
+        return jnp.mean(jax.nn.sigmoid(margins / temperature))
 
     losses = jax.lax.map(loss_of, candidates)
     best = jnp.argmin(jnp.where(usable & jnp.isfinite(losses), losses, jnp.inf))
-    chosen = value_of(candidates[best])
+    chosen = norm * direction_of(candidates[best])
     return jnp.where(usable[best], chosen, jnp.zeros_like(chosen))
 
 
-def spread(count: int, num_clips: int) -> jax.Array:
+def spread(count: int, num_clips: jax.Array | int) -> jax.Array:
     """Returns indices of clips `[count]` int32, evenly spread over all."""
     return jnp.arange(count, dtype=jnp.int32) * num_clips // count

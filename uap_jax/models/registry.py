@@ -45,7 +45,7 @@ _ENTRIES = {
         "uap_jax.models.envnet_v2", "EnvNetV2Deep", _ENVIRONMENTAL, 16_000, 22_106
     ),
     "sincnet": _Entry(
-        "uap_jax.models.sincnet", "SincNet", _ENVIRONMENTAL, 16_000, 307, 2
+        "uap_jax.models.sincnet", "SincNet", _ENVIRONMENTAL, 16_000, 307, 4
     ),
     "sincnet_vgg19": _Entry(
         "uap_jax.models.sincnet_vgg19",
