@@ -18,14 +18,10 @@ from toy_networks import (
 )
 
 from uap_jax import attacks
+from uap_jax.attacks.decoupled_pass import keep_quietest
 from uap_jax.attacks.decoupled_schedule import adapt_norm, step_length
-from uap_jax.attacks.decoupled_steps import (
-    DecoupledProblem,
-    batch_objective,
-    keep_quietest,
-    max_shift,
-    move,
-)
+from uap_jax.attacks.decoupled_state import DecoupledProblem
+from uap_jax.attacks.decoupled_steps import batch_objective, max_shift, move
 from uap_jax.attacks.objectives import soft_hinge
 
 # Settings that are quick on the linear problem.
@@ -424,9 +420,7 @@ def test_cut_anywhere(max_steps):
 def test_targets_side_by_side():
     variables, x, labels = linear_problem()
     configs = [
-        attacks.DecoupledConfig(
-            **EASY, target_asr=rate, init_norm=norm, start="silence"
-        )
+        attacks.DecoupledConfig(**EASY, target_asr=rate, init_norm=norm, num_starts=1)
         for rate, norm in ((0.9, 0.4), (0.6, 0.2))
     ]
     together = attacks.together(
@@ -446,7 +440,7 @@ def test_targets_side_by_side():
             target=target,
             target_asr=config.target_asr,
             init_norm=config.init_norm,
-            start="silence",
+            num_starts=1,
         )
         np.testing.assert_array_equal(found.front.asr_levels, alone.front.asr_levels)
         np.testing.assert_allclose(found.train_asr, alone.train_asr, atol=0.01)
@@ -462,7 +456,7 @@ def test_targets_side_by_side():
         ("max_passes", 0),
         ("level_passes", 0),
         ("space", "log"),
-        ("start", "noise"),
+        ("num_starts", 0),
         ("target_asr", 1.5),
         ("asr_levels", (0.5, 0.0)),
         ("asr_levels", 0.5),

@@ -20,11 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from uap_jax.attacks import checks, decoupled_schedule, decoupled_steps, passes, types
-from uap_jax.attacks.decoupled_start import first_value
-from uap_jax.attacks.decoupled_steps import (
+from uap_jax.attacks.decoupled_start import first_values
+from uap_jax.attacks.decoupled_state import (
     HISTORY_FIELDS,
     DecoupledProblem,
     DecoupledState,
+    Leader,
 )
 from uap_jax.attacks.penalty_steps import all_to_tanh_space
 from uap_jax.attacks.types import (
@@ -89,7 +90,7 @@ def resolve_decoupled_config(
         ValueError: A setting is out of its range.
     """
     del targeted  # The same settings serve both.
-    for field in ("batch_size", "max_passes", "level_passes"):
+    for field in ("batch_size", "num_starts", "max_passes", "level_passes"):
         checks.check_size(field, getattr(config, field))
     batch_size = min(config.batch_size, num_clips)
     micro_batch_size = config.micro_batch_size
@@ -97,7 +98,6 @@ def resolve_decoupled_config(
         micro_batch_size = passes.even_share(batch_size)
     checks.check_size("micro_batch_size", micro_batch_size)
     checks.check_choice("space", config.space, types.SPACES)
-    checks.check_choice("start", config.start, types.STARTS)
     if config.max_shift is not None:
         checks.check_size("max_shift", config.max_shift, at_least=0)
     checks.check_rate("target_asr", config.target_asr)
@@ -129,6 +129,7 @@ def resolve_decoupled_config(
         config,
         batch_size=batch_size,
         micro_batch_size=min(micro_batch_size, batch_size),
+        num_starts=min(config.num_starts, config.max_passes),
         asr_levels=tuple(levels),
     )
 
@@ -143,7 +144,7 @@ def decoupled_init(
     target: int | None = None,
     config: DecoupledConfig,
 ) -> tuple[DecoupledProblem, DecoupledState]:
-    """Prepares an attack: the clips in v's space, clean predictions, the first v.
+    """Prepares an attack: the clips in v's space, clean predictions, where v begins.
 
     Args:
         logits_fn, variables, x, labels, key, target: As for `decoupled`.
@@ -180,6 +181,13 @@ def decoupled_init(
             jnp.zeros(num_samples, jnp.float32), space=config.space, epsilon=EPSILON
         ),
         direction=jnp.zeros(num_samples, jnp.float32),
+        starts=jnp.zeros((config.num_starts, num_samples), jnp.float32),
+        leader=Leader(
+            value=jnp.zeros(num_samples, jnp.float32),
+            direction=jnp.zeros(num_samples, jnp.float32),
+            asr=jnp.full((), -1.0, jnp.float32),
+            objective=jnp.zeros((), jnp.float32),
+        ),
         norm=jnp.zeros((), jnp.float32),
         key=key,
         num_passes=zero(),
@@ -210,23 +218,21 @@ def decoupled_restart(
     *,
     config: DecoupledConfig,
 ) -> DecoupledState:
-    """Returns a first state with the v that a problem begins with.
+    """Returns a first state with what the passes of a problem begin at.
 
     Args:
         logits_fn, variables, config: As for `decoupled_init`.
         problem: From `decoupled_init`, or one with another target.
         state: From `decoupled_init`.
     """
-    value = first_value(
+    starts = first_values(
         logits_fn,
         variables,
         problem,
         checks.as_arrays(config),
         targeted=bool(problem.target >= 0),
     )
-    return state._replace(
-        perturbation=dataclasses.replace(state.perturbation, value=value)
-    )
+    return state._replace(starts=starts)
 
 
 def decoupled_segment(

@@ -1,8 +1,9 @@
-"""Where the decoupled method begins: at the recording that comes closest by itself.
+"""Where the decoupled method begins: at silence, or at a recording.
 
 A universal perturbation is much like a very convincing example of what it says, and
-where the steps end depends on where they begin: from an attack clip of the target class
-they end at quieter perturbations than from silence, and sooner.
+where the steps end depends on where they begin: from a clip of the target class they
+may end 2 dB quieter than from silence, or 2 dB louder. The success rate after one pass
+tells which.
 """
 
 import functools
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from uap_jax.attacks import decoupled_steps, passes
 from uap_jax.attacks.checks import known
 from uap_jax.attacks.decoupled_schedule import first_norm
+from uap_jax.attacks.decoupled_state import DecoupledProblem
 from uap_jax.attacks.objectives import margin
 from uap_jax.attacks.types import DecoupledConfig, LogitsFn, Variables
 
@@ -26,17 +28,17 @@ LOUDER = 1.6
 
 
 @functools.partial(jax.jit, static_argnames=("logits_fn", "targeted"))
-def first_value(
+def first_values(
     logits_fn: LogitsFn,
     variables: Variables,
-    problem: decoupled_steps.DecoupledProblem,
+    problem: DecoupledProblem,
     config: DecoupledConfig,
     *,
     targeted: bool,
 ) -> jax.Array:
-    """The attack clip that, added to others, comes closest to fooling them, as v.
+    """Silence, then the attack clips that come closest to fooling others.
 
-    v_0 = rho_0 u_k,  k = argmin_k mean_i sigmoid(m(x_i + 1.6 rho_0 u_k) / T)
+    v_0 = rho_0 u_k for the k of the least mean_i sigmoid(m(x_i + 1.6 rho_0 u_k) / T)
 
     u_k is a clip less its mean, of norm 1; m is `objectives.margin`. Tried are,
     targeted, clips that the classifier takes for the target, otherwise any; spread
@@ -49,12 +51,14 @@ def first_value(
         targeted: Whether `problem.target` is a class.
 
     Returns:
-        `[N]`; zero where `config.start` is "silence", where no clip is taken for the
-        target, or where all that are have no sound.
+        `[S, N]`, S of `config.num_starts`; zero where there are fewer such clips, and
+        for those without sound.
     """
     num_clips, num_samples = problem.x.shape
-    if config.start == "silence":
-        return jnp.zeros(num_samples, jnp.float32)
+    silence = jnp.zeros((1, num_samples), jnp.float32)
+    num_chosen = config.num_starts - 1
+    if not num_chosen:
+        return silence
     num_probes = min(MOST_PROBES, num_clips)
     num_candidates = min(MOST_CANDIDATES, num_clips, 4 * num_clips // num_probes)
     probes = spread(num_probes, num_clips)
@@ -95,9 +99,15 @@ def first_value(
         return jnp.mean(jax.nn.sigmoid(margins / temperature))
 
     losses = jax.lax.map(loss_of, candidates)
-    best = jnp.argmin(jnp.where(usable & jnp.isfinite(losses), losses, jnp.inf))
-    chosen = norm * direction_of(candidates[best])
-    return jnp.where(usable[best], chosen, jnp.zeros_like(chosen))
+    losses = jnp.where(usable & jnp.isfinite(losses), losses, jnp.inf)
+    # A clip that stands for several counts once.
+    is_again = candidates[1:] == candidates[:-1]
+    losses = losses.at[1:].set(jnp.where(is_again, jnp.inf, losses[1:]))
+    best = jnp.argsort(losses)[:num_chosen]
+    sounds = norm * jax.vmap(direction_of)(candidates[best])
+    sounds = jnp.where(jnp.isfinite(losses[best])[:, None], sounds, 0.0)
+    missing = num_chosen - sounds.shape[0]
+    return jnp.concatenate([silence, jnp.pad(sounds, ((0, missing), (0, 0)))])
 
 
 def spread(count: int, num_clips: jax.Array | int) -> jax.Array:

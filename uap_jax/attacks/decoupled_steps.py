@@ -5,34 +5,28 @@
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from uap_jax.attacks import types
 from uap_jax.attacks.checks import known
+from uap_jax.attacks.decoupled_pass import end_pass
 from uap_jax.attacks.decoupled_schedule import (
-    adapt_norm,
     first_norm,
-    level_at,
-    levels_of,
-    loudest_norm,
-    num_levels,
     step_length,
-    total_passes,
 )
+from uap_jax.attacks.decoupled_state import DecoupledProblem, DecoupledState
 from uap_jax.attacks.objectives import margin, soft_hinge
 from uap_jax.attacks.passes import (
     Count,
     count_fooled,
     num_batches,
-    success_rate,
     take_batch,
 )
 from uap_jax.attacks.types import DecoupledConfig, LogitsFn
 from uap_jax.audio.box import from_tanh_space
-from uap_jax.audio.levels import spl_db
 
 # T of the soft hinge over the median margin of the clean clips.
 TEMPERATURE_SHARE = 0.35
@@ -40,35 +34,6 @@ TEMPERATURE_SHARE = 0.35
 # How far clips are turned in time. Much more makes v one that works at other times too,
 # which has its price in level.
 SHIFT_SHARE, MOST_SHIFT = 40, 400
-
-HISTORY_FIELDS = ("asr", "asr_level", "spl_db", "norm", "objective")
-
-
-class DecoupledProblem(NamedTuple):
-    """What stays fixed during an attack; lives on the device."""
-
-    x: jax.Array  # [M, N] in [0, 1], or x' of Eq. 7 for space "tanh"
-    clean_logits: jax.Array  # [M, C]
-    clean_predictions: jax.Array  # [M] int32
-    target: jax.Array  # [] int32; -1: untargeted
-
-
-class DecoupledState(NamedTuple):
-    """What a segment takes and returns; a pytree of arrays, to store as it is."""
-
-    perturbation: types.Perturbation  # v
-    direction: jax.Array  # [N], the mean of normalised gradients
-    norm: jax.Array  # [], what the norm of v is held at; 0: not begun
-    key: jax.Array  # the batches of pass p follow from fold_in(key, p)
-    num_passes: jax.Array  # [] int32, completed passes
-    batch: jax.Array  # [] int32, next batch of the running pass
-    block: jax.Array  # [] int32, next block of its evaluation
-    num_fooled: jax.Array  # [] int32, in the blocks evaluated so far
-    objective_sum: jax.Array  # [], over the clips of the running pass
-    stop_reason: jax.Array  # [] int32, index into types.STOP_REASONS
-    front: types.Front
-    main_level: jax.Array  # [] int32, index of the rate that is returned
-    history: dict[str, jax.Array]  # [num_passes in all] each, HISTORY_FIELDS
 
 
 def add_to_clips(x: jax.Array, value: jax.Array, *, space: str) -> jax.Array:
@@ -194,6 +159,13 @@ def move(
     return norm * unit(value), direction
 
 
+def steps_since_start(state: DecoupledState, num_batches: int) -> jax.Array:
+    """Returns how many steps the direction is the mean of, the next one included."""
+    num_starts = state.starts.shape[0]
+    earlier = jnp.maximum(state.num_passes - num_starts + 1, 0)
+    return earlier * num_batches + state.batch + 1
+
+
 def unit(v: jax.Array) -> jax.Array:
     """v / ||v||_2; zero for zero."""
     # Twice, as the squares of a very small or large v leave the range of float32.
@@ -255,7 +227,7 @@ def descend(
             norm=state.norm,
             length=step_length(state.num_passes, state.batch, config, num_clips),
             momentum=jnp.asarray(config.momentum, jnp.float32),
-            num_steps=state.num_passes * last_batch + state.batch + 1,
+            num_steps=steps_since_start(state, last_batch),
         )
         stop_reason = jnp.where(
             ~jnp.isfinite(objective),
@@ -308,68 +280,5 @@ def evaluate(
         targeted=targeted,
     )
     state = state._replace(**count._asdict())
-    closed = _end_pass(problem, state, config)
+    closed = end_pass(problem, state, config)
     return jax.tree.map(lambda a, b: jnp.where(is_whole, a, b), closed, state)
-
-
-def keep_quietest(
-    front: types.Front, value: jax.Array, norm: jax.Array, asr: jax.Array
-) -> types.Front:
-    """Enters v for every success rate that it has and nothing quieter had."""
-    better = (asr >= front.asr_levels) & (norm < front.norm)
-    return types.Front(
-        asr_levels=front.asr_levels,
-        values=jnp.where(better[:, None], value[None], front.values),
-        norm=jnp.where(better, norm[None], front.norm),
-        train_asr=jnp.where(better, asr[None], front.train_asr),
-    )
-
-
-def _end_pass(
-    problem: DecoupledProblem, state: DecoupledState, config: DecoupledConfig
-) -> DecoupledState:
-    """Keeps v where it is the quietest, writes history, sets the next norm."""
-    num_clips = problem.clean_predictions.shape[0]
-    asr = success_rate(state.num_fooled, num_clips)
-    value = state.perturbation.value
-    norm = jnp.linalg.norm(value)
-    levels, main_level = levels_of(config)
-    front = dataclasses.replace(state.front, asr_levels=levels)
-    front = keep_quietest(front, value, norm, asr)
-    values = {
-        "asr": asr,
-        "asr_level": levels[level_at(state.num_passes, config)],
-        "spl_db": spl_db(value),
-        "norm": norm,
-        "objective": state.objective_sum / num_clips,
-    }
-    num_passes = state.num_passes + 1
-    is_last = num_passes >= total_passes(config)
-    next_level = jnp.minimum(level_at(num_passes, config), num_levels(config) - 1)
-    largest = loudest_norm(config, value.shape[0])
-    next_norm = adapt_norm(state.norm, asr, levels[next_level], config, largest=largest)
-    # A lower success rate begins with the quietest that has it, if there is one: the
-    # rate above may have been out of reach, or left for something louder.
-    known_norm = front.norm[next_level]
-    goes_back = (next_level != level_at(state.num_passes, config)) & (known_norm < norm)
-    found = jnp.isfinite(front.norm[main_level])
-    reason = jnp.where(found, types.CONVERGED, types.MAX_PASSES)
-    return state._replace(
-        perturbation=dataclasses.replace(
-            state.perturbation,
-            value=jnp.where(goes_back, front.values[next_level], value),
-        ),
-        norm=jnp.where(goes_back, known_norm, next_norm),
-        num_passes=num_passes,
-        batch=jnp.zeros_like(state.batch),
-        block=jnp.zeros_like(state.block),
-        num_fooled=jnp.zeros_like(state.num_fooled),
-        objective_sum=jnp.zeros_like(state.objective_sum),
-        stop_reason=jnp.where(is_last, reason, types.RUNNING).astype(jnp.int32),
-        front=front,
-        main_level=main_level,
-        history={
-            field: state.history[field].at[state.num_passes].set(values[field])
-            for field in HISTORY_FIELDS
-        },
-    )

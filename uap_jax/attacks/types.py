@@ -20,9 +20,6 @@ LogitsFn = Callable[[Variables, jax.Array], jax.Array]
 
 SPACES = ("signal", "tanh")
 
-# Where the decoupled method begins.
-STARTS = ("clip", "silence")
-
 # Why an attack stopped: `AttackResult.stop_reason` is an index into this.
 STOP_REASONS = (
     "running",
@@ -263,8 +260,8 @@ class DecoupledConfig:
             batch of at most 32.
         space: Of v, "tanh" as of the penalty method or "signal"; its l2 norm there is
             what is made small.
-        start: What v is in the first step, "clip": the attack clip that fools the
-            others best, or "silence".
+        num_starts: One pass each begins at silence and at the attack clips that fool
+            the others best; then the best of them goes on. 1: silence alone.
         max_passes: Passes over the attack clips for the highest success rate.
         target_asr: The success rate that the perturbation returned is to have.
         asr_levels: More success rates to find the quietest perturbation of.
@@ -291,7 +288,7 @@ class DecoupledConfig:
     micro_batch_size: int | None = _static(None)
     space: str = _static("tanh")
     max_shift: int | None = _static(None)
-    start: str = _static("clip")
+    num_starts: int = _static(3)
     max_passes: int = _static(50)
     target_asr: Number = 0.9
     asr_levels: tuple[float, ...] = _static(())
