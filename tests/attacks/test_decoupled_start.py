@@ -1,4 +1,4 @@
-"""Where the decoupled method begins: the clip that fools the others best."""
+"""Where the decoupled method begins: silence, then the clips that fool others best."""
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +9,11 @@ from toy_networks import constant_logits, linear_logits, linear_problem, predict
 from uap_jax import attacks
 from uap_jax.attacks.decoupled_start import LOUDER, MOST_CANDIDATES, MOST_PROBES
 
-INIT_NORM, TEMPERATURE = 0.7, 0.2
+# With more, clips are fooled for certain and many candidates are equally good.
+INIT_NORM, TEMPERATURE = {"tanh": 0.7, "signal": 0.15}, 0.2
 
 
-def first_value(logits_fn, variables, x, *, target, **settings):
+def starts_of(logits_fn, variables, x, *, target, **settings):
     labels = jnp.zeros(len(x), jnp.int32)
     _, state = attacks.decoupled_init(
         logits_fn,
@@ -23,24 +24,27 @@ def first_value(logits_fn, variables, x, *, target, **settings):
         target=target,
         config=attacks.DecoupledConfig(**settings),
     )
-    return np.asarray(state.perturbation.value)
+    np.testing.assert_array_equal(state.perturbation.value, state.starts[0])
+    return np.asarray(state.starts)
 
 
-def best_clip(variables, x, *, target, space):
+def best_clips(variables, x, *, target, space, count):
     """The first v in float64, by trying the candidates one after the other."""
     x = np.asarray(x, np.float64)
     templates = np.asarray(variables["templates"], np.float64)
     clean = np.argmax((x - 0.5) @ templates.T, axis=1)
     probes = [i * len(x) // MOST_PROBES for i in range(MOST_PROBES)]
-    count = min(MOST_CANDIDATES, 4 * len(x) // MOST_PROBES)
+    num_tried = min(MOST_CANDIDATES, 4 * len(x) // MOST_PROBES)
     usable = np.arange(len(x)) if target is None else np.flatnonzero(clean == target)
-    candidates = [usable[i * len(usable) // count] for i in range(count)]
+    candidates = dict.fromkeys(
+        usable[i * len(usable) // num_tried] for i in range(num_tried)
+    )
     in_space = np.arctanh((2 * x - 1) * (1 - 1e-7)) if space == "tanh" else x
     losses, values = [], []
     for candidate in candidates:
         sound = 2 * x[candidate] - 1 if space == "tanh" else x[candidate]
         sound = sound - np.mean(sound)
-        value = INIT_NORM * sound / np.linalg.norm(sound)
+        value = INIT_NORM[space] * sound / np.linalg.norm(sound)
         w = in_space[probes] + LOUDER * value
         w = (np.tanh(w) + 1) / 2 if space == "tanh" else np.clip(w, 0, 1)
         logits = (w - 0.5) @ templates.T
@@ -52,56 +56,71 @@ def best_clip(variables, x, *, target, space):
         margin = (-margin if target is None else margin) / TEMPERATURE
         losses.append(np.mean(1 / (1 + np.exp(-margin))))
         values.append(value)
-    return values[int(np.argmin(losses))]
+    return np.stack([values[i] for i in np.argsort(losses)[:count]])
 
 
 @pytest.mark.parametrize("space", ["tanh", "signal"])
 @pytest.mark.parametrize("target", [None, 0, 2])
-def test_the_best_clip_is_found(target, space):
+def test_the_best_clips_are_found(target, space):
     variables, x, _ = linear_problem(150)
     assert len(x) > MOST_PROBES
-    found = first_value(
+    found = starts_of(
         linear_logits,
         variables,
         x,
         target=target,
         space=space,
-        init_norm=INIT_NORM,
+        init_norm=INIT_NORM[space],
         temperature=TEMPERATURE,
+        num_starts=4,
     )
-    expected = best_clip(variables, x, target=target, space=space)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-    assert np.linalg.norm(found) == pytest.approx(INIT_NORM, rel=1e-5)
+    expected = best_clips(variables, x, target=target, space=space, count=3)
+    np.testing.assert_array_equal(found[0], np.zeros(x.shape[1]))
+    np.testing.assert_allclose(found[1:], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        np.linalg.norm(found[1:], axis=1), np.full(3, INIT_NORM[space]), rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("target", [None, 1])
-def test_from_silence(target):
+def test_from_silence_alone(target):
     variables, x, _ = linear_problem()
-    found = first_value(linear_logits, variables, x, target=target, start="silence")
-    np.testing.assert_array_equal(found, np.zeros(x.shape[1]))
+    found = starts_of(linear_logits, variables, x, target=target, num_starts=1)
+    np.testing.assert_array_equal(found, np.zeros((1, x.shape[1])))
 
 
 def test_no_clip_is_taken_for_the_target():
     variables, x, _ = linear_problem()
     clean = predictions(linear_logits, variables, x)
     others = x[np.asarray(clean) != 1]
-    found = first_value(linear_logits, variables, others, target=1)
-    np.testing.assert_array_equal(found, np.zeros(x.shape[1]))
+    found = starts_of(linear_logits, variables, others, target=1)
+    np.testing.assert_array_equal(found, np.zeros((3, x.shape[1])))
+
+
+def test_one_clip_is_taken_for_the_target():
+    variables, x, _ = linear_problem()
+    clean = np.asarray(predictions(linear_logits, variables, x))
+    chosen = [*np.flatnonzero(clean != 1)[:20], np.flatnonzero(clean == 1)[0]]
+    x = x[np.asarray(chosen)]
+    found = starts_of(linear_logits, variables, x, target=1)
+    assert np.any(found[1] != 0)
+    np.testing.assert_array_equal(found[2], np.zeros(x.shape[1]))
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
 def test_clips_without_sound(value):
     x = jnp.full((5, 40), value, jnp.float32)
-    found = first_value(constant_logits, {"bias": jnp.ones(3)}, x, target=0)
-    np.testing.assert_array_equal(found, np.zeros(40))
+    found = starts_of(constant_logits, {"bias": jnp.ones(3)}, x, target=0)
+    np.testing.assert_array_equal(found, np.zeros((3, 40)))
 
 
 def test_a_lone_clip():
     variables, x, _ = linear_problem()
-    found = first_value(linear_logits, variables, x[:1], target=None, space="signal")
+    found = starts_of(linear_logits, variables, x[:1], target=None, space="signal")
     sound = np.asarray(x[0] - jnp.mean(x[0]))
-    cosine = found @ sound / (np.linalg.norm(found) * np.linalg.norm(sound))
+    cosine = found[1] @ sound / (np.linalg.norm(found[1]) * np.linalg.norm(sound))
     assert cosine == pytest.approx(1.0, abs=1e-5)
+    np.testing.assert_array_equal(found[2], np.zeros(x.shape[1]))
 
 
 def test_targets_side_by_side_begin_as_alone():
@@ -118,12 +137,57 @@ def test_targets_side_by_side_begin_as_alone():
         configs=configs,
     )
     for target, state in enumerate(states):
-        alone = first_value(
+        alone = starts_of(
             linear_logits,
             variables,
             x,
             target=target,
             init_norm=configs[target].init_norm,
         )
-        np.testing.assert_array_equal(state.perturbation.value, alone)
-    assert not np.array_equal(states[0].perturbation.value, alone)
+        np.testing.assert_array_equal(state.starts, alone)
+    assert not np.array_equal(states[0].starts, alone)
+
+
+@pytest.mark.parametrize("num_starts", [1, 2, 3])
+def test_the_best_of_the_first_passes_goes_on(num_starts):
+    variables, x, labels = linear_problem()
+    config = attacks.resolve_decoupled_config(
+        attacks.DecoupledConfig(
+            batch_size=32, max_passes=6, num_starts=num_starts, init_norm=0.3
+        ),
+        targeted=True,
+        num_clips=len(x),
+    )
+    problem, state = attacks.decoupled_init(
+        linear_logits,
+        variables,
+        x,
+        labels,
+        key=jax.random.key(0),
+        target=1,
+        config=config,
+    )
+    ends = []
+    for done in range(1, num_starts + 1):
+        while int(state.num_passes) < done:
+            before = state
+            state = attacks.decoupled_segment(
+                linear_logits, variables, problem, state, config=config
+            )
+        ends.append(before)
+        if done < num_starts:
+            np.testing.assert_array_equal(state.perturbation.value, state.starts[done])
+            np.testing.assert_array_equal(state.direction, np.zeros(x.shape[1]))
+            assert float(state.norm) == pytest.approx(0.3)
+    rates = np.asarray(state.history["asr"])[:num_starts]
+    objectives = np.asarray(state.history["objective"])[:num_starts]
+    best = ends[int(np.lexsort((objectives, -rates))[0])]
+    np.testing.assert_array_equal(state.perturbation.value, best.perturbation.value)
+    np.testing.assert_array_equal(state.direction, best.direction)
+
+
+def test_never_more_starts_than_passes():
+    config = attacks.resolve_decoupled_config(
+        attacks.DecoupledConfig(max_passes=2), targeted=True, num_clips=5
+    )
+    assert config.num_starts == 2
