@@ -34,12 +34,14 @@ def main() -> None:
     runs = artifacts.read_lines(path)
     for rate in rates:
         print_levels(runs, rate)
+    print_at_same_rate(runs)
     print_generalisation(runs)
 
 
 def print_levels(runs: list[dict[str, Any]], rate: float) -> None:
     """Prints a row for each goal, its seeds one by one."""
     variants = list(dict.fromkeys(run["variant"] for run in runs))
+    ours = next((v for v in variants if is_ours(v)), OURS)
     by_goal: dict[str, dict[Any, Levels]] = defaultdict(lambda: defaultdict(dict))
     for run in runs:
         alike = (run["seed"], run["model"], run["num_attack_clips"])
@@ -55,11 +57,11 @@ def print_levels(runs: list[dict[str, Any]], rate: float) -> None:
             for variant in variants
         ]
         kind = "untargeted" if goal == "untargeted" else "targeted"
-        for others in ((PAPER,), tuple(v for v in variants if v != OURS)):
+        for others in ((PAPER,), tuple(v for v in variants if not is_ours(v))):
             gains = [
                 gain
                 for found in by_run.values()
-                if (gain := gain_of(found, others)) is not None
+                if (gain := gain_of(found, ours, others)) is not None
             ]
             cells.append(shown(statistics.fmean(gains) if gains else None))
             if gains:
@@ -76,11 +78,51 @@ def print_levels(runs: list[dict[str, Any]], rate: float) -> None:
     print()
 
 
-def gain_of(found: Levels, others: Iterable[str]) -> float | None:
-    """Returns how much quieter the decoupled method is than the quietest other."""
+def print_at_same_rate(runs: list[dict[str, Any]]) -> None:
+    """Prints penalty's quietest point, and the decoupled level at its test rate.
+
+    Penalty goes up in steps: it may have no point below a rate, or one that is many dB
+    away, so that a line between its points would say little of it.
+    """
+    by_run: dict[Any, dict[str, dict[str, Any]]] = defaultdict(dict)
+    for run in runs:
+        name = OURS if is_ours(run["variant"]) else run["variant"]
+        by_run[run["goal"], run["seed"], run["model"]][name] = run
+    print("at the test rate of penalty's quietest point, mean-free SNR (dB)\n")
+    print("| goal | seed | test ASR | penalty | decoupled | quieter by |")
+    print("| --- " * 6 + "|")
+    gains: dict[str, list[float]] = defaultdict(list)
+    for (goal, seed, _), found in by_run.items():
+        if PAPER not in found or OURS not in found or not found[PAPER]["points"]:
+            continue
+        point = max(found[PAPER]["points"], key=lambda p: p["snr_ac_db"])
+        ours = snr_at_rate(undominated(points_of(found[OURS])), point["test_asr"])
+        gain = None if ours is None else ours - point["snr_ac_db"]
+        if gain is not None:
+            gains["untargeted" if goal == "untargeted" else "targeted"].append(gain)
+        print(
+            f"| {goal} | {seed} | {point['test_asr']:.3f} | {point['snr_ac_db']:.1f} | "
+            f"{shown(ours)} | {shown(gain)} |"
+        )
+    print()
+    for kind, values in gains.items():
+        print(
+            f"{kind}: quieter by {statistics.fmean(values):.1f} dB in the mean of "
+            f"{len(values)} runs, from {min(values):.1f} to {max(values):.1f}"
+        )
+    print()
+
+
+def is_ours(variant: str) -> bool:
+    """Whether a variant is the decoupled method, whatever its settings."""
+    return variant.split(":", maxsplit=1)[0] == OURS
+
+
+def gain_of(found: Levels, ours: str, others: Iterable[str]) -> float | None:
+    """Returns how much quieter `ours` is than the quietest other."""
     levels = [level for name in others if (level := found.get(name)) is not None]
-    ours = found.get(OURS)
-    return ours - max(levels) if levels and ours is not None else None
+    level = found.get(ours)
+    return level - max(levels) if levels and level is not None else None
 
 
 def shown(level: float | None) -> str:
@@ -89,7 +131,7 @@ def shown(level: float | None) -> str:
 
 def print_generalisation(runs: list[dict[str, Any]]) -> None:
     """Prints what training rates are worth on test clips, and how many passes count."""
-    ours = [run for run in runs if run["variant"] == OURS]
+    ours = [run for run in runs if is_ours(run["variant"])]
     chosen = [p for run in ours for p in run["points"] if abs(p["rate"] - 0.9) < 1e-6]
     if not chosen:
         return
