@@ -82,7 +82,8 @@ def print_at_same_rate(runs: list[dict[str, Any]]) -> None:
     """Prints penalty's quietest point, and the decoupled level at its test rate.
 
     Penalty goes up in steps: it may have no point below a rate, or one that is many dB
-    away, so that a line between its points would say little of it.
+    away, so that a line between its points would say little of it. Where all decoupled
+    points have higher rates, the quietest of them stands for it, to its disadvantage.
     """
     by_run: dict[Any, dict[str, dict[str, Any]]] = defaultdict(dict)
     for run in runs:
@@ -96,7 +97,8 @@ def print_at_same_rate(runs: list[dict[str, Any]]) -> None:
         if PAPER not in found or OURS not in found or not found[PAPER]["points"]:
             continue
         point = max(found[PAPER]["points"], key=lambda p: p["snr_ac_db"])
-        ours = snr_at_rate(undominated(points_of(found[OURS])), point["test_asr"])
+        curve = undominated(points_of(found[OURS]))
+        ours = snr_at_rate(curve, max(point["test_asr"], float(np.min(curve.asr))))
         gain = None if ours is None else ours - point["snr_ac_db"]
         if gain is not None:
             gains["untargeted" if goal == "untargeted" else "targeted"].append(gain)
