@@ -298,13 +298,15 @@ def test_one_step():
 
 def test_schedule_and_norm():
     config = attacks.resolve_decoupled_config(
-        attacks.DecoupledConfig(max_passes=4, level_passes=2, asr_levels=(0.5, 0.7)),
+        attacks.DecoupledConfig(
+            num_starts=3, max_passes=8, level_passes=2, asr_levels=(0.5, 0.7)
+        ),
         targeted=True,
         num_clips=200,
     )
     lengths = [
         float(step_length(jnp.int32(p), jnp.int32(b), config, 200))
-        for p in range(8)
+        for p in range(12)
         for b in range(2)
     ]
 
@@ -312,7 +314,11 @@ def test_schedule_and_norm():
         shares = 0.5 * (1 + np.cos(np.pi * np.arange(count) / count))
         return 0.01 + (highest - 0.01) * shares
 
-    expected = np.concatenate([cosine(0.1, 8), cosine(0.03, 4), cosine(0.03, 4)])
+    # Three starts have two passes each; the best goes on for two more.
+    first = cosine(0.3, 8)
+    expected = np.concatenate(
+        [first[:4], first[:4], first, cosine(0.03, 4), cosine(0.03, 4)]
+    )
     np.testing.assert_allclose(lengths, expected, rtol=1e-5)
 
     def factor(asr):
@@ -457,6 +463,7 @@ def test_targets_side_by_side():
         ("level_passes", 0),
         ("space", "log"),
         ("num_starts", 0),
+        ("start_passes", 0),
         ("target_asr", 1.5),
         ("asr_levels", (0.5, 0.0)),
         ("asr_levels", 0.5),

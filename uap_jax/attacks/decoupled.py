@@ -6,7 +6,7 @@ Direction and norm of v are found apart, as DDN does for one clip: steps turn v 
 sphere towards a lower soft hinge over batches, and after each pass the sphere shrinks
 if more clips are fooled than asked for, and grows if fewer are. Going on so with lower
 success rates gives the whole front, success rate against level, in one run. The first
-passes try where to begin, one each, and the best goes on.
+passes try where to begin, and the best of these beginnings goes on.
 
 `decoupled` runs it to the end. It is a loop over `decoupled_init`, `decoupled_segment`
 and `decoupled_result`, for those who log, store or stop in between.
@@ -91,7 +91,10 @@ def resolve_decoupled_config(
         ValueError: A setting is out of its range.
     """
     del targeted  # The same settings serve both.
-    for field in ("batch_size", "num_starts", "max_passes", "level_passes"):
+    for field in (
+        *("batch_size", "num_starts", "start_passes"),
+        *("max_passes", "level_passes"),
+    ):
         checks.check_size(field, getattr(config, field))
     batch_size = min(config.batch_size, num_clips)
     micro_batch_size = config.micro_batch_size
@@ -126,11 +129,13 @@ def resolve_decoupled_config(
         # One that a config in arrays has been through is a float32.
         same = np.float32(config.target_asr)
         levels = {rate: None for rate in levels if np.float32(rate) != same}
+    start_passes = min(config.start_passes, config.max_passes)
     return dataclasses.replace(
         config,
         batch_size=batch_size,
         micro_batch_size=min(micro_batch_size, batch_size),
-        num_starts=min(config.num_starts, config.max_passes),
+        num_starts=max(1, min(config.num_starts, config.max_passes // start_passes)),
+        start_passes=start_passes,
         asr_levels=tuple(levels),
     )
 
@@ -186,7 +191,8 @@ def decoupled_init(
         leader=Leader(
             value=jnp.zeros(num_samples, jnp.float32),
             direction=jnp.zeros(num_samples, jnp.float32),
-            asr=jnp.full((), -1.0, jnp.float32),
+            norm=jnp.full((), jnp.inf, jnp.float32),
+            asr=jnp.zeros((), jnp.float32),
             objective=jnp.zeros((), jnp.float32),
         ),
         norm=jnp.zeros((), jnp.float32),

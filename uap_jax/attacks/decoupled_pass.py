@@ -8,9 +8,11 @@ import jax.numpy as jnp
 from uap_jax.attacks import types
 from uap_jax.attacks.decoupled_schedule import (
     adapt_norm,
+    first_norm,
     level_at,
     levels_of,
     loudest_norm,
+    norm_change,
     num_levels,
     total_passes,
 )
@@ -38,15 +40,23 @@ def keep_quietest(
     )
 
 
-def _lead(state: DecoupledState, asr: jax.Array, objective: jax.Array) -> Leader:
-    """Returns the leader after a pass; those after the first S change nothing."""
-    leader = state.leader
-    is_better = (asr > leader.asr) | (
-        (asr == leader.asr) & (objective < leader.objective)
+def lead(
+    leader: Leader, other: Leader, asr_level: jax.Array, config: DecoupledConfig
+) -> Leader:
+    """Returns the start that promises the quieter v: the lower log(rho) + gain lack.
+
+    That is the norm that each would go on with; their rates alone do not compare, as
+    their norms differ by then.
+    """
+
+    def promise(start: Leader) -> jax.Array:
+        return jnp.log(start.norm) + norm_change(start.asr, asr_level, config)
+
+    own, others = promise(leader), promise(other)
+    is_better = (others < own) | (
+        (others == own) & (other.objective < leader.objective)
     )
-    is_better &= state.num_passes < state.starts.shape[0]
-    own = Leader(state.perturbation.value, state.direction, asr, objective)
-    return jax.tree.map(lambda a, b: jnp.where(is_better, a, b), own, leader)
+    return jax.tree.map(lambda a, b: jnp.where(is_better, a, b), other, leader)
 
 
 def end_pass(
@@ -67,11 +77,16 @@ def end_pass(
         "norm": norm,
         "objective": state.objective_sum / num_clips,
     }
-    leader = _lead(state, asr, values["objective"])
     num_passes = state.num_passes + 1
-    begins = num_passes < state.starts.shape[0]
-    chooses = num_passes == state.starts.shape[0]
-    start = state.starts[jnp.minimum(num_passes, state.starts.shape[0] - 1)]
+    num_starts = state.starts.shape[0]
+    ended_starts = num_passes // config.start_passes
+    ends = (num_passes % config.start_passes == 0) & (ended_starts <= num_starts)
+    own = Leader(value, state.direction, state.norm, asr, values["objective"])
+    better = lead(state.leader, own, levels[0], config)
+    leader = jax.tree.map(lambda a, b: jnp.where(ends, a, b), better, state.leader)
+    begins = ends & (ended_starts < num_starts)
+    chooses = ends & (ended_starts == num_starts)
+    start = state.starts[jnp.minimum(ended_starts, num_starts - 1)]
     value = jnp.where(begins, start, jnp.where(chooses, leader.value, value))
     direction = jnp.where(
         begins,
@@ -79,12 +94,13 @@ def end_pass(
         jnp.where(chooses, leader.direction, state.direction),
     )
     asr = jnp.where(chooses, leader.asr, asr)
+    held = jnp.where(chooses, leader.norm, state.norm)
     is_last = num_passes >= total_passes(config)
     next_level = jnp.minimum(level_at(num_passes, config), num_levels(config) - 1)
     largest = loudest_norm(config, value.shape[0])
-    next_norm = adapt_norm(state.norm, asr, levels[next_level], config, largest=largest)
-    # All starts have the same norm, or their rates would not compare.
-    next_norm = jnp.where(begins, state.norm, next_norm)
+    next_norm = adapt_norm(held, asr, levels[next_level], config, largest=largest)
+    first = first_norm(config, value.shape[0])
+    next_norm = jnp.where(begins, first, next_norm)
     # A lower success rate begins with the quietest that has it, if there is one: the
     # rate above may have been out of reach, or left for something louder.
     known_norm = front.norm[next_level]

@@ -30,6 +30,14 @@ def total_passes(config: DecoupledConfig) -> int:
     return config.max_passes + config.level_passes * (num_levels(config) - 1)
 
 
+def passes_since_start(num_passes: jax.Array, config: DecoupledConfig) -> jax.Array:
+    """Returns how many passes v has been through since it began at a start."""
+    trial = num_passes % config.start_passes
+    lost = (config.num_starts - 1) * config.start_passes
+    is_trial = num_passes < lost + config.start_passes
+    return jnp.where(is_trial, trial, num_passes - lost)
+
+
 def levels_of(config: DecoupledConfig) -> tuple[jax.Array, jax.Array]:
     """Returns the success rates `[L]`, highest first, and the index of `target_asr`."""
     rates = jnp.asarray([config.target_asr, *config.asr_levels], jnp.float32)
@@ -48,13 +56,17 @@ def step_length(
 ) -> jax.Array:
     """The share of the norm that a step moves: half a cosine for each success rate.
 
-    r_end + (r - r_end) (1 + cos(pi t)) / 2, t from 0 to 1.
+    r_end + (r - r_end) (1 + cos(pi t)) / 2, t from 0 to 1; from a start on as if the
+    others had not been.
     """
     level = level_at(num_passes, config)
     start = config.max_passes + (level - 1) * config.level_passes
     is_first = level == 0
-    begun = num_passes - jnp.where(is_first, jnp.zeros_like(start), start)
-    length = jnp.where(is_first, config.max_passes, config.level_passes)
+    begun = jnp.where(
+        is_first, passes_since_start(num_passes, config), num_passes - start
+    )
+    lost = (config.num_starts - 1) * config.start_passes
+    length = jnp.where(is_first, config.max_passes - lost, config.level_passes)
     done = begun.astype(jnp.float32) + batch / num_batches(config, num_clips)
     share = 0.5 * (1 + jnp.cos(jnp.pi * done / length))
     highest = jnp.where(is_first, config.learning_rate, config.restart_learning_rate)
@@ -73,6 +85,13 @@ def loudest_norm(config: DecoupledConfig, num_samples: int) -> float:
     return LOUDEST_RMS[config.space] * math.sqrt(num_samples)
 
 
+def norm_change(
+    asr: jax.Array, asr_level: jax.Array, config: DecoupledConfig
+) -> jax.Array:
+    """By how much log(rho) misses what the success rate takes: gain (level - ASR)."""
+    return config.norm_gain * (asr_level - asr)
+
+
 def adapt_norm(
     norm: jax.Array,
     asr: jax.Array,
@@ -86,7 +105,7 @@ def adapt_norm(
     Quieter by LEAST_SHRINK at least if enough are, or a rate of 1 would be the end.
     Never above `largest`, where a success rate is out of reach.
     """
-    change = config.norm_gain * (asr_level - asr)
+    change = norm_change(asr, asr_level, config)
     change = jnp.where(change > 0, change, jnp.minimum(change, -LEAST_SHRINK))
     change = jnp.clip(change, -config.max_norm_change, config.max_norm_change)
     return jnp.minimum(norm * jnp.exp(change), largest)

@@ -19,12 +19,13 @@ class DecoupledProblem(NamedTuple):
 
 
 class Leader(NamedTuple):
-    """The best v of the passes that began at one start each."""
+    """The best v of the starts tried so far, after its passes."""
 
     value: jax.Array  # [N]
     direction: jax.Array  # [N]
-    asr: jax.Array  # []; -1: none yet
-    objective: jax.Array  # [], which decides between equal rates
+    norm: jax.Array  # [], what v was held at; infinite: none yet
+    asr: jax.Array  # []
+    objective: jax.Array  # [], which decides between equals
 
 
 class DecoupledState(NamedTuple):
@@ -32,7 +33,7 @@ class DecoupledState(NamedTuple):
 
     perturbation: types.Perturbation  # v
     direction: jax.Array  # [N], the mean of normalised gradients
-    starts: jax.Array  # [S, N], v in the first step of the first S passes
+    starts: jax.Array  # [S, N], where v begins, one after the other
     leader: Leader
     norm: jax.Array  # [], what the norm of v is held at; 0: not begun
     key: jax.Array  # the batches of pass p follow from fold_in(key, p)

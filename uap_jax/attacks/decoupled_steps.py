@@ -15,6 +15,7 @@ from uap_jax.attacks.checks import known
 from uap_jax.attacks.decoupled_pass import end_pass
 from uap_jax.attacks.decoupled_schedule import (
     first_norm,
+    passes_since_start,
     step_length,
 )
 from uap_jax.attacks.decoupled_state import DecoupledProblem, DecoupledState
@@ -159,10 +160,11 @@ def move(
     return norm * unit(value), direction
 
 
-def steps_since_start(state: DecoupledState, num_batches: int) -> jax.Array:
+def steps_since_start(
+    state: DecoupledState, num_batches: int, config: DecoupledConfig
+) -> jax.Array:
     """Returns how many steps the direction is the mean of, the next one included."""
-    num_starts = state.starts.shape[0]
-    earlier = jnp.maximum(state.num_passes - num_starts + 1, 0)
+    earlier = passes_since_start(state.num_passes, config)
     return earlier * num_batches + state.batch + 1
 
 
@@ -227,7 +229,7 @@ def descend(
             norm=state.norm,
             length=step_length(state.num_passes, state.batch, config, num_clips),
             momentum=jnp.asarray(config.momentum, jnp.float32),
-            num_steps=steps_since_start(state, last_batch),
+            num_steps=steps_since_start(state, last_batch, config),
         )
         stop_reason = jnp.where(
             ~jnp.isfinite(objective),

@@ -260,9 +260,11 @@ class DecoupledConfig:
             batch of at most 32.
         space: Of v, "tanh" as of the penalty method or "signal"; its l2 norm there is
             what is made small.
-        num_starts: One pass each begins at silence and at the attack clips that fool
-            the others best; then the best of them goes on. 1: silence alone.
-        max_passes: Passes over the attack clips for the highest success rate.
+        num_starts: Silence and the attack clips that fool the others best, at each of
+            which the attack begins; then the best of them goes on. 1: silence alone.
+        start_passes: Passes for each of them before that.
+        max_passes: Passes over the attack clips for the highest success rate, with
+            those at all starts.
         target_asr: The success rate that the perturbation returned is to have.
         asr_levels: More success rates to find the quietest perturbation of.
         level_passes: Passes for each success rate below the highest; each begins where
@@ -288,7 +290,8 @@ class DecoupledConfig:
     micro_batch_size: int | None = _static(None)
     space: str = _static("tanh")
     max_shift: int | None = _static(None)
-    num_starts: int = _static(3)
+    num_starts: int = _static(4)
+    start_passes: int = _static(2)
     max_passes: int = _static(50)
     target_asr: Number = 0.9
     asr_levels: tuple[float, ...] = _static(())
@@ -296,7 +299,7 @@ class DecoupledConfig:
     init_norm: Number | None = None
     norm_gain: Number = 3.0
     max_norm_change: Number = 0.15
-    learning_rate: Number = 0.1
+    learning_rate: Number = 0.3
     restart_learning_rate: Number = 0.03
     final_learning_rate: Number = 0.01
     momentum: Number = 0.9

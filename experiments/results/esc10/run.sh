@@ -37,9 +37,12 @@ for model in "$@"; do
             # cnn_gamma: 20 steps are too few to get far from it.
             greedy=(--num_attack_clips=60 "${short_ddn[@]}" --set ddn.init_norm=1) ;;
         sincnet_vgg19)
-            penalty=(--num_attack_clips=100 --set learning_rate=0.03
-                     --set attack.max_passes=2)
-            greedy=(--num_attack_clips=20 "${short_ddn[@]}") ;;
+            # Trained for twice as long as the recipe has it.
+            longer=(--set training.num_clips_seen=1200)
+            penalty=("${longer[@]}" --num_attack_clips=100 --set learning_rate=0.015
+                     --set attack.batch_size=5 --set attack.max_passes=1)
+            greedy=("${longer[@]}" --num_attack_clips=20 "${short_ddn[@]}"
+                    --set ddn.init_norm=1) ;;
     esac
     for goal in "${goals[@]}"; do
         attack "$model" penalty "$goal" "${penalty[@]}"

@@ -10,6 +10,7 @@ done again where it is. What the lines say together: `tables.py` beside this fil
 """
 
 import dataclasses
+import itertools
 import json
 import time
 from pathlib import Path
@@ -153,11 +154,8 @@ def sizes(settings: config.RunConfig) -> dict[str, int]:
 
 
 def goals_of(names: list[str]) -> list[str]:
-    return [
-        goal
-        for wanted in GOALS.value
-        for goal in (names if wanted == "each" else [wanted])
-    ]
+    goals = (names if wanted == "each" else [wanted] for wanted in GOALS.value)
+    return list(dict.fromkeys(itertools.chain.from_iterable(goals)))
 
 
 def craft(
