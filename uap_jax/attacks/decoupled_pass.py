@@ -56,7 +56,38 @@ def lead(
     is_better = (others < own) | (
         (others == own) & (other.objective < leader.objective)
     )
-    return jax.tree.map(lambda a, b: jnp.where(is_better, a, b), other, leader)
+    return _choose(is_better, other, leader)
+
+
+def next_place(
+    state: DecoupledState, own: Leader, asr_level: jax.Array, config: DecoupledConfig
+) -> tuple[Leader, Leader, jax.Array]:
+    """Returns the leader after a pass, where the next one is, if that is a new start.
+
+    Args:
+        state: That of the pass.
+        own: Where the pass has ended.
+        asr_level: The success rate of the passes at all starts.
+        config: Resolved settings.
+
+    Returns:
+        The leader; its own place again while passes of a start are left, the next start
+        where there is one, and after the last the leader; whether it is the next start.
+    """
+    num_passes, num_starts = state.num_passes + 1, state.starts.shape[0]
+    num_tried = num_passes // config.start_passes
+    ends = (num_passes % config.start_passes == 0) & (num_tried <= num_starts)
+    leader = _choose(ends, lead(state.leader, own, asr_level, config), state.leader)
+    begins = ends & (num_tried < num_starts)
+    start = own._replace(
+        value=state.starts[jnp.minimum(num_tried, num_starts - 1)],
+        direction=jnp.zeros_like(own.direction),
+    )
+    return leader, _choose(begins, start, _choose(ends, leader, own)), begins
+
+
+def _choose(condition: jax.Array, a: Leader, b: Leader) -> Leader:
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
 
 
 def end_pass(
@@ -77,30 +108,20 @@ def end_pass(
         "norm": norm,
         "objective": state.objective_sum / num_clips,
     }
-    num_passes = state.num_passes + 1
-    num_starts = state.starts.shape[0]
-    ended_starts = num_passes // config.start_passes
-    ends = (num_passes % config.start_passes == 0) & (ended_starts <= num_starts)
     own = Leader(value, state.direction, state.norm, asr, values["objective"])
-    better = lead(state.leader, own, levels[0], config)
-    leader = jax.tree.map(lambda a, b: jnp.where(ends, a, b), better, state.leader)
-    begins = ends & (ended_starts < num_starts)
-    chooses = ends & (ended_starts == num_starts)
-    start = state.starts[jnp.minimum(ended_starts, num_starts - 1)]
-    value = jnp.where(begins, start, jnp.where(chooses, leader.value, value))
-    direction = jnp.where(
-        begins,
-        jnp.zeros_like(start),
-        jnp.where(chooses, leader.direction, state.direction),
-    )
-    asr = jnp.where(chooses, leader.asr, asr)
-    held = jnp.where(chooses, leader.norm, state.norm)
+    leader, place, begins = next_place(state, own, levels[0], config)
+    num_passes = state.num_passes + 1
     is_last = num_passes >= total_passes(config)
     next_level = jnp.minimum(level_at(num_passes, config), num_levels(config) - 1)
-    largest = loudest_norm(config, value.shape[0])
-    next_norm = adapt_norm(held, asr, levels[next_level], config, largest=largest)
-    first = first_norm(config, value.shape[0])
-    next_norm = jnp.where(begins, first, next_norm)
+    num_samples = value.shape[0]
+    next_norm = adapt_norm(
+        place.norm,
+        place.asr,
+        levels[next_level],
+        config,
+        largest=loudest_norm(config, num_samples),
+    )
+    next_norm = jnp.where(begins, first_norm(config, num_samples), next_norm)
     # A lower success rate begins with the quietest that has it, if there is one: the
     # rate above may have been out of reach, or left for something louder.
     known_norm = front.norm[next_level]
@@ -110,9 +131,9 @@ def end_pass(
     return state._replace(
         perturbation=dataclasses.replace(
             state.perturbation,
-            value=jnp.where(goes_back, front.values[next_level], value),
+            value=jnp.where(goes_back, front.values[next_level], place.value),
         ),
-        direction=direction,
+        direction=place.direction,
         leader=leader,
         norm=jnp.where(goes_back, known_norm, next_norm),
         num_passes=num_passes,
