@@ -3,7 +3,7 @@
 A universal perturbation is much like a very convincing example of what it says, and
 where the steps end depends on where they begin: from a clip of the target class they
 may end 2 dB quieter than from silence, or 2 dB louder. After one pass the success rates
-say little of which it will be; after two, level and rate together say most.
+say little of which it will be; after two, level and rate together told the best.
 """
 
 import functools
