@@ -15,7 +15,7 @@ from uap_jax.evaluation import (
     summarize,
     waveform_gain,
 )
-from uap_jax.evaluation.success import BLOCK_SIZE
+from uap_jax.evaluation.success import BLOCK_SIZE, PART_SIZE, predict_in_parts
 
 NUM_SAMPLES, NUM_CLASSES = 64, 3
 RNG = np.random.default_rng(11)
@@ -216,7 +216,7 @@ def test_blocks_do_not_matter():
     perturbation = make_perturbation()
     every = evaluate(dataset, perturbation)
     assert len(every.clean) == BLOCK_SIZE + 6
-    for num_clips in (1, 5, BLOCK_SIZE):
+    for num_clips in (1, PART_SIZE, PART_SIZE + 1, BLOCK_SIZE):
         some = evaluate(dataset, perturbation, indices=np.arange(num_clips))
         for found, expected in zip(some, every, strict=True):
             np.testing.assert_array_equal(found, expected[:num_clips])
@@ -227,6 +227,24 @@ def test_blocks_do_not_matter():
         np.testing.assert_array_equal(
             getattr(some, field), getattr(every, field)[order], err_msg=field
         )
+
+
+@pytest.mark.parametrize("num_clips", [1, PART_SIZE, PART_SIZE + 1, 3 * PART_SIZE])
+def test_parts_after_the_last_clip_are_not_classified(num_clips):
+    heard = []
+
+    def counted(variables, x):
+        assert x.shape[0] == PART_SIZE
+        jax.debug.callback(lambda part: heard.append(part.shape[0]), x)
+        return place_of_peak(variables, x)
+
+    x = jax.random.uniform(jax.random.key(0), (3 * PART_SIZE, NUM_SAMPLES))
+    count = jnp.asarray(num_clips, jnp.int32)
+    found = predict_in_parts(counted, VARIABLES, x, count)
+    jax.effects_barrier()
+    assert sum(heard) == -(-num_clips // PART_SIZE) * PART_SIZE
+    expected = np.argmax(place_of_peak(VARIABLES, x), axis=1)
+    np.testing.assert_array_equal(found[:num_clips], expected[:num_clips])
 
 
 def test_same_key_same_noise():

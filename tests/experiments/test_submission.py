@@ -13,7 +13,7 @@ from uap_jax.data import tfsr
 from uap_jax.data.dataset import Dataset
 from uap_jax.data.speech_commands import KAGGLE12
 from uap_jax.evaluation import wilson_interval
-from uap_jax.evaluation.success import BLOCK_SIZE
+from uap_jax.evaluation.success import BLOCK_SIZE, PART_SIZE
 from uap_jax.experiments import submission
 from uap_jax.experiments.console import Console, UsageError
 
@@ -26,7 +26,7 @@ NUM_CLIPS = 2 * BLOCK_SIZE + 9
 
 
 def logits(variables, x):
-    assert x.shape[0] == BLOCK_SIZE
+    assert x.shape[0] == PART_SIZE
     return (x - 0.5) @ variables["templates"].T
 
 

@@ -14,7 +14,10 @@ from uap_jax.audio.box import to_box
 from uap_jax.data.dataset import Dataset, ProgressFn, to_waveform
 from uap_jax.evaluation.intervals import wilson_interval
 
+# Clips that are read, and given their noise, at once.
 BLOCK_SIZE = 64
+# Clips that the classifier is given at once: a gigabyte or two with the largest here.
+PART_SIZE = 16
 
 
 class Evaluation(NamedTuple):
@@ -80,6 +83,7 @@ def evaluate_perturbation(
             perturbation,
             jnp.asarray(gain * sound, jnp.float32),
             jax.random.fold_in(key, start),
+            jnp.asarray(len(index), jnp.int32),
             scaling=scaling,
         )
         blocks.append([np.asarray(column)[: len(index)] for column in columns])
@@ -160,6 +164,35 @@ def summarize(evaluation: Evaluation, *, target: int | None) -> dict[str, Any]:
     }
 
 
+def predict_in_parts(
+    logits_fn: LogitsFn, variables: Any, x: jax.Array, num_clips: jax.Array
+) -> jax.Array:
+    """Classifies a block of clips `PART_SIZE` at a time.
+
+    Args:
+        logits_fn: The classifier.
+        variables: Its weights.
+        x: `[B, N]` clips in the box; B is a multiple of `PART_SIZE`.
+        num_clips: `[]` int32, how many of them count. Parts after them take no time.
+
+    Returns:
+        The classes `[B]` int32, 0 in parts after those that count.
+    """
+    parts = x.reshape(-1, PART_SIZE, x.shape[1])
+
+    def classes(part: jax.Array) -> jax.Array:
+        return jnp.argmax(logits_fn(variables, part), axis=1).astype(jnp.int32)
+
+    def skip(part: jax.Array) -> jax.Array:
+        return jnp.zeros(part.shape[0], jnp.int32)
+
+    def predict(index_and_part: tuple[jax.Array, jax.Array]) -> jax.Array:
+        index, part = index_and_part
+        return jax.lax.cond(index * PART_SIZE < num_clips, classes, skip, part)
+
+    return jax.lax.map(predict, (jnp.arange(len(parts)), parts)).reshape(-1)
+
+
 def rate_or_none(successes: np.ndarray) -> float | None:
     """Returns the share of true values, or None if there are no values."""
     return float(np.mean(successes)) if successes.size else None
@@ -207,6 +240,7 @@ def _evaluate_block(
     perturbation: Perturbation,
     sound: jax.Array,
     key: jax.Array,
+    num_clips: jax.Array,
     *,
     scaling: str,
 ) -> tuple[jax.Array, ...]:
@@ -215,7 +249,7 @@ def _evaluate_block(
     silent = jnp.max(waveform, axis=1) == jnp.min(waveform, axis=1)
 
     def predict(x: jax.Array) -> jax.Array:
-        return jnp.argmax(logits_fn(variables, x), axis=1).astype(jnp.int32)
+        return predict_in_parts(logits_fn, variables, x, num_clips)
 
     def hear(recording: jax.Array) -> jax.Array:
         x, _ = to_box(_as_pcm16(recording), scaling=scaling)

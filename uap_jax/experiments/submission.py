@@ -15,7 +15,7 @@ from uap_jax.data import tfsr
 from uap_jax.data.cache import decode_clips
 from uap_jax.data.dataset import Dataset, to_waveform
 from uap_jax.evaluation import attack_success_rate, wilson_interval
-from uap_jax.evaluation.success import BLOCK_SIZE
+from uap_jax.evaluation.success import BLOCK_SIZE, predict_in_parts
 from uap_jax.experiments import artifacts
 from uap_jax.experiments.config import RunConfig
 from uap_jax.experiments.console import Console, UsageError
@@ -125,7 +125,12 @@ def _hear(
 
     def hear() -> None:
         predictions = _predict(
-            logits_fn, variables, to_waveform(clips), perturbation, scaling=scaling
+            logits_fn,
+            variables,
+            to_waveform(clips),
+            perturbation,
+            jnp.asarray(len(places), jnp.int32),
+            scaling=scaling,
         )
         found[:, places] = np.asarray(predictions)[:, : len(places)]
         places.clear()
@@ -157,11 +162,13 @@ def _predict(
     variables: Any,
     waveform: jax.Array,
     perturbation: Perturbation,
+    num_clips: jax.Array,
     *,
     scaling: str,
 ) -> jax.Array:
     """Returns the classes `[2, B]` of clean and perturbed clips."""
     x, _ = to_box(waveform, scaling=scaling)
     both = (x, apply_perturbation(perturbation, x))
-    classes = [jnp.argmax(logits_fn(variables, clips), axis=1) for clips in both]
-    return jnp.stack(classes).astype(jnp.int32)
+    return jnp.stack(
+        [predict_in_parts(logits_fn, variables, clips, num_clips) for clips in both]
+    )
