@@ -1,0 +1,142 @@
+"""The parts of the decoupled method by their formulas: loss, step, schedule, norm."""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from toy_networks import linear_logits, linear_problem
+
+from uap_jax import attacks
+from uap_jax.attacks.decoupled_pass import keep_quietest
+from uap_jax.attacks.decoupled_schedule import adapt_norm, step_length
+from uap_jax.attacks.decoupled_state import DecoupledProblem
+from uap_jax.attacks.decoupled_steps import batch_objective, max_shift, move
+from uap_jax.attacks.objectives import soft_hinge
+
+
+def test_soft_hinge():
+    margins = np.array([-30.0, -1.0, 0.0, 0.5, 40.0])
+    logits = jnp.asarray(np.stack([np.zeros(5), margins], axis=1), jnp.float32)
+    for targeted, classes in ((True, 0), (False, 1)):
+        found = soft_hinge(
+            logits,
+            jnp.full(5, classes, jnp.int32),
+            temperature=0.5,
+            give_up=4.0,
+            targeted=targeted,
+        )
+        scaled = margins / 0.5
+        expected = 0.5 * (np.logaddexp(0, scaled) - np.logaddexp(0, scaled - 4))
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_one_step():
+    rng = np.random.default_rng(0)
+    value, direction, gradient = rng.standard_normal((3, 9)).astype(np.float32)
+    found_value, found_direction = move(
+        jnp.asarray(value),
+        jnp.asarray(direction),
+        jnp.asarray(gradient * 1e-30),
+        norm=jnp.float32(2.0),
+        length=jnp.float32(0.1),
+        momentum=jnp.float32(0.9),
+        num_steps=jnp.int32(3),
+    )
+    gradient = np.float64(gradient)
+    expected = 0.9 * direction + 0.1 * gradient / np.linalg.norm(gradient)
+    np.testing.assert_allclose(found_direction, expected, rtol=1e-5)
+    moved = value - 0.2 * expected / (1 - 0.9**3)
+    moved *= 2 / np.linalg.norm(moved)
+    np.testing.assert_allclose(found_value, moved, rtol=1e-5)
+
+
+def test_schedule_and_norm():
+    config = attacks.resolve_decoupled_config(
+        attacks.DecoupledConfig(
+            num_starts=3, max_passes=8, level_passes=2, asr_levels=(0.5, 0.7)
+        ),
+        targeted=True,
+        num_clips=200,
+    )
+    lengths = [
+        float(step_length(jnp.int32(p), jnp.int32(b), config, 200))
+        for p in range(12)
+        for b in range(2)
+    ]
+
+    def cosine(highest, count):
+        shares = 0.5 * (1 + np.cos(np.pi * np.arange(count) / count))
+        return 0.01 + (highest - 0.01) * shares
+
+    # Three starts have two passes each; the best goes on for two more.
+    first = cosine(0.3, 8)
+    expected = np.concatenate(
+        [first[:4], first[:4], first, cosine(0.03, 4), cosine(0.03, 4)]
+    )
+    np.testing.assert_allclose(lengths, expected, rtol=1e-5)
+
+    def factor(asr):
+        config = attacks.DecoupledConfig(norm_gain=2.0, max_norm_change=0.15)
+        norm, asr = jnp.float32(1.0), jnp.float32(asr)
+        found = adapt_norm(norm, asr, jnp.float32(0.9), config, largest=1.1)
+        return float(jnp.log(found))
+
+    assert factor(0.87) == pytest.approx(0.06, rel=1e-3)
+    assert factor(0.93) == pytest.approx(-0.06, rel=1e-3)
+    assert factor(0.9) == pytest.approx(-0.005, rel=1e-3)
+    assert factor(0.0) == pytest.approx(math.log(1.1), rel=1e-3)
+
+
+def test_the_quietest_is_kept():
+    front = attacks.Front(
+        asr_levels=jnp.asarray([0.9, 0.5]),
+        values=jnp.zeros((2, 3)),
+        norm=jnp.asarray([jnp.inf, 1.0]),
+        train_asr=jnp.asarray([0.0, 0.6]),
+    )
+    v = jnp.ones(3)
+    found = keep_quietest(front, v, jnp.float32(2.0), jnp.float32(0.95))
+    np.testing.assert_array_equal(found.norm, [2.0, 1.0])
+    np.testing.assert_array_equal(found.values, [[1, 1, 1], [0, 0, 0]])
+    found = keep_quietest(found, v, jnp.float32(0.5), jnp.float32(0.8))
+    np.testing.assert_array_equal(found.norm, [2.0, 0.5])
+    np.testing.assert_allclose(found.train_asr, [0.95, 0.8])
+
+
+def test_clips_are_turned_in_a_step():
+    variables, x, _ = linear_problem(num_clips=6, num_samples=40)
+    shifts = np.array([[0, 1, -1], [7, -19, 20]], np.int32)
+    config = attacks.DecoupledConfig(max_shift=20, space="signal", temperature=1.0)
+    clips = jnp.arange(6, dtype=jnp.int32).reshape(2, 3)
+    turned = np.stack([np.roll(*pair) for pair in zip(x, shifts.ravel(), strict=True)])
+    found = []
+    for clips_used, shift in ((x, shifts), (turned, np.zeros_like(shifts))):
+        problem = DecoupledProblem(
+            x=jnp.asarray(clips_used),
+            clean_logits=linear_logits(variables, x),
+            clean_predictions=jnp.zeros(6, jnp.int32),
+            target=jnp.int32(2),
+        )
+        found.append(
+            batch_objective(
+                linear_logits,
+                variables,
+                problem,
+                jnp.full(40, 0.01, jnp.float32),
+                clips,
+                jnp.ones((2, 3), jnp.float32),
+                jnp.asarray(shift),
+                config=config,
+                targeted=True,
+            )
+        )
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+def test_how_far_clips_are_turned():
+    default = attacks.DecoupledConfig()
+    assert [max_shift(default, n) for n in (2, 100, 16_000, 50_999)] == [0, 2, 400, 400]
+    assert max_shift(attacks.DecoupledConfig(max_shift=500), 100) == 50
+    assert max_shift(attacks.DecoupledConfig(max_shift=0), 16_000) == 0
