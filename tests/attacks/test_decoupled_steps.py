@@ -8,9 +8,14 @@ import pytest
 from toy_networks import linear_logits, linear_problem
 
 from uap_jax import attacks
-from uap_jax.attacks.decoupled_pass import keep_quietest
-from uap_jax.attacks.decoupled_schedule import adapt_norm, step_length
-from uap_jax.attacks.decoupled_state import DecoupledProblem
+from uap_jax.attacks.decoupled_pass import begin_level, keep_quietest
+from uap_jax.attacks.decoupled_schedule import (
+    adapt_norm,
+    level_at,
+    levels_of,
+    step_length,
+)
+from uap_jax.attacks.decoupled_state import DecoupledProblem, Leader
 from uap_jax.attacks.decoupled_steps import batch_objective, max_shift, move
 from uap_jax.attacks.objectives import soft_hinge
 
@@ -76,16 +81,87 @@ def test_schedule_and_norm():
     )
     np.testing.assert_allclose(lengths, expected, rtol=1e-5)
 
-    def factor(asr):
-        config = attacks.DecoupledConfig(norm_gain=2.0, max_norm_change=0.15)
+    def factor(asr, level=0.9):
+        config = attacks.DecoupledConfig(norm_gain=0.2, max_norm_change=0.15)
         norm, asr = jnp.float32(1.0), jnp.float32(asr)
-        found = adapt_norm(norm, asr, jnp.float32(0.9), config, largest=1.1)
+        found = adapt_norm(norm, asr, jnp.float32(level), config, largest=1.1)
         return float(jnp.log(found))
 
-    assert factor(0.87) == pytest.approx(0.06, rel=1e-3)
-    assert factor(0.93) == pytest.approx(-0.06, rel=1e-3)
+    change = 0.2 * (math.log(9) - math.log(0.87 / 0.13))
+    assert factor(0.87) == pytest.approx(change, rel=1e-3)
+    change = 0.2 * (math.log(9) - math.log(0.93 / 0.07))
+    assert factor(0.93) == pytest.approx(change, rel=1e-3)
     assert factor(0.9) == pytest.approx(-0.005, rel=1e-3)
     assert factor(0.0) == pytest.approx(math.log(1.1), rel=1e-3)
+    assert factor(1.0) == pytest.approx(-0.15, rel=1e-3)
+    # Every clip is what is asked for, and then it gets quieter still.
+    assert factor(0.999, level=1.0) == pytest.approx(math.log(1.1), rel=1e-3)
+    assert factor(1.0, level=1.0) == pytest.approx(-0.005, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("target_asr", "others", "order"),
+    [
+        (0.7, (0.5, 0.9, 0.6, 0.95), [0.7, 0.6, 0.5, 0.9, 0.95]),
+        (0.9, (0.5, 0.7), [0.9, 0.7, 0.5]),
+        (0.5, (0.9, 0.7), [0.5, 0.7, 0.9]),
+        (0.5, (), [0.5]),
+    ],
+)
+def test_order_of_success_rates(target_asr, others, order):
+    config = attacks.resolve_decoupled_config(
+        attacks.DecoupledConfig(
+            target_asr=target_asr, asr_levels=others, max_passes=3, level_passes=2
+        ),
+        targeted=True,
+        num_clips=200,
+    )
+    levels, main_level = levels_of(config)
+    count = 3 + 2 * len(others)
+    found = [
+        float(levels[level_at(jnp.int32(p), main_level, config)])
+        for p in range(count + 2)
+    ]
+    expected = [*(order[0],) * 3, *np.repeat(order[1:], 2), *(order[-1],) * 2]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("level", "reached", "norm", "source", "keeps_norm"),
+    [
+        # Lower: the quietest that has it, but not if the end of the last is quieter.
+        (2, True, 3.0, 2, True),
+        (2, True, 0.5, None, False),
+        (2, False, 3.0, None, False),
+        # Higher: from the one below, whatever came last.
+        (0, True, 0.5, 1, False),
+        (0, False, 3.0, None, False),
+    ],
+)
+def test_where_a_success_rate_begins(level, reached, norm, source, keeps_norm):
+    norms = [jnp.inf, 2.0, 1.0] if reached else [jnp.inf] * 3
+    front = attacks.Front(
+        asr_levels=jnp.asarray([0.9, 0.7, 0.5]),
+        values=jnp.asarray([[0.0], [2.0], [1.0]]),
+        norm=jnp.asarray(norms),
+        train_asr=jnp.asarray([0.0, 0.71, 0.52]),
+    )
+    own = Leader(
+        value=jnp.asarray([7.0]),
+        direction=jnp.asarray([8.0]),
+        norm=jnp.float32(norm),
+        asr=jnp.float32(0.4),
+        objective=jnp.float32(0.0),
+    )
+    place, keeps = begin_level(front, own, jnp.int32(level), jnp.int32(1))
+    assert bool(keeps) == keeps_norm
+    if source is None:
+        assert place == own
+    else:
+        assert float(place.value[0]) == float(front.values[source, 0])
+        assert float(place.norm) == norms[source]
+        assert float(place.asr) == float(front.train_asr[source])
+        assert float(place.direction[0]) == (0.0 if level == 0 else 8.0)
 
 
 def test_the_quietest_is_kept():

@@ -13,7 +13,6 @@ from uap_jax.attacks.decoupled_schedule import (
     levels_of,
     loudest_norm,
     norm_change,
-    num_levels,
     total_passes,
 )
 from uap_jax.attacks.decoupled_state import (
@@ -43,7 +42,7 @@ def keep_quietest(
 def lead(
     leader: Leader, other: Leader, asr_level: jax.Array, config: DecoupledConfig
 ) -> Leader:
-    """Returns the start that promises the quieter v: the lower log(rho) + gain lack.
+    """Returns the start that promises the quieter v: the lower log(rho) + norm_change.
 
     That is the norm that each would go on with; their rates alone do not compare, as
     their norms differ by then.
@@ -90,6 +89,35 @@ def _choose(condition: jax.Array, a: Leader, b: Leader) -> Leader:
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
 
 
+def begin_level(
+    front: types.Front, own: Leader, level: jax.Array, main_level: jax.Array
+) -> tuple[Leader, jax.Array]:
+    """Returns where the passes for another success rate begin.
+
+    Args:
+        front: The quietest v so far.
+        own: Where the passes for the rate before have ended.
+        level: Index of the rate that is next.
+        main_level: Index of the first rate.
+
+    Returns:
+        For a rate below the first the quietest v that has it, unless the end of the
+        rate before is quieter; for a higher one the quietest with the next lower rate,
+        if any has. And `[]` bool, whether the norm is that of v as it is.
+    """
+    is_higher = level < main_level
+    source = jnp.where(is_higher, level + 1, level)
+    norm = front.norm[source]
+    goes_back = jnp.isfinite(norm) & (is_higher | (norm < own.norm))
+    known = own._replace(
+        value=front.values[source],
+        direction=jnp.where(is_higher, jnp.zeros_like(own.direction), own.direction),
+        norm=norm,
+        asr=front.train_asr[source],
+    )
+    return _choose(goes_back, known, own), goes_back & ~is_higher
+
+
 def end_pass(
     problem: DecoupledProblem, state: DecoupledState, config: DecoupledConfig
 ) -> DecoupledState:
@@ -99,20 +127,23 @@ def end_pass(
     value = state.perturbation.value
     norm = jnp.linalg.norm(value)
     levels, main_level = levels_of(config)
+    level = level_at(state.num_passes, main_level, config)
     front = dataclasses.replace(state.front, asr_levels=levels)
     front = keep_quietest(front, value, norm, asr)
     values = {
         "asr": asr,
-        "asr_level": levels[level_at(state.num_passes, config)],
+        "asr_level": levels[level],
         "spl_db": spl_db(value),
         "norm": norm,
         "objective": state.objective_sum / num_clips,
     }
     own = Leader(value, state.direction, state.norm, asr, values["objective"])
-    leader, place, begins = next_place(state, own, levels[0], config)
+    leader, place, begins = next_place(state, own, levels[main_level], config)
     num_passes = state.num_passes + 1
-    is_last = num_passes >= total_passes(config)
-    next_level = jnp.minimum(level_at(num_passes, config), num_levels(config) - 1)
+    next_level = level_at(num_passes, main_level, config)
+    known, keeps_norm = begin_level(front, place, next_level, main_level)
+    place = _choose(next_level != level, known, place)
+    keeps_norm &= next_level != level
     num_samples = value.shape[0]
     next_norm = adapt_norm(
         place.norm,
@@ -121,21 +152,16 @@ def end_pass(
         config,
         largest=loudest_norm(config, num_samples),
     )
+    next_norm = jnp.where(keeps_norm, place.norm, next_norm)
     next_norm = jnp.where(begins, first_norm(config, num_samples), next_norm)
-    # A lower success rate begins with the quietest that has it, if there is one: the
-    # rate above may have been out of reach, or left for something louder.
-    known_norm = front.norm[next_level]
-    goes_back = (next_level != level_at(state.num_passes, config)) & (known_norm < norm)
     found = jnp.isfinite(front.norm[main_level])
     reason = jnp.where(found, types.CONVERGED, types.MAX_PASSES)
+    is_last = num_passes >= total_passes(config)
     return state._replace(
-        perturbation=dataclasses.replace(
-            state.perturbation,
-            value=jnp.where(goes_back, front.values[next_level], place.value),
-        ),
+        perturbation=dataclasses.replace(state.perturbation, value=place.value),
         direction=place.direction,
         leader=leader,
-        norm=jnp.where(goes_back, known_norm, next_norm),
+        norm=next_norm,
         num_passes=num_passes,
         batch=jnp.zeros_like(state.batch),
         block=jnp.zeros_like(state.block),

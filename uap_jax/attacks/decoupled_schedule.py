@@ -18,6 +18,8 @@ INIT_RMS = {"tanh": 0.05, "signal": 0.025}
 LOUDEST_RMS = {"tanh": 2 * math.atanh(1 - EPSILON), "signal": 1.0}
 # What the norm falls by, at least, after a pass that fooled enough clips.
 LEAST_SHRINK = 0.005
+# Rates are taken to be this far from 0 and 1 at least, where their logits are infinite.
+LEAST_RATE = 1e-4
 
 
 def num_levels(config: DecoupledConfig) -> int:
@@ -45,10 +47,27 @@ def levels_of(config: DecoupledConfig) -> tuple[jax.Array, jax.Array]:
     return rates[order], jnp.argmin(order).astype(jnp.int32)
 
 
-def level_at(num_passes: jax.Array, config: DecoupledConfig) -> jax.Array:
-    """Returns the index of the success rate that a pass, counted from 0, is for."""
+def stage_at(num_passes: jax.Array, config: DecoupledConfig) -> jax.Array:
+    """Returns how many success rates are done before a pass, counted from 0.
+
+    At most L - 1, also after the last pass.
+    """
     after = (num_passes - config.max_passes) // config.level_passes
-    return jnp.where(num_passes < config.max_passes, jnp.zeros_like(after), 1 + after)
+    stage = jnp.where(num_passes < config.max_passes, jnp.zeros_like(after), 1 + after)
+    return jnp.minimum(stage, num_levels(config) - 1)
+
+
+def level_at(
+    num_passes: jax.Array, main_level: jax.Array, config: DecoupledConfig
+) -> jax.Array:
+    """Returns the index of the success rate that a pass, counted from 0, is for.
+
+    First `target_asr`, on to lower ones, then from there to higher ones: what is out of
+    reach comes last, where it cannot spoil the others.
+    """
+    stage, count = stage_at(num_passes, config), num_levels(config)
+    lower = main_level + stage
+    return jnp.where(lower < count, lower, count - 1 - stage)
 
 
 def step_length(
@@ -59,9 +78,9 @@ def step_length(
     r_end + (r - r_end) (1 + cos(pi t)) / 2, t from 0 to 1; from a start on as if the
     others had not been.
     """
-    level = level_at(num_passes, config)
-    start = config.max_passes + (level - 1) * config.level_passes
-    is_first = level == 0
+    stage = stage_at(num_passes, config)
+    start = config.max_passes + (stage - 1) * config.level_passes
+    is_first = stage == 0
     begun = jnp.where(
         is_first, passes_since_start(num_passes, config), num_passes - start
     )
@@ -88,8 +107,15 @@ def loudest_norm(config: DecoupledConfig, num_samples: int) -> float:
 def norm_change(
     asr: jax.Array, asr_level: jax.Array, config: DecoupledConfig
 ) -> jax.Array:
-    """By how much log(rho) misses what the success rate takes: gain (level - ASR)."""
-    return config.norm_gain * (asr_level - asr)
+    """By how much log(rho) misses the success rate: gain (logit(level) - logit(ASR)).
+
+    The logit of the rate grows about as log(rho) does: one gain suits all rates.
+    """
+
+    def logit(rate: jax.Array) -> jax.Array:
+        return jax.scipy.special.logit(jnp.clip(rate, LEAST_RATE, 1 - LEAST_RATE))
+
+    return config.norm_gain * (logit(asr_level) - logit(asr))
 
 
 def adapt_norm(
@@ -100,12 +126,12 @@ def adapt_norm(
     *,
     largest: float,
 ) -> jax.Array:
-    """rho exp(clip(gain (level - ASR), -most, most)): louder if too few are fooled.
+    """rho exp(clip(norm_change, -most, most)): louder if too few are fooled.
 
     Quieter by LEAST_SHRINK at least if enough are, or a rate of 1 would be the end.
     Never above `largest`, where a success rate is out of reach.
     """
     change = norm_change(asr, asr_level, config)
-    change = jnp.where(change > 0, change, jnp.minimum(change, -LEAST_SHRINK))
+    change = jnp.where(asr < asr_level, change, jnp.minimum(change, -LEAST_SHRINK))
     change = jnp.clip(change, -config.max_norm_change, config.max_norm_change)
     return jnp.minimum(norm * jnp.exp(change), largest)

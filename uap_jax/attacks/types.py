@@ -263,18 +263,19 @@ class DecoupledConfig:
         num_starts: Silence and the attack clips that fool the others best, at each of
             which the attack begins; then the best of them goes on. 1: silence alone.
         start_passes: Passes for each of them before that.
-        max_passes: Passes over the attack clips for the highest success rate, with
-            those at all starts.
+        max_passes: Passes over the attack clips for `target_asr`, with those at all
+            starts.
         target_asr: The success rate that the perturbation returned is to have.
-        asr_levels: More success rates to find the quietest perturbation of.
-        level_passes: Passes for each success rate below the highest; each begins where
-            the rate above it ended.
+        asr_levels: More success rates to find the quietest perturbation of: after
+            `target_asr` the lower ones, then from there the higher ones, each from the
+            one before.
+        level_passes: Passes for each of them.
         init_norm: Norm of v in the first pass; None: of a sound of -26 dB.
-        norm_gain: After a pass log(norm) changes by this times what the success rate
-            lacks of the one asked for, ...
+        norm_gain: After a pass log(norm) changes by this times what the logit of the
+            success rate lacks of that of the one asked for, ...
         max_norm_change: ... at most by this.
         learning_rate: Length of the first steps, as a share of the norm.
-        restart_learning_rate: The same for each success rate below the highest.
+        restart_learning_rate: The same for each of `asr_levels`.
         final_learning_rate: What both fall to, along half a cosine.
         momentum: Share of the earlier directions in a step's.
         temperature: T of `objectives.soft_hinge`; None: 0.35 times the median of
@@ -297,7 +298,7 @@ class DecoupledConfig:
     asr_levels: tuple[float, ...] = _static(())
     level_passes: int = _static(10)
     init_norm: Number | None = None
-    norm_gain: Number = 3.0
+    norm_gain: Number = 0.3
     max_norm_change: Number = 0.15
     learning_rate: Number = 0.3
     restart_learning_rate: Number = 0.03
