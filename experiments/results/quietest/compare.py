@@ -193,7 +193,7 @@ def craft(
     rates = sorted(map(float, RATES.value))
     if name == "decoupled":
         settings = dataclasses.replace(settings, asr_levels=tuple(rates))
-        rates = rates[-1:]
+        rates = [min(rates, key=lambda rate: abs(rate - settings.target_asr))]
     problem, state = method.init(
         logits_fn, variables, x, labels, key=key, target=target, config=settings
     )
