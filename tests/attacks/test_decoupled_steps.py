@@ -59,7 +59,11 @@ def test_one_step():
 def test_schedule_and_norm():
     config = attacks.resolve_decoupled_config(
         attacks.DecoupledConfig(
-            num_starts=3, max_passes=8, level_passes=2, asr_levels=(0.5, 0.7)
+            batch_size=100,
+            num_starts=3,
+            max_passes=8,
+            level_passes=2,
+            asr_levels=(0.5, 0.7),
         ),
         targeted=True,
         num_clips=200,
@@ -162,6 +166,17 @@ def test_where_a_success_rate_begins(level, reached, norm, source, keeps_norm):
         assert float(place.norm) == norms[source]
         assert float(place.asr) == float(front.train_asr[source])
         assert float(place.direction[0]) == (0.0 if level == 0 else 8.0)
+
+
+@pytest.mark.parametrize(
+    ("num_clips", "batch_size"),
+    [(1, 1), (7, 7), (40, 10), (203, 20), (1000, 100), (9000, 100)],
+)
+def test_a_pass_has_ten_steps(num_clips, batch_size):
+    config = attacks.resolve_decoupled_config(
+        attacks.DecoupledConfig(), targeted=True, num_clips=num_clips
+    )
+    assert config.batch_size == batch_size
 
 
 def test_the_quietest_is_kept():

@@ -54,6 +54,12 @@ def test_paper_preset_and_what_wins_over_it():
     assert changed.attack.batch_size == 7
 
 
+def test_a_batch_that_follows_from_the_clips_waits_for_the_corpus():
+    assert resolve(method="decoupled", num_attack_clips=1000).attack.batch_size is None
+    chosen = resolve(method="decoupled", overrides=["batch_size=30"])
+    assert chosen.attack.batch_size == 30
+
+
 def test_corpus_follows_the_folder(tmp_path):
     assert resolve().dataset == "synthetic_speech"
     assert resolve(data_dir=str(tmp_path)).dataset == "speech_commands"

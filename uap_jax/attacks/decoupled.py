@@ -91,12 +91,11 @@ def resolve_decoupled_config(
         ValueError: A setting is out of its range.
     """
     del targeted  # The same settings serve both.
-    for field in (
-        *("batch_size", "num_starts", "start_passes"),
-        *("max_passes", "level_passes"),
-    ):
+    for field in ("num_starts", "start_passes", "max_passes", "level_passes"):
         checks.check_size(field, getattr(config, field))
-    batch_size = min(config.batch_size, num_clips)
+    if config.batch_size is not None:
+        checks.check_size("batch_size", config.batch_size)
+    batch_size = _batch_size(config, num_clips)
     micro_batch_size = config.micro_batch_size
     if micro_batch_size is None:
         micro_batch_size = passes.even_share(batch_size)
@@ -294,12 +293,20 @@ def decoupled_progress(
         The phase, and how many clips of how many are done with in it.
     """
     num_clips = problem.x.shape[0]
-    batch_size = min(config.batch_size, num_clips)
+    batch_size = _batch_size(config, num_clips)
     done = min(int(state.batch) * batch_size, num_clips)
     if done < num_clips:
         return "descend", done, num_clips
     block_size = checks.known(config.micro_batch_size)
     return "evaluate", min(int(state.block) * block_size, num_clips), num_clips
+
+
+def _batch_size(config: DecoupledConfig, num_clips: int) -> int:
+    """Returns how many clips a step has."""
+    wanted = config.batch_size
+    if wanted is None:
+        wanted = min(100, max(10, num_clips // 10))
+    return min(wanted, num_clips)
 
 
 def decoupled_result(state: DecoupledState) -> AttackResult:

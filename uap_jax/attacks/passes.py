@@ -35,12 +35,15 @@ def take_batch(
     The last batch of a pass may be short, and a micro-batch may not divide the batch;
     both are filled up with weight zero.
     """
-    micro_batch_size = known(config.micro_batch_size)
-    num_micro_batches = -(-config.batch_size // micro_batch_size)
+    batch_size, micro_batch_size = (
+        known(config.batch_size),
+        known(config.micro_batch_size),
+    )
+    num_micro_batches = -(-batch_size // micro_batch_size)
     padded_size = num_micro_batches * micro_batch_size
     place = jnp.arange(padded_size, dtype=jnp.int32)
-    at = batch * config.batch_size + place
-    counts = (place < config.batch_size) & (at < order.shape[0])
+    at = batch * batch_size + place
+    counts = (place < batch_size) & (at < order.shape[0])
     clips = order[jnp.where(counts, at, jnp.zeros_like(at))]
     shape = (num_micro_batches, micro_batch_size)
     return clips.reshape(shape), counts.astype(jnp.float32).reshape(shape)
@@ -48,7 +51,7 @@ def take_batch(
 
 def num_batches(config: PenaltyConfig | DecoupledConfig, num_clips: int) -> int:
     """Returns the batches of a pass; the last may be short."""
-    return -(-num_clips // config.batch_size)
+    return -(-num_clips // known(config.batch_size))
 
 
 class Count(NamedTuple):

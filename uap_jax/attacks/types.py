@@ -255,7 +255,8 @@ class DecoupledConfig:
     Numbers are leaves of a pytree; sizes and choices are static.
 
     Attributes:
-        batch_size: Clips per step; at most the number of attack clips is used.
+        batch_size: Clips per step; None: a tenth of the attack clips, for ten steps a
+            pass, but no fewer than 10 and no more than 100.
         micro_batch_size: Clips whose gradient is taken at once; None: a share of the
             batch of at most 32.
         space: Of v, "tanh" as of the penalty method or "signal"; its l2 norm there is
@@ -287,7 +288,7 @@ class DecoupledConfig:
             400 (25 ms at 16 kHz).
     """
 
-    batch_size: int = _static(100)
+    batch_size: int | None = _static(None)
     micro_batch_size: int | None = _static(None)
     space: str = _static("tanh")
     max_shift: int | None = _static(None)

@@ -181,9 +181,12 @@ def resolve(
         attack = dataclasses.replace(attack, micro_batch_size=fastest)
     with user_mistakes():
         check_scaling(scaling or chosen["scaling"])
-        attack = METHODS[method].resolve(
+        resolved = METHODS[method].resolve(
             attack, targeted=target is not None, num_clips=num_attack_clips
         )
+    # A size that follows from the clips waits for how many of them the corpus has.
+    waits = {"batch_size": None} if attack.batch_size is None else {}
+    attack = dataclasses.replace(resolved, **waits)
     # Last, since it can take a while.
     loaded = own_models.load(model)
     return RunConfig(
