@@ -1,16 +1,29 @@
 """Draws success rate against level of recorded runs, and prints where rates are met.
 
-python experiments/results/fronts.py FIGURE.svg TITLE NAME=FOLDER[,FOLDER...] ...
+python experiments/results/fronts.py FIGURE.svg TITLE NAME=SOURCE[,SOURCE...] ...
 
-A folder holds the result.json of a run; all those of a name are one line of the figure.
-The figure has colours of its own, so that it can be shown outside of a report.
+A source is the folder of a run, which holds its result.json, or FILE.jsonl:GOAL, the
+runs of method NAME for a goal that `quietest/compare.py` has left, whatever their
+settings. All those of a name are one line of the figure, the points that no other is
+both quieter and more successful than. The figure has colours of its own, so that it can
+be shown outside of a report.
 """
 
 import json
+import math
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from uap_jax.reporting.fronts import Points, front_svg, points_of, snr_at_rate
+from uap_jax.experiments import artifacts
+from uap_jax.reporting.fronts import (
+    Points,
+    front_svg,
+    points_of,
+    snr_at_rate,
+    undominated,
+)
 from uap_jax.reporting.svg import standalone
 
 RATES = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
@@ -31,9 +44,25 @@ def main() -> None:
         print(f"| {rate:.2f} | {' | '.join(cells)} |")
 
 
-def read(name: str, folders: str) -> Points:
-    paths = [Path(folder) / "result.json" for folder in folders.split(",")]
-    return points_of(name, [json.loads(path.read_text()) for path in paths])
+def read(name: str, sources: str) -> Points:
+    """Returns the points of a line that are worth drawing."""
+    results = [
+        result for text in sources.split(",") for result in results_of(name, text)
+    ]
+    return undominated(points_of(name, results))
+
+
+def results_of(name: str, source: str) -> Iterator[dict[str, Any]]:
+    """Yields what a source holds, each as in a result.json."""
+    path, _, goal = source.partition(":")
+    if not path.endswith(".jsonl"):
+        yield json.loads((Path(path) / "result.json").read_text())
+        return
+    for run in artifacts.read_lines(Path(path)):
+        if run["goal"] == goal and run["variant"].split(":")[0] == name:
+            for point in run["points"]:
+                test = {"asr": point["test_asr"], "snr_ac_db": point["snr_ac_db"]}
+                yield {"test": test, "control": {"asr": math.nan}}
 
 
 if __name__ == "__main__":

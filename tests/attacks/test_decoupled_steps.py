@@ -231,3 +231,8 @@ def test_how_far_clips_are_turned():
     assert [max_shift(default, n) for n in (2, 100, 16_000, 50_999)] == [0, 2, 400, 400]
     assert max_shift(attacks.DecoupledConfig(max_shift=500), 100) == 50
     assert max_shift(attacks.DecoupledConfig(max_shift=0), 16_000) == 0
+    for targeted, most in ((True, 400), (False, 0)):
+        config = attacks.resolve_decoupled_config(
+            default, targeted=targeted, num_clips=9
+        )
+        assert max_shift(config, 16_000) == most

@@ -85,12 +85,11 @@ def decoupled(
 def resolve_decoupled_config(
     config: DecoupledConfig, *, targeted: bool, num_clips: int
 ) -> DecoupledConfig:
-    """Fills in what depends on the number of clips, and checks all.
+    """Fills in what depends on scenario and number of clips, and checks all.
 
     Raises:
         ValueError: A setting is out of its range.
     """
-    del targeted  # The same settings serve both.
     for field in ("num_starts", "start_passes", "max_passes", "level_passes"):
         checks.check_size(field, getattr(config, field))
     if config.batch_size is not None:
@@ -136,6 +135,7 @@ def resolve_decoupled_config(
         num_starts=max(1, min(config.num_starts, config.max_passes // start_passes)),
         start_passes=start_passes,
         asr_levels=tuple(levels),
+        max_shift=0 if config.max_shift is None and not targeted else config.max_shift,
     )
 
 

@@ -284,8 +284,8 @@ class DecoupledConfig:
         give_up: g of `objectives.soft_hinge`.
         max_shift: In steps each clip is turned in time, round its ends, by up to this
             many samples either way, which makes v fit clips that it has not seen;
-            success is that on the clips as they are. None: a 40th of a clip, at most
-            400 (25 ms at 16 kHz).
+            success is that on the clips as they are. None: targeted a 40th of a clip,
+            at most 400 (25 ms at 16 kHz), untargeted not at all.
     """
 
     batch_size: int | None = _static(None)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from uap_jax.attacks import DecoupledConfig
 from uap_jax.experiments import artifacts
 from uap_jax.reporting.fronts import Points, snr_at_rate, undominated
 
@@ -149,7 +150,7 @@ def print_generalisation(runs: list[dict[str, Any]]) -> None:
     passes = [count for run in ours if (count := passes_to_final(run)) is not None]
     if passes:
         print(
-            f"passes to within {CLOSE_DB} dB of the level of the highest rate: "
+            f"passes to within {CLOSE_DB} dB of the level of the first rate: "
             f"{statistics.fmean(passes):.0f} in the mean, {max(passes)} at most"
         )
 
@@ -160,12 +161,18 @@ def points_of(run: dict[str, Any]) -> Points:
 
 
 def passes_to_final(run: dict[str, Any]) -> int | None:
-    """Returns the pass after which the highest rate was held so quietly."""
-    highest = max(map(float, run["rates"]))
+    """Returns the pass after which the first rate was held as quietly as after all.
+
+    The first is the one nearest to 0.9, as `compare.py` has it.
+    """
+    _, *overrides = run["variant"].split(":")
+    settings = dict(override.split("=") for override in overrides)
+    count = int(settings.get("max_passes", DecoupledConfig.max_passes))
+    first = min(map(float, run["rates"]), key=lambda rate: abs(rate - 0.9))
     good = [
         (index + 1, entry["norm"])
-        for index, entry in enumerate(run["progress"])
-        if entry["asr"] >= highest
+        for index, entry in enumerate(run["progress"][:count])
+        if entry["asr"] >= first
     ]
     if not good:
         return None
