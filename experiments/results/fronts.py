@@ -3,10 +3,10 @@
 python experiments/results/fronts.py FIGURE.svg TITLE NAME=SOURCE[,SOURCE...] ...
 
 A source is the folder of a run, which holds its result.json, or FILE.jsonl:GOAL, the
-runs of method NAME for a goal that `quietest/compare.py` has left, whatever their
-settings. All those of a name are one line of the figure, the points that no other is
-both quieter and more successful than. The figure has colours of its own, so that it can
-be shown outside of a report.
+points of method NAME for a goal that `quietest/compare.py` has left, whatever their
+settings, as far as the attack reached its rate. All those of a name are one line of
+the figure, the points that no other is both quieter and more successful than. The
+figure has colours of its own, so that it can be shown outside of a report.
 """
 
 import json
@@ -60,7 +60,8 @@ def results_of(name: str, source: str) -> Iterator[dict[str, Any]]:
         return
     for run in artifacts.read_lines(Path(path)):
         if run["goal"] == goal and run["variant"].split(":")[0] == name:
-            for point in run["points"]:
+            reached = (p for p in run["points"] if p["train_asr"] >= p["rate"])
+            for point in reached:
                 test = {"asr": point["test_asr"], "snr_ac_db": point["snr_ac_db"]}
                 yield {"test": test, "control": {"asr": math.nan}}
 

@@ -1,5 +1,7 @@
 """Success rate against level: what is collected, where a rate is crossed, a figure."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -51,6 +53,19 @@ def test_figure():
     assert drawn == fronts.front_svg(
         series, level_label="SNR (dB)", title="Real speech"
     )
+
+
+def test_noise_that_was_not_measured_does_not_cut_its_line():
+    def noise_lines(*entries):
+        points = fronts.points_of("a", entries)
+        drawn = fronts.front_svg([points], level_label="SNR (dB)", title="t")
+        paths = re.findall(r'd="([^"]*)"[^>]*stroke-dasharray', drawn)
+        return sum(path.count("M") for path in paths)
+
+    measured = [entry(14.0, 0.8), entry(10.0, 0.9)]
+    # The line itself and that of the legend.
+    assert noise_lines(*measured) == 2
+    assert noise_lines(*measured, entry(12.0, 0.85, np.nan)) == 2
 
 
 def test_what_another_point_beats_is_left_out():

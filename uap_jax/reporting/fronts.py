@@ -189,6 +189,8 @@ def front_svg(series: Sequence[Points], *, level_label: str, title: str) -> str:
         noise = np.concatenate(
             [np.stack([points.snr_db, points.control]) for points in series], axis=1
         )
+        # A point whose noise was not measured does not cut the line.
+        noise = noise[:, np.isfinite(noise[1])]
         noise = noise[:, np.argsort(noise[0])]
         axes.plot(
             noise[0],
