@@ -5,8 +5,9 @@ minimise ||v||_2   subject to   ASR(v) >= 1 - delta
 Direction and norm of v are found apart, as DDN does for one clip: steps turn v on a
 sphere towards a lower soft hinge over batches, and after each pass the sphere shrinks
 if more clips are fooled than asked for, and grows if fewer are. Going on so with lower
-success rates gives the whole front, success rate against level, in one run. The first
-passes try where to begin, and the best of these beginnings goes on.
+success rates, then with higher ones, gives the whole front, success rate against level,
+in one run. The first passes try where to begin, and the best of these beginnings goes
+on.
 
 `decoupled` runs it to the end. It is a loop over `decoupled_init`, `decoupled_segment`
 and `decoupled_result`, for those who log, store or stop in between.
