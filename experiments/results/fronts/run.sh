@@ -26,4 +26,10 @@ for goal in untargeted down left; do
         attack penalty "penalty-$goal-$asr" "${target[@]}" --set "target_asr=$asr"
         attack greedy "greedy-$goal-$asr" "${target[@]}" --set "attack.target_asr=$asr"
     done
+    results=experiments/results
+    folders() { printf "$results/fronts/$1-$goal-%s," 0.6 0.8 0.9 0.95; }
+    python $results/fronts.py "$results/fronts/$goal.svg" "SpchCMD on real speech, $goal" \
+        "decoupled=$results/fronts/decoupled-$goal" \
+        "penalty=$(folders penalty)$results/quietest/sweep/points.jsonl:$goal" \
+        "greedy=$(folders greedy)$results/quietest/sweep/points.jsonl:$goal"
 done
