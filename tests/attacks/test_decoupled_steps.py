@@ -14,6 +14,7 @@ from uap_jax.attacks.decoupled_schedule import (
     level_at,
     levels_of,
     step_length,
+    temperature_ratio,
 )
 from uap_jax.attacks.decoupled_state import DecoupledProblem, Leader
 from uap_jax.attacks.decoupled_steps import batch_objective, max_shift, move
@@ -64,26 +65,50 @@ def test_schedule_and_norm():
             max_passes=8,
             level_passes=2,
             asr_levels=(0.5, 0.7),
+            final_temperature_ratio=0.3,
         ),
         targeted=True,
         num_clips=200,
     )
-    lengths = [
-        float(step_length(jnp.int32(p), jnp.int32(b), config, 200))
-        for p in range(12)
-        for b in range(2)
-    ]
+    places = [(jnp.int32(p), jnp.int32(b)) for p in range(12) for b in range(2)]
+    lengths = [float(step_length(*place, config, 200)) for place in places]
 
     def cosine(highest, count):
         shares = 0.5 * (1 + np.cos(np.pi * np.arange(count) / count))
         return 0.01 + (highest - 0.01) * shares
 
     # Three starts have two passes each; the best goes on for two more.
-    first = cosine(0.3, 8)
-    expected = np.concatenate(
-        [first[:4], first[:4], first, cosine(0.03, 4), cosine(0.03, 4)]
-    )
+    expected = np.concatenate([*[cosine(0.3, 4)] * 4, *[cosine(0.03, 4)] * 2])
     np.testing.assert_allclose(lengths, expected, rtol=1e-5)
+
+    ratios = [float(temperature_ratio(*place, config, 200)) for place in places]
+    falls = 0.5 * (1 - np.cos(np.pi * np.arange(4) / 4))
+    expected = np.concatenate([np.ones(12), 0.3**falls, np.full(8, 0.3)])
+    np.testing.assert_allclose(ratios, expected, rtol=1e-5)
+
+
+def test_a_single_start_is_no_trial():
+    config = attacks.resolve_decoupled_config(
+        attacks.DecoupledConfig(batch_size=100, num_starts=1, max_passes=2),
+        targeted=True,
+        num_clips=100,
+    )
+    places = [(jnp.int32(p), jnp.int32(0)) for p in range(2)]
+    lengths = [float(step_length(*place, config, 100)) for place in places]
+    np.testing.assert_allclose(lengths, [0.3, 0.155], rtol=1e-5)
+    ratios = [float(temperature_ratio(*place, config, 100)) for place in places]
+    np.testing.assert_allclose(ratios, [1, 0.2**0.5], rtol=1e-5)
+
+
+def test_when_the_hinge_narrows():
+    for targeted, ratio in ((True, 0.2), (False, 1.0)):
+        config = attacks.resolve_decoupled_config(
+            attacks.DecoupledConfig(), targeted=targeted, num_clips=9
+        )
+        assert config.final_temperature_ratio == ratio
+
+
+def test_norm():
 
     def factor(asr, level=0.9):
         config = attacks.DecoupledConfig(norm_gain=0.2, max_norm_change=0.15)
@@ -198,7 +223,7 @@ def test_the_quietest_is_kept():
 def test_clips_are_turned_in_a_step():
     variables, x, _ = linear_problem(num_clips=6, num_samples=40)
     shifts = np.array([[0, 1, -1], [7, -19, 20]], np.int32)
-    config = attacks.DecoupledConfig(max_shift=20, space="signal", temperature=1.0)
+    config = attacks.DecoupledConfig(max_shift=20, space="signal")
     clips = jnp.arange(6, dtype=jnp.int32).reshape(2, 3)
     turned = np.stack([np.roll(*pair) for pair in zip(x, shifts.ravel(), strict=True)])
     found = []
@@ -218,6 +243,7 @@ def test_clips_are_turned_in_a_step():
                 clips,
                 jnp.ones((2, 3), jnp.float32),
                 jnp.asarray(shift),
+                temperature=jnp.float32(1.0),
                 config=config,
                 targeted=True,
             )

@@ -117,7 +117,7 @@ def resolve_decoupled_config(
         *("restart_learning_rate", "final_learning_rate", "give_up"),
     ):
         checks.check_positive(field, getattr(config, field))
-    for field in ("init_norm", "temperature"):
+    for field in ("init_norm", "temperature", "final_temperature_ratio"):
         if getattr(config, field) is not None:
             checks.check_positive(field, getattr(config, field))
     checks.check_setting(
@@ -129,6 +129,9 @@ def resolve_decoupled_config(
         same = np.float32(config.target_asr)
         levels = {rate: None for rate in levels if np.float32(rate) != same}
     start_passes = min(config.start_passes, config.max_passes)
+    final_ratio = config.final_temperature_ratio
+    if final_ratio is None:
+        final_ratio = 0.2 if targeted else 1.0
     return dataclasses.replace(
         config,
         batch_size=batch_size,
@@ -137,6 +140,7 @@ def resolve_decoupled_config(
         start_passes=start_passes,
         asr_levels=tuple(levels),
         max_shift=0 if config.max_shift is None and not targeted else config.max_shift,
+        final_temperature_ratio=final_ratio,
     )
 
 

@@ -70,26 +70,53 @@ def level_at(
     return jnp.where(lower < count, lower, count - 1 - stage)
 
 
+def cosine_share(
+    num_passes: jax.Array, batch: jax.Array, config: DecoupledConfig, num_clips: int
+) -> jax.Array:
+    """(1 + cos(pi t)) / 2: from 1 to 0 over the passes that belong together.
+
+    Those are the passes for a success rate; of the first, those at each start, and
+    those after them.
+    """
+    stage = stage_at(num_passes, config)
+    begun, length = passes_since_start(num_passes, config), config.max_passes
+    if config.num_starts > 1:
+        trials = config.num_starts * config.start_passes
+        is_trial = num_passes < trials
+        begun = jnp.where(is_trial, begun, num_passes - trials)
+        length = jnp.where(is_trial, config.start_passes, config.max_passes - trials)
+    start = config.max_passes + (stage - 1) * config.level_passes
+    begun = jnp.where(stage == 0, begun, num_passes - start)
+    length = jnp.where(stage == 0, length, config.level_passes)
+    done = begun.astype(jnp.float32) + batch / num_batches(config, num_clips)
+    return 0.5 * (1 + jnp.cos(jnp.pi * done / length))
+
+
 def step_length(
     num_passes: jax.Array, batch: jax.Array, config: DecoupledConfig, num_clips: int
 ) -> jax.Array:
-    """The share of the norm that a step moves: half a cosine for each success rate.
-
-    r_end + (r - r_end) (1 + cos(pi t)) / 2, t from 0 to 1; from a start on as if the
-    others had not been.
-    """
-    stage = stage_at(num_passes, config)
-    start = config.max_passes + (stage - 1) * config.level_passes
-    is_first = stage == 0
-    begun = jnp.where(
-        is_first, passes_since_start(num_passes, config), num_passes - start
-    )
-    lost = (config.num_starts - 1) * config.start_passes
-    length = jnp.where(is_first, config.max_passes - lost, config.level_passes)
-    done = begun.astype(jnp.float32) + batch / num_batches(config, num_clips)
-    share = 0.5 * (1 + jnp.cos(jnp.pi * done / length))
+    """The share of the norm that a step moves: r_end + (r - r_end) `cosine_share`."""
+    is_first = stage_at(num_passes, config) == 0
     highest = jnp.where(is_first, config.learning_rate, config.restart_learning_rate)
+    share = cosine_share(num_passes, batch, config, num_clips)
     return config.final_learning_rate + (highest - config.final_learning_rate) * share
+
+
+def temperature_ratio(
+    num_passes: jax.Array, batch: jax.Array, config: DecoupledConfig, num_clips: int
+) -> jax.Array:
+    """What T is multiplied by: ratio^(1 - `cosine_share`), `ratio` for later rates.
+
+    1 at all starts, as they are to be compared.
+    """
+    share = cosine_share(num_passes, batch, config, num_clips)
+    is_trial = num_passes < config.num_starts * config.start_passes
+    if config.num_starts > 1:
+        share = jnp.where(is_trial, jnp.ones_like(share), share)
+    is_first = stage_at(num_passes, config) == 0
+    share = jnp.where(is_first, share, jnp.zeros_like(share))
+    ratio = jnp.asarray(config.final_temperature_ratio, jnp.float32)
+    return ratio ** (1 - share)
 
 
 def first_norm(config: DecoupledConfig, num_samples: int) -> jax.Array:

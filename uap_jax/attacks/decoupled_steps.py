@@ -17,6 +17,7 @@ from uap_jax.attacks.decoupled_schedule import (
     first_norm,
     passes_since_start,
     step_length,
+    temperature_ratio,
 )
 from uap_jax.attacks.decoupled_state import DecoupledProblem, DecoupledState
 from uap_jax.attacks.objectives import margin, soft_hinge
@@ -69,6 +70,7 @@ def batch_objective(
     weights: jax.Array,
     shifts: jax.Array,
     *,
+    temperature: jax.Array,
     config: DecoupledConfig,
     targeted: bool,
 ) -> tuple[jax.Array, jax.Array]:
@@ -81,13 +83,13 @@ def batch_objective(
         clips: `[K, S]` int32, the batch as micro-batches of indices.
         weights: `[K, S]`, 1, or 0 for what only fills up the last micro-batch.
         shifts: `[K, S]` int32, samples that each clip is turned by.
+        temperature: `[]`, T of the soft hinge.
         config: Resolved settings.
         targeted: Whether `problem.target` is a class.
 
     Returns:
         The objective `[]` and the gradient `[N]`.
     """
-    temperature = temperature_of(problem, config, targeted=targeted)
 
     def objective(
         value: jax.Array, index: jax.Array, weight: jax.Array, shift: jax.Array
@@ -194,6 +196,7 @@ def descend(
     pass_key = jax.random.fold_in(state.key, state.num_passes)
     order = jax.random.permutation(pass_key, num_clips).astype(jnp.int32)
     most = max_shift(config, problem.x.shape[1])
+    temperature = temperature_of(problem, config, targeted=targeted)
 
     begun = jnp.where(
         state.norm > 0, state.norm, first_norm(config, problem.x.shape[1])
@@ -219,6 +222,8 @@ def descend(
             clips,
             weights,
             jax.random.randint(shift_key, clips.shape, -most, most + 1),
+            temperature=temperature
+            * temperature_ratio(state.num_passes, state.batch, config, num_clips),
             config=config,
             targeted=targeted,
         )

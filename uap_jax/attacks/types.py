@@ -281,6 +281,10 @@ class DecoupledConfig:
         momentum: Share of the earlier directions in a step's.
         temperature: T of `objectives.soft_hinge`; None: 0.35 times the median of
             what keeps the clean attack clips from being fooled (`objectives.margin`).
+        final_temperature_ratio: What T is multiplied by in the end of the passes for
+            `target_asr`, and in those for other rates: a wide hinge finds a good
+            place, a narrow one follows the success rate. None: targeted 0.2,
+            untargeted 1.
         give_up: g of `objectives.soft_hinge`.
         max_shift: In steps each clip is turned in time, round its ends, by up to this
             many samples either way, which makes v fit clips that it has not seen;
@@ -306,6 +310,7 @@ class DecoupledConfig:
     final_learning_rate: Number = 0.01
     momentum: Number = 0.9
     temperature: Number | None = None
+    final_temperature_ratio: Number | None = None
     give_up: Number = 6.0
 
 
