@@ -171,13 +171,18 @@ def all_logits(
 
 def result_of(state: Any, perturbation: Perturbation) -> AttackResult:
     """Reads a result off the state of an attack, also one that is still running."""
-    num_passes = state.num_passes
-    last = state.history["asr"][jnp.maximum(num_passes - 1, 0)]
     return AttackResult(
         perturbation=perturbation,
         converged=state.stop_reason == types.CONVERGED,
-        train_asr=jnp.where(num_passes > 0, last, jnp.zeros_like(last)),
-        num_passes=num_passes,
+        train_asr=_last_asr(state.history["asr"], state.num_passes),
+        num_passes=state.num_passes,
         stop_reason=state.stop_reason,
         history=state.history,
     )
+
+
+@jax.jit
+def _last_asr(history: jax.Array, num_passes: jax.Array) -> jax.Array:
+    """The success rate of the last pass that ended; 0 before the first."""
+    last = history[jnp.maximum(num_passes - 1, 0)]
+    return jnp.where(num_passes > 0, last, jnp.zeros_like(last))

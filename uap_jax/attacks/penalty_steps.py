@@ -293,6 +293,8 @@ def _make_optimizer(name: str, learning_rate: Any) -> optax.GradientTransformati
 @functools.cache
 def _is_optimizer(name: str) -> bool:
     """Whether a step goes downhill; much in optax is only a part of an optimizer."""
+    if name in OPTIMIZERS:
+        return True
     value, gradient = jnp.zeros(2), jnp.ones(2)
     with jax.ensure_compile_time_eval(), jax.numpy_dtype_promotion("standard"):
         try:

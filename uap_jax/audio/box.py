@@ -12,6 +12,7 @@ A clip without variation has no peak and no range to scale by: under `peak` and
 `minmax` it becomes 0.5 everywhere.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -46,6 +47,11 @@ def to_box(waveform: jax.Array, *, scaling: str) -> tuple[jax.Array, BoxScale]:
         ValueError: `scaling` is unknown.
     """
     check_scaling(scaling)
+    return _to_box(waveform, scaling)
+
+
+@functools.partial(jax.jit, static_argnames=("scaling",))
+def _to_box(waveform: jax.Array, scaling: str) -> tuple[jax.Array, BoxScale]:
     low = jnp.min(waveform, axis=-1)
     high = jnp.max(waveform, axis=-1)
     if scaling == "fixed":

@@ -181,7 +181,7 @@ def predict_in_parts(
     parts = x.reshape(-1, PART_SIZE, x.shape[1])
 
     def classes(part: jax.Array) -> jax.Array:
-        return jnp.argmax(logits_fn(variables, part), axis=1).astype(jnp.int32)
+        return _classes(logits_fn, variables, part)
 
     def skip(part: jax.Array) -> jax.Array:
         return jnp.zeros(part.shape[0], jnp.int32)
@@ -191,6 +191,12 @@ def predict_in_parts(
         return jax.lax.cond(index * PART_SIZE < num_clips, classes, skip, part)
 
     return jax.lax.map(predict, (jnp.arange(len(parts)), parts)).reshape(-1)
+
+
+@functools.partial(jax.jit, static_argnames=("logits_fn",))
+def _classes(logits_fn: LogitsFn, variables: Any, x: jax.Array) -> jax.Array:
+    """Classifies clips; compiled, so that an evaluation traces the network once."""
+    return jnp.argmax(logits_fn(variables, x), axis=1).astype(jnp.int32)
 
 
 def rate_or_none(successes: np.ndarray) -> float | None:

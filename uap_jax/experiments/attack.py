@@ -124,6 +124,8 @@ def run_attacks(
         targets=[task.target for task in tasks if task.target is not None] or None,
         configs=[task.config.attack for task in tasks],
     )
+    # Like the states that steps return; else a second program is compiled for those.
+    problems, states = place((problems, states))
     # A step of one phase takes another time than one of the other.
     max_steps: dict[str, int] = {}
     with contextlib.ExitStack() as stack:

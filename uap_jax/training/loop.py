@@ -104,10 +104,13 @@ def train(
         functools.partial(_train_step, spec, optimizer, recipe, scaling),
         donate_argnums=(0, 1),
     )
-    state = _first_state(spec, optimizer, jax.random.key(seed))
+    first_state = functools.partial(_first_state, spec, optimizer, jax.random.key(seed))
     with checkpoints.open_checkpoints(workdir) as saved:
-        if saved.latest_step() is not None:
-            state = saved.restore(state)
+        if saved.latest_step() is None:
+            state = first_state()
+        else:
+            # Its shapes are enough, and weights take seconds to compile.
+            state = saved.restore(_shapes_of(first_state))
         last_save, save_seconds = time.perf_counter(), 0.0
         while (epoch := int(state.epoch)) < num_epochs:
             epoch_started = time.perf_counter()
@@ -272,13 +275,27 @@ def _first_state(
     variables = spec.init(key)
     return TrainState(
         variables=variables,
-        opt_state=optimizer.init(variables["params"]),
+        opt_state=jax.jit(optimizer.init)(variables["params"]),
         epoch=jnp.zeros((), jnp.int32),
         # A copy: the step gives its arguments' memory away.
-        best_variables=jax.tree.map(jnp.copy, variables),
+        best_variables=_copy(variables),
         best_accuracy=jnp.full((), -1.0, jnp.float32),
         best_epoch=jnp.zeros((), jnp.int32),
     )
+
+
+def _shapes_of(make: Callable[[], TrainState]) -> TrainState:
+    """Returns what `make` would, as shapes on the first device."""
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=device),
+        jax.eval_shape(make),
+    )
+
+
+@jax.jit
+def _copy(tree: Any) -> Any:
+    return jax.tree.map(jnp.copy, tree)
 
 
 def _keep_best(state: TrainState, accuracy: float) -> TrainState:
@@ -286,7 +303,7 @@ def _keep_best(state: TrainState, accuracy: float) -> TrainState:
     if np.float32(accuracy) < state.best_accuracy:
         return state
     return state._replace(
-        best_variables=jax.tree.map(jnp.copy, state.variables),
+        best_variables=_copy(state.variables),
         best_accuracy=jnp.asarray(accuracy, jnp.float32),
         best_epoch=state.epoch,
     )
