@@ -111,11 +111,12 @@ def test_one_clip_is_taken_for_the_target():
     np.testing.assert_array_equal(found[2:], np.zeros((2, x.shape[1])))
 
 
-@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
-def test_clips_without_sound(value):
-    x = jnp.full((5, 40), value, jnp.float32)
+@pytest.mark.parametrize("num_samples", [40, 1001])
+@pytest.mark.parametrize("value", [0.0, 0.3, 0.5, 1.0])
+def test_clips_without_sound(value, num_samples):
+    x = jnp.full((5, num_samples), value, jnp.float32)
     found = starts_of(constant_logits, {"bias": jnp.ones(3)}, x, target=0)
-    np.testing.assert_array_equal(found, np.zeros((4, 40)))
+    np.testing.assert_array_equal(found, np.zeros((4, num_samples)))
 
 
 def test_a_lone_clip():

@@ -82,7 +82,10 @@ def first_values(
         if config.space == "tanh":
             # Full scale is far out in tanh space: a peak would be most of the sound.
             sound = jnp.tanh(sound)
-        return decoupled_steps.unit(sound - jnp.mean(sound))
+        # The mean of equal samples may differ from them by rounding.
+        has_sound = jnp.max(sound) > jnp.min(sound)
+        centred = sound - jnp.mean(sound)
+        return decoupled_steps.unit(jnp.where(has_sound, centred, 0.0))
 
     norm = first_norm(config, num_samples)
 
