@@ -43,14 +43,15 @@ def print_levels(runs: list[dict[str, Any]], rate: float) -> None:
     """Prints a row for each goal, its seeds one by one."""
     variants = list(dict.fromkeys(run["variant"] for run in runs))
     ours = next((v for v in variants if is_ours(v)), OURS)
+    paper = next((v for v in variants if is_paper(v)), PAPER)
     by_goal: dict[str, dict[Any, Levels]] = defaultdict(lambda: defaultdict(dict))
     for run in runs:
         alike = (run["seed"], run["model"], run["num_attack_clips"])
         crossed = snr_at_rate(undominated(points_of(run)), rate)
         by_goal[run["goal"]][alike][run["variant"]] = crossed
     print(f"mean-free SNR (dB) at a test success rate of {rate:g}; seeds one by one\n")
-    header = ["goal", *variants, f"quieter than {PAPER}"]
-    if any(v != PAPER and not is_ours(v) for v in variants):
+    header = ["goal", *variants, f"quieter than {paper}"]
+    if any(v != paper and not is_ours(v) for v in variants):
         header.append("than the best other")
     print(f"| {' | '.join(header)} |\n" + "| --- " * len(header) + "|")
     means: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
@@ -61,7 +62,7 @@ def print_levels(runs: list[dict[str, Any]], rate: float) -> None:
         ]
         kind = "untargeted" if goal == "untargeted" else "targeted"
         for others in dict.fromkeys(
-            ((PAPER,), tuple(v for v in variants if not is_ours(v)))
+            ((paper,), tuple(v for v in variants if not is_ours(v)))
         ):
             gains = [
                 gain
@@ -92,7 +93,8 @@ def print_at_same_rate(runs: list[dict[str, Any]]) -> None:
     """
     by_run: dict[Any, dict[str, dict[str, Any]]] = defaultdict(dict)
     for run in runs:
-        name = OURS if is_ours(run["variant"]) else run["variant"]
+        name = run["variant"]
+        name = OURS if is_ours(name) else PAPER if is_paper(name) else name
         by_run[run["goal"], run["seed"], run["model"]][name] = run
     print("at the test rate of penalty's quietest point, mean-free SNR (dB)\n")
     print("| goal | seed | test ASR | penalty | decoupled | quieter by |")
@@ -123,6 +125,12 @@ def print_at_same_rate(runs: list[dict[str, Any]]) -> None:
 def is_ours(variant: str) -> bool:
     """Whether a variant is the decoupled method, whatever its settings."""
     return variant.split(":", maxsplit=1)[0] == OURS
+
+
+def is_paper(variant: str) -> bool:
+    """Whether a variant is penalty with the paper's settings, but for its passes."""
+    name, *overrides = variant.split(":")
+    return name == PAPER and all(o.startswith("max_passes=") for o in overrides)
 
 
 def gain_of(found: Levels, ours: str, others: Iterable[str]) -> float | None:
