@@ -172,7 +172,9 @@ def test_gradient_of_tanh_space_is_finite(epsilon):
     def loss(x):
         return jnp.sum(box.from_tanh_space(box.to_tanh_space(x, epsilon=epsilon)))
 
-    gradient = jax.grad(loss)(x)
+    # At the faces a last bit is much of the gradient: as users compile it.
+    options = {"xla_backend_optimization_level": 3}
+    gradient = jax.jit(jax.grad(loss), compiler_options=options)(x)
     # dw/dx = 1 - epsilon; at the faces the tanh of float32 may round to 1.
     np.testing.assert_allclose(gradient[1:3], 1.0, rtol=2e-3)
     assert np.all((np.asarray(gradient) >= 0) & (np.asarray(gradient) <= 1.001))
