@@ -341,6 +341,7 @@ def test_targets_side_by_side():
         ("max_norm_change", -1.0),
         ("learning_rate", 0.0),
         ("momentum", 1.0),
+        ("final_temperature_ratio", 0.0),
         ("temperature", 0.0),
         ("init_norm", -1.0),
         ("give_up", 0.0),
