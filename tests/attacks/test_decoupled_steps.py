@@ -197,7 +197,15 @@ def test_where_a_success_rate_begins(level, reached, norm, source, keeps_norm):
     ("num_clips", "batch_size"),
     [(1, 1), (7, 7), (40, 10), (203, 20), (1000, 100), (9000, 100)],
 )
-def test_a_pass_has_ten_steps(num_clips, batch_size):
+def test_untargeted_a_pass_has_ten_steps(num_clips, batch_size):
+    config = attacks.resolve_decoupled_config(
+        attacks.DecoupledConfig(), targeted=False, num_clips=num_clips
+    )
+    assert config.batch_size == batch_size
+
+
+@pytest.mark.parametrize(("num_clips", "batch_size"), [(7, 7), (40, 10), (1000, 10)])
+def test_towards_a_class_a_step_has_ten_clips(num_clips, batch_size):
     config = attacks.resolve_decoupled_config(
         attacks.DecoupledConfig(), targeted=True, num_clips=num_clips
     )

@@ -95,7 +95,7 @@ def resolve_decoupled_config(
         checks.check_size(field, getattr(config, field))
     if config.batch_size is not None:
         checks.check_size("batch_size", config.batch_size)
-    batch_size = _batch_size(config, num_clips)
+    batch_size = _batch_size(config, targeted=targeted, num_clips=num_clips)
     micro_batch_size = config.micro_batch_size
     if micro_batch_size is None:
         micro_batch_size = passes.even_share(batch_size)
@@ -298,7 +298,7 @@ def decoupled_progress(
         The phase, and how many clips of how many are done with in it.
     """
     num_clips = problem.x.shape[0]
-    batch_size = _batch_size(config, num_clips)
+    batch_size = checks.known(config.batch_size)
     done = min(int(state.batch) * batch_size, num_clips)
     if done < num_clips:
         return "descend", done, num_clips
@@ -306,11 +306,11 @@ def decoupled_progress(
     return "evaluate", min(int(state.block) * block_size, num_clips), num_clips
 
 
-def _batch_size(config: DecoupledConfig, num_clips: int) -> int:
+def _batch_size(config: DecoupledConfig, *, targeted: bool, num_clips: int) -> int:
     """Returns how many clips a step has."""
     wanted = config.batch_size
     if wanted is None:
-        wanted = min(100, max(10, num_clips // 10))
+        wanted = 10 if targeted else min(100, max(10, num_clips // 10))
     return min(wanted, num_clips)
 
 

@@ -255,8 +255,9 @@ class DecoupledConfig:
     Numbers are leaves of a pytree; sizes and choices are static.
 
     Attributes:
-        batch_size: Clips per step; None: a tenth of the attack clips, for ten steps a
-            pass, but no fewer than 10 and no more than 100.
+        batch_size: Clips per step. None: targeted 10, as many steps from few clips find
+            a better place than few from many; untargeted a tenth of the attack clips,
+            for ten steps a pass, but no fewer than 10 and no more than 100.
         micro_batch_size: Clips whose gradient is taken at once; None: a share of the
             batch of at most 32.
         space: Of v, "tanh" as of the penalty method or "signal"; its l2 norm there is
