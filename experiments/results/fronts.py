@@ -4,15 +4,13 @@ python experiments/results/fronts.py FIGURE.svg TITLE NAME=SOURCE[,SOURCE...] ..
 
 A source is the folder of a run, which holds its result.json, or FILE.jsonl:GOAL, the
 points of method NAME for a goal that `quietest/compare.py` has left, whatever their
-settings, as far as the attack reached its rate. All those of a name are one line of
-the figure, the points that no other is both quieter and more successful than. The
-figure has colours of its own, so that it can be shown outside of a report.
+settings. All those of a name are one line of the figure, the best of them. The figure
+has colours of its own, so that it can be shown outside of a report.
 """
 
 import json
 import math
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,25 +43,46 @@ def main() -> None:
 
 
 def read(name: str, sources: str) -> Points:
-    """Returns the points of a line that are worth drawing."""
-    results = [
-        result for text in sources.split(",") for result in results_of(name, text)
-    ]
-    return undominated(points_of(name, results))
+    """Returns the points of a line that are worth drawing.
+
+    No other point is better than those in both ways, and no line of a single run is
+    quieter at their rate: what settings reach between two of their points counts too.
+    """
+    results = runs_of(name, sources)
+    lines = [undominated(points_of(name, run)) for run in results]
+    every = undominated(points_of(name, [r for run in results for r in run]))
+
+    def is_quietest(snr_db: float, rate: float) -> bool:
+        others = (snr_at_rate(line, rate) for line in lines)
+        return all(other is None or snr_db >= other for other in others)
+
+    kept = [*map(is_quietest, every.snr_db, every.asr)]
+    return Points(name, every.snr_db[kept], every.asr[kept], every.control[kept])
 
 
-def results_of(name: str, source: str) -> Iterator[dict[str, Any]]:
-    """Yields what a source holds, each as in a result.json."""
-    path, _, goal = source.partition(":")
-    if not path.endswith(".jsonl"):
-        yield json.loads((Path(path) / "result.json").read_text())
-        return
-    for run in artifacts.read_lines(Path(path)):
-        if run["goal"] == goal and run["variant"].split(":")[0] == name:
-            reached = (p for p in run["points"] if p["train_asr"] >= p["rate"])
-            for point in reached:
-                test = {"asr": point["test_asr"], "snr_ac_db": point["snr_ac_db"]}
-                yield {"test": test, "control": {"asr": math.nan}}
+def runs_of(name: str, sources: str) -> list[list[dict[str, Any]]]:
+    """Returns the runs of a line, what each found as in a result.json.
+
+    Folders are one run, as they differ in the rate at which they were stopped.
+    """
+    folders, runs = [], []
+    for source in sources.split(","):
+        path, _, goal = source.partition(":")
+        if not path.endswith(".jsonl"):
+            folders.append(json.loads((Path(path) / "result.json").read_text()))
+            continue
+        runs += [
+            [
+                {
+                    "test": {"asr": p["test_asr"], "snr_ac_db": p["snr_ac_db"]},
+                    "control": {"asr": math.nan},
+                }
+                for p in run["points"]
+            ]
+            for run in artifacts.read_lines(Path(path))
+            if run["goal"] == goal and run["variant"].split(":")[0] == name
+        ]
+    return [folders, *runs] if folders else runs
 
 
 if __name__ == "__main__":

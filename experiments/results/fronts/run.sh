@@ -17,7 +17,7 @@ attack() {
         "experiments/results/fronts/$name/"
 }
 
-levels=0.5,0.6,0.7,0.8,0.85,0.9,0.95
+levels=0.45,0.5,0.6,0.7,0.8,0.85,0.9,0.95,0.97
 for goal in untargeted down left; do
     target=()
     if [ "$goal" != untargeted ]; then target=(--target="$goal"); fi
