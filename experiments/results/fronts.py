@@ -4,8 +4,9 @@ python experiments/results/fronts.py FIGURE.svg TITLE NAME=SOURCE[,SOURCE...] ..
 
 A source is the folder of a run, which holds its result.json, or FILE.jsonl:GOAL, the
 points of method NAME for a goal that `quietest/compare.py` has left, whatever their
-settings. All those of a name are one line of the figure, the best of them. The figure
-has colours of its own, so that it can be shown outside of a report.
+settings, of runs that reached one of their rates at least. All those of a name are one
+line of the figure, the best of them. The figure has colours of its own, so that it can
+be shown outside of a report.
 """
 
 import json
@@ -81,6 +82,8 @@ def runs_of(name: str, sources: str) -> list[list[dict[str, Any]]]:
             ]
             for run in artifacts.read_lines(Path(path))
             if run["goal"] == goal and run["variant"].split(":")[0] == name
+            # What reached no rate is next to silence, far off to the right.
+            if any(p["train_asr"] >= p["rate"] for p in run["points"])
         ]
     return [folders, *runs] if folders else runs
 
