@@ -27,10 +27,10 @@ from uap_jax.attacks.objectives import is_fooled
 from uap_jax.attacks.passes import predict
 from uap_jax.attacks.projections import project_linf
 from uap_jax.audio.levels import snr_db
-from uap_jax.data.cache import default_cache_dir
-from uap_jax.experiments import beginning, judge, victim
-from uap_jax.experiments import config as run_config
-from uap_jax.experiments.console import Console
+from uap_jax.files import default_cache_dir
+from uap_jax.runs import beginning, judge, victim
+from uap_jax.runs import config as run_config
+from uap_jax.runs.console import Console
 
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "The folder of the Speech Commands test set.", required=True

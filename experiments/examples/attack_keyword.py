@@ -25,9 +25,9 @@ from absl import app, flags, logging
 from uap_jax import attacks, bridges
 from uap_jax.audio.box import to_box, to_tanh_space
 from uap_jax.data import corpora
-from uap_jax.data.cache import default_cache_dir
 from uap_jax.data.dataset import Dataset, split_clips, to_waveform
-from uap_jax.experiments.environment import CompileClock
+from uap_jax.files import default_cache_dir
+from uap_jax.runs.environment import CompileClock
 
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Folder of Speech Commands recordings.", required=True

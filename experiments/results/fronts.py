@@ -15,15 +15,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from uap_jax.experiments import artifacts
-from uap_jax.reporting.fronts import (
+from uap_jax import files
+from uap_jax.reporting.svg import standalone
+from uap_jax.sweeps.fronts import (
     Points,
     front_svg,
     points_of,
     snr_at_rate,
     undominated,
 )
-from uap_jax.reporting.svg import standalone
 
 RATES = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
 
@@ -80,7 +80,7 @@ def runs_of(name: str, sources: str) -> list[list[dict[str, Any]]]:
                 }
                 for p in run["points"]
             ]
-            for run in artifacts.read_lines(Path(path))
+            for run in files.read_lines(Path(path))
             if run["goal"] == goal and run["variant"].split(":")[0] == name
             # What reached no rate is next to silence, far off to the right.
             if any(p["train_asr"] >= p["rate"] for p in run["points"])

@@ -11,7 +11,7 @@ import json
 import sys
 from pathlib import Path
 
-from uap_jax.reporting.published import Published, load_published, published_cell
+from uap_jax.sweeps.published import Published, load_published, published_cell
 
 COLUMNS = (
     "run",

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from uap_jax import files
 from uap_jax.audio.files import AudioFileError, write_wav
 from uap_jax.data import cache
 from uap_jax.data.dataset import Dataset
@@ -54,18 +55,18 @@ def test_default_cache_dir(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("UAP_JAX_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert cache.default_cache_dir() == tmp_path / ".cache" / "uap_jax"
+    assert files.default_cache_dir() == tmp_path / ".cache" / "uap_jax"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache.default_cache_dir() == tmp_path / "xdg" / "uap_jax"
+    assert files.default_cache_dir() == tmp_path / "xdg" / "uap_jax"
     monkeypatch.setenv("UAP_JAX_CACHE", str(tmp_path / "own"))
-    assert cache.default_cache_dir() == tmp_path / "own"
+    assert files.default_cache_dir() == tmp_path / "own"
 
 
 def test_content_fingerprint():
     clips = np.arange(12, dtype=np.int16).reshape(3, 4)
     names = np.array(["a", "b\udcff"])
-    found = cache.content_fingerprint(clips, names, None)
-    assert found == cache.content_fingerprint(clips.copy(), names.copy(), None)
+    found = files.content_fingerprint(clips, names, None)
+    assert found == files.content_fingerprint(clips.copy(), names.copy(), None)
     changed = clips.copy()
     changed[2, 3] += 1
     others = [
@@ -76,17 +77,17 @@ def test_content_fingerprint():
         (clips, names, np.zeros(0)),
         (clips, names),
     ]
-    keys = {cache.content_fingerprint(*arrays) for arrays in others}
+    keys = {files.content_fingerprint(*arrays) for arrays in others}
     assert len({found, *keys}) == 1 + len(others)
 
 
 def test_fingerprint_depends_on_every_part():
-    value = cache.fingerprint("a", 1, [("b", 2)], {"c": 3, "d": 4})
+    value = files.fingerprint("a", 1, [("b", 2)], {"c": 3, "d": 4})
     assert len(value) == 16
     assert int(value, 16) >= 0
-    assert value == cache.fingerprint("a", 1, [("b", 2)], {"d": 4, "c": 3})
-    assert value != cache.fingerprint("a", 1, [("b", 3)], {"c": 3, "d": 4})
-    assert cache.fingerprint("ab", "c") != cache.fingerprint("a", "bc")
+    assert value == files.fingerprint("a", 1, [("b", 2)], {"d": 4, "c": 3})
+    assert value != files.fingerprint("a", 1, [("b", 3)], {"c": 3, "d": 4})
+    assert files.fingerprint("ab", "c") != files.fingerprint("a", "bc")
 
 
 def test_list_files_follows_links_and_skips_hidden(tmp_path):
@@ -397,6 +398,7 @@ def test_first_of_two_builds_counts_where_there_are_no_locks(tmp_path, monkeypat
 KILLED_BUILD = """
 import sys, time
 from pathlib import Path
+from uap_jax import files
 from uap_jax.data import cache
 
 def build(folder):

@@ -10,8 +10,11 @@ import sys
 import numpy as np
 import pytest
 
-from uap_jax.data import _espeak, _recording, _rendering, synthetic_speech
 from uap_jax.data.dataset import Dataset, split_clips
+from uap_jax.data.synthetic import espeak as _espeak
+from uap_jax.data.synthetic import recording as _recording
+from uap_jax.data.synthetic import rendering as _rendering
+from uap_jax.data.synthetic import speech as synthetic_speech
 
 SETTINGS = {"rate_wpm": 150, "pitch": 50, "pitch_range": 50}
 

@@ -10,10 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from uap_jax.data import _recording, _synthesis, corpora, synthetic_urban
-from uap_jax.data._urban_sounds import SOUNDS
+from uap_jax.data import corpora
 from uap_jax.data.dataset import Dataset, split_clips
-from uap_jax.data.synthetic_urban import CLASS_NAMES, Scenes, load_synthetic_urban
+from uap_jax.data.synthetic import recording as _recording
+from uap_jax.data.synthetic import synthesis as _synthesis
+from uap_jax.data.synthetic import urban as synthetic_urban
+from uap_jax.data.synthetic.urban import CLASS_NAMES, Scenes, load_synthetic_urban
+from uap_jax.data.synthetic.urban_sounds import SOUNDS
 from uap_jax.data.urbansound8k import CLASS_NAMES as URBANSOUND_NAMES
 
 SMALL = {"num_sources_per_class": 5, "num_clips_per_source": 1}

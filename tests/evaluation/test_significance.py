@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from uap_jax.evaluation import mcnemar_exact, two_proportion_z
-from uap_jax.reporting.published import load_published
+from uap_jax.sweeps.published import load_published
 
 NUM_TEST_CLIPS = {"spchcmd": 158_537}
 PUBLISHED = Path(__file__).parents[2] / "third_party" / "published"

@@ -8,7 +8,7 @@ import pytest
 from launching import QUICK, launch
 from tones import write_tones
 
-from uap_jax.experiments import artifacts
+from uap_jax import files
 
 
 class Finished(NamedTuple):
@@ -31,7 +31,7 @@ def shared(tmp_path_factory):
 @pytest.fixture(scope="session")
 def corpus(shared):
     """Tones as words; for reading only, as all that is shared."""
-    with artifacts.locked(shared / "corpus", wait=True):
+    with files.locked(shared / "corpus", wait=True):
         folder = shared / "corpus" / "tones"
         if not folder.exists():
             write_tones(folder.with_name("half")).rename(folder)
@@ -48,7 +48,7 @@ def cache(shared):
 def finished_run(shared, corpus, cache):
     """A run of few passes on tones, towards "low"."""
     workdir, said = shared / "finished" / "run", shared / "finished" / "said.txt"
-    with artifacts.locked(said.parent, wait=True):
+    with files.locked(said.parent, wait=True):
         if not said.exists():
             folders = (f"--data_dir={corpus}", f"--cache_dir={cache}")
             done = launch("run", *QUICK, *folders, f"--workdir={workdir}")

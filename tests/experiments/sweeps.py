@@ -1,6 +1,7 @@
 """A small sweep, and trials of it that were never run."""
 
-from uap_jax.experiments import artifacts, manifest, plan
+from uap_jax import files
+from uap_jax.sweeps import manifest, plan
 
 # The training compiles to the program of `launching.VICTIM`.
 MANIFEST = """
@@ -53,7 +54,7 @@ BUILT_IN = {
 def plan_built_in(path, workdir):
     """Plans trials on the built-in corpus without rendering it."""
     workdir.mkdir(exist_ok=True)
-    artifacts.write_json(workdir / plan.INDEX, {"corpora": BUILT_IN})
+    files.write_json(workdir / plan.INDEX, {"corpora": BUILT_IN})
 
     def load(settings):
         raise AssertionError("the index knows the corpus")
@@ -65,4 +66,4 @@ def plan_built_in(path, workdir):
 def finish(trial, workdir, **changes):
     folder = trial.folder(workdir)
     folder.mkdir(parents=True, exist_ok=True)
-    artifacts.write_json(folder / "result.json", RESULT | changes)
+    files.write_json(folder / "result.json", RESULT | changes)

@@ -13,9 +13,9 @@ import soxr
 from launching import launch, launch_here
 
 from uap_jax.audio.files import read_channels, write_wav
-from uap_jax.experiments.applying import Settings, apply
-from uap_jax.experiments.console import UsageError
-from uap_jax.experiments.perturbing import add_sound
+from uap_jax.errors import UsageError
+from uap_jax.runs.applying import Settings, apply
+from uap_jax.runs.perturbing import add_sound
 
 RATE_HZ = 16_000
 GAIN = 0.5
@@ -327,7 +327,7 @@ def test_recordings_are_perturbed_without_jax(run, tmp_path):
 import sys
 from pathlib import Path
 from uap_jax.experiments import apply
-from uap_jax.experiments.applying import Settings
+from uap_jax.runs.applying import Settings
 folders = [Path({str(tmp_path)!r}) / name for name in ("in", "out", "cache")]
 apply.applying.apply(
     *folders[:2], perturbation=Path({str(run)!r}), settings=Settings(),

@@ -5,61 +5,62 @@ import json
 import numpy as np
 import pytest
 
-from uap_jax.experiments import artifacts
-from uap_jax.experiments.console import UsageError, format_seconds
+from uap_jax import files
+from uap_jax.errors import UsageError
+from uap_jax.runs.console import format_seconds
 
 
 def test_json_has_no_nan(tmp_path):
     path = tmp_path / "a.json"
-    artifacts.write_json(path, {"a": float("nan"), "b": [1.5, float("inf")], "c": 1})
+    files.write_json(path, {"a": float("nan"), "b": [1.5, float("inf")], "c": 1})
     assert json.loads(path.read_text()) == {"a": None, "b": [1.5, None], "c": 1}
-    assert artifacts.read_json(tmp_path / "none.json") is None
+    assert files.read_json(tmp_path / "none.json") is None
     for text in ("[1]", "{", "\x00"):
         path.write_text(text)
         with pytest.raises(UsageError, match=r"a\.json"):
-            artifacts.read_json(path)
+            files.read_json(path)
 
 
 def test_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
-    artifacts.write_json(path, {"a": 1})
+    files.write_json(path, {"a": 1})
 
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(artifacts.os, "fsync", fail)
+    monkeypatch.setattr(files.os, "fsync", fail)
     with pytest.raises(OSError, match="No space"):
-        artifacts.write_json(path, {"a": 2})
-    assert artifacts.read_json(path) == {"a": 1}
+        files.write_json(path, {"a": 2})
+    assert files.read_json(path) == {"a": 1}
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_torn_line_is_left_out(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    artifacts.write_lines(path, [{"pass": 1}])
-    artifacts.append_line(path, {"pass": 2, "asr": float("nan")})
+    files.write_lines(path, [{"pass": 1}])
+    files.append_line(path, {"pass": 2, "asr": float("nan")})
     with path.open("a") as file:
         file.write('{"pass": 3, "as')
     # The next process begins where the torn line ends.
-    assert artifacts.read_lines(path) == [{"pass": 1}, {"pass": 2, "asr": None}]
-    assert artifacts.read_lines(tmp_path / "none") == []
+    assert files.read_lines(path) == [{"pass": 1}, {"pass": 2, "asr": None}]
+    assert files.read_lines(tmp_path / "none") == []
 
 
 def test_array_round_trip(tmp_path):
     array = np.arange(5, dtype=np.float32)
-    artifacts.write_array(tmp_path / "a.npy", array)
+    files.write_array(tmp_path / "a.npy", array)
     np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), array)
 
 
 def test_a_held_folder_is_refused(tmp_path):
     folder = tmp_path / "run"
     with (
-        artifacts.locked(folder, wait=False),
+        files.locked(folder, wait=False),
         pytest.raises(UsageError, match="another process"),
-        artifacts.locked(folder, wait=False),
+        files.locked(folder, wait=False),
     ):
         pass
-    with artifacts.locked(folder, wait=False):
+    with files.locked(folder, wait=False):
         pass
 
 

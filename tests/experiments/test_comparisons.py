@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from uap_jax.evaluation.significance import mcnemar_exact, two_proportion_z
-from uap_jax.experiments.comparisons import TEST_CLIPS, compare_methods
-from uap_jax.experiments.plan import Trial
-from uap_jax.reporting.published import Published
+from uap_jax.sweeps.comparisons import TEST_CLIPS, compare_methods
+from uap_jax.sweeps.plan import Trial
+from uap_jax.sweeps.published import Published
 
 NUM_CLIPS = 40
 

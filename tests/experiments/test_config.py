@@ -6,8 +6,9 @@ import json
 import pytest
 
 from uap_jax.attacks import DDNConfig, GreedyConfig, PenaltyConfig
-from uap_jax.experiments import config, plan
-from uap_jax.experiments.console import UsageError
+from uap_jax.errors import UsageError
+from uap_jax.runs import config
+from uap_jax.sweeps import plan
 from uap_jax.training.recipes import Recipe
 
 REQUEST = {

@@ -2,8 +2,10 @@
 
 from sweeps import MANIFEST, finish, plan_built_in
 
-from uap_jax.experiments import artifacts, executors, shared
-from uap_jax.experiments.console import Console, UsageError
+from uap_jax import files
+from uap_jax.errors import UsageError
+from uap_jax.runs.console import Console
+from uap_jax.sweeps import executors, shared
 
 
 def run_local(planned, workdir, monkeypatch, work):
@@ -17,7 +19,7 @@ def run_local(planned, workdir, monkeypatch, work):
 
 def test_what_another_process_is_at_comes_last(tmp_path, write_manifest, monkeypatch):
     planned = plan_built_in(write_manifest(MANIFEST), tmp_path)
-    held = artifacts.locked(planned[0].folder(tmp_path), wait=False)
+    held = files.locked(planned[0].folder(tmp_path), wait=False)
     held.__enter__()
 
     def work(trial, folder, *_):

@@ -9,21 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from uap_jax import attacks
+from uap_jax import attacks, files
 from uap_jax.data.dataset import Dataset, Splits
+from uap_jax.errors import UsageError
 from uap_jax.evaluation import Evaluation
-from uap_jax.experiments import (
-    artifacts,
-    executors,
-    gathering,
-    judge,
-    manifest,
-    plan,
-    shared,
-    tabulate,
-)
-from uap_jax.experiments.console import Console, UsageError
-from uap_jax.reporting.sweep_html import render_sweep_report
+from uap_jax.runs import judge
+from uap_jax.runs.console import Console
+from uap_jax.sweeps import executors, gathering, manifest, plan, shared, tabulate
+from uap_jax.sweeps.sweep_html import render_sweep_report
 
 MANIFEST = """
 name = "table_2"
@@ -84,7 +77,7 @@ class Sweep:
         self.workdir.mkdir()
         self.folder = folder
         keys = ("synthetic_speech-official-16000", "synthetic_urban-official-50999")
-        artifacts.write_json(
+        files.write_json(
             self.workdir / plan.INDEX, {"corpora": dict.fromkeys(keys, CORPUS)}
         )
 
@@ -102,7 +95,7 @@ class Sweep:
     def finish(self, trial, **changes):
         folder = trial.folder(self.workdir)
         folder.mkdir(parents=True, exist_ok=True)
-        artifacts.write_json(folder / "result.json", RESULT | changes)
+        files.write_json(folder / "result.json", RESULT | changes)
 
     def add_examples(self, trial, *, clean=b"RIFF clean", **changes):
         """Writes two examples, of which `changes` are in both."""
@@ -117,7 +110,7 @@ class Sweep:
             entry |= {"clean_prediction": "a", "perturbed_prediction": "b"}
             entry |= {"snr_db": 20.0, "snr_ac_db": None, "relative_loudness_db": -9.0}
             entries.append(entry | names | changes)
-        artifacts.write_json(folder / "examples.json", {"examples": entries})
+        files.write_json(folder / "examples.json", {"examples": entries})
 
 
 @pytest.fixture

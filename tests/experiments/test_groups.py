@@ -10,12 +10,14 @@ import pytest
 from sweeps import MANIFEST, finish, plan_built_in
 from toy_attacks import InterruptedError, make_problem, run, settings
 
-from uap_jax import attacks
+from uap_jax import attacks, files
 from uap_jax.attacks.methods import METHODS
-from uap_jax.experiments import artifacts, attack, groups, judge, plan
-from uap_jax.experiments.beginning import Start
-from uap_jax.experiments.console import Console, UsageError
-from uap_jax.experiments.shared import LOG, Context
+from uap_jax.errors import UsageError
+from uap_jax.runs import attack, judge
+from uap_jax.runs.beginning import Start
+from uap_jax.runs.console import Console
+from uap_jax.sweeps import groups, plan
+from uap_jax.sweeps.shared import LOG, Context
 
 TARGETS = (0, 1, 2)
 
@@ -193,7 +195,7 @@ def test_who_is_left_out_of_a_group(four_trials, problem, tmp_path):
         assert (folder / "checkpoints" / "problem.json").is_file()
         assert "one of 2 attacks, 2 at once" in (folder / LOG).read_text()
         # The folders are free again.
-        with artifacts.locked(folder, wait=False):
+        with files.locked(folder, wait=False):
             pass
     assert not (done.folder(tmp_path) / "metrics.jsonl").exists()
     assert not (mistaken.folder(tmp_path) / "metrics.jsonl").exists()
@@ -201,7 +203,7 @@ def test_who_is_left_out_of_a_group(four_trials, problem, tmp_path):
 
 def test_a_folder_that_is_held_is_left_out(four_trials, problem, tmp_path):
     planned, context = four_trials
-    with artifacts.locked(planned[0].folder(tmp_path), wait=False):
+    with files.locked(planned[0].folder(tmp_path), wait=False):
         found = groups.attack_together(
             planned[:3], context, FakeShared(problem), Console(), 2
         )

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from uap_jax.data.dataset import Dataset, Splits
-from uap_jax.experiments import judge
-from uap_jax.experiments.shared import Context, Shared
+from uap_jax.runs import judge
+from uap_jax.sweeps.shared import Context, Shared
 
 NUM_CLIPS, COUNTS = 300, np.array([10, 40, 130])
 

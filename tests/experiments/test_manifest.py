@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from uap_jax.attacks.methods import METHODS
-from uap_jax.data.synthetic_speech import CLASS_NAMES as WORDS
-from uap_jax.data.synthetic_urban import CLASS_NAMES as SCENES
-from uap_jax.experiments import config, manifest
-from uap_jax.experiments.console import UsageError
-from uap_jax.reporting.published import load_published
+from uap_jax.data.synthetic.speech import CLASS_NAMES as WORDS
+from uap_jax.data.synthetic.urban import CLASS_NAMES as SCENES
+from uap_jax.errors import UsageError
+from uap_jax.runs import config
+from uap_jax.sweeps import manifest
+from uap_jax.sweeps.published import load_published
 
 MANIFESTS = Path(__file__).parents[2] / "experiments" / "manifests"
 PUBLISHED = Path(__file__).parents[2] / "third_party" / "published"

@@ -14,10 +14,10 @@ import pytest
 from tones import write_tones
 
 from uap_jax.data.dataset import Dataset
-from uap_jax.experiments import config, evaluating, own_models, pipeline, stored
-from uap_jax.experiments.console import UsageError
-from uap_jax.experiments.predicting import load_predictor
+from uap_jax.errors import UsageError
 from uap_jax.models import OwnModel
+from uap_jax.runs import config, evaluating, own_models, pipeline, stored
+from uap_jax.runs.predicting import load_predictor
 
 HERE = pathlib.Path(__file__).parent
 QUICK = {"num_attack_clips": 12, "overrides": ("max_passes=2", "learning_rate=0.05")}

@@ -3,8 +3,9 @@
 import pytest
 from sweeps import BUILT_IN, MANIFEST, finish, plan_built_in
 
-from uap_jax.experiments import artifacts, manifest, plan, trials
-from uap_jax.experiments.console import UsageError
+from uap_jax import files
+from uap_jax.errors import UsageError
+from uap_jax.sweeps import manifest, plan, trials
 
 
 def test_a_damaged_index_is_made_again(tmp_path, write_manifest):
@@ -69,7 +70,7 @@ def test_transfers_pair_models(tmp_path, write_manifest, one_way_of_attack):
     scenes = {"fingerprint": "y", "class_names": ["a", "b"], "data_dir": None}
     BUILT_IN_BOTH = BUILT_IN | {"synthetic_urban-official-50999": scenes}
     tmp_path.joinpath("w").mkdir()
-    artifacts.write_json(tmp_path / "w" / plan.INDEX, {"corpora": BUILT_IN_BOTH})
+    files.write_json(tmp_path / "w" / plan.INDEX, {"corpora": BUILT_IN_BOTH})
     declared = manifest.load(write_manifest(text), scale="paper")
     planned = plan.make_plan(
         declared, (plan.CorpusFlags(),), workdir=tmp_path / "w", load=lambda _: None

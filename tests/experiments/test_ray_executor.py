@@ -13,15 +13,10 @@ import pytest
 from launching import command, launch
 from sweeps import MANIFEST
 
-from uap_jax.experiments import (
-    artifacts,
-    executors,
-    plan,
-    ray_crew,
-    ray_executor,
-    shared,
-)
-from uap_jax.experiments.console import Console, UsageError
+from uap_jax import files
+from uap_jax.errors import UsageError
+from uap_jax.runs.console import Console
+from uap_jax.sweeps import executors, plan, ray_crew, ray_executor, shared
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="needs the extra sweep"
@@ -107,7 +102,7 @@ def test_folder_that_a_machine_does_not_see(tmp_path):
     context = shared.Context(workdir=tmp_path, cache_dir=tmp_path, strict=False)
     worker = ray_crew.Actor()
     assert "--workdir: expected a folder" in worker.start(context, Path.cwd())
-    artifacts.write_json(tmp_path / plan.INDEX, {})
+    files.write_json(tmp_path / plan.INDEX, {})
     assert worker.start(context, Path.cwd()) is None
 
 

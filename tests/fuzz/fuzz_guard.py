@@ -13,7 +13,7 @@ from typing import Any
 
 from uap_jax.audio.files import AudioFileError
 from uap_jax.bridges.checks import ClassifierError
-from uap_jax.experiments.console import UsageError
+from uap_jax.errors import UsageError
 
 # What the library may raise. By exact type: a UnicodeError is a ValueError too.
 LIBRARY_ERRORS = (ValueError, AudioFileError, ClassifierError)

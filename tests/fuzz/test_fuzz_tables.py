@@ -13,7 +13,7 @@ from fuzz_texts import tables, toml_files
 from uap_jax.data import corpora
 from uap_jax.data.dataset import split_clips
 from uap_jax.data.folder import describe_folder
-from uap_jax.experiments import manifest
+from uap_jax.sweeps import manifest
 
 NUM_SAMPLES = 200
 COUNTS = (5, pytest.param(100, marks=pytest.mark.slow))

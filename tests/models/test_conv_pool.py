@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from uap_jax.models import operations
-from uap_jax.models.conv_pool import (
+from uap_jax.models.kernels import operations
+from uap_jax.models.kernels.conv_pool import (
     MAX_SPARSE_WINDOW,
     MIN_SPARSE_WINDOW,
     conv_1d_max_pool,

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from uap_jax.models.filter_bank import (
+from uap_jax.models.kernels.filter_bank import (
     MIN_FFT_SIZE,
     filter_bank,
     filter_bank_fft,
     filter_bank_plain,
 )
-from uap_jax.models.folded_bank import (
+from uap_jax.models.kernels.folded_bank import (
     BLOCK_OUTPUTS,
     CHUNK_BLOCKS,
     CHUNK_STEPS,

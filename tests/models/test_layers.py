@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from uap_jax.models.cnn_gamma import FrozenBank
-from uap_jax.models.layers import (
+from uap_jax.models.blocks import (
     ConvBlock,
     SeparableConv,
     depthwise_conv,
@@ -17,6 +16,7 @@ from uap_jax.models.layers import (
     remove_mean,
     same_padding,
 )
+from uap_jax.models.cnn_gamma import FrozenBank
 
 
 @pytest.mark.parametrize("padding", [(0, 0), (1, 1), (0, 1)])

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from uap_jax.models.norms import (
+from uap_jax.models.kernels.norms import (
     LeakyLayerNorm,
     leaky_layer_norm,
     leaky_layer_norm_plain,

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from uap_jax.models import operations
-from uap_jax.models.operations import (
+from uap_jax.models.kernels import operations
+from uap_jax.models.kernels.operations import (
     conv_1d,
     conv_1d_plain,
     conv_1d_polyphase,

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from uap_jax.models import operations
-from uap_jax.models.pooling import (
+from uap_jax.models.kernels import operations
+from uap_jax.models.kernels.pooling import (
     first_maximum,
     max_pool,
     max_pool_plain,

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from uap_jax.reporting import fronts, tables
+from uap_jax.sweeps import fronts, tables
 
 
 def entry(snr_ac_db, asr, control=0.1):

@@ -14,8 +14,8 @@ import pytest
 from uap_jax.data.speech_commands import PAPER32
 from uap_jax.data.urbansound8k import CLASS_NAMES
 from uap_jax.models.registry import MODEL_NAMES
-from uap_jax.reporting import published
-from uap_jax.reporting.published import Published, load_published, published_cell
+from uap_jax.sweeps import published
+from uap_jax.sweeps.published import Published, load_published, published_cell
 
 REPOSITORY = Path(__file__).parents[2]
 FOLDER = REPOSITORY / "third_party" / "published"
@@ -237,7 +237,7 @@ def test_without_the_repository(tmp_path, monkeypatch):
 
 def test_in_the_repository():
     program = (
-        "from uap_jax.reporting.published import load_published\n"
+        "from uap_jax.sweeps.published import load_published\n"
         "print(len(load_published('1').cells))"
     )
     result = subprocess.run(

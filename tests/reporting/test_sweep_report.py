@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from outline import Outline
 
-from uap_jax.reporting import figures, sweep_html, table_formats, tables
-from uap_jax.reporting.published import Published
-from uap_jax.reporting.sweep_html import (
+from uap_jax.sweeps import figures, sweep_html, table_formats, tables
+from uap_jax.sweeps.published import Published
+from uap_jax.sweeps.sweep_html import (
     Corpus,
     Failure,
     Perturbed,
@@ -23,7 +23,7 @@ from uap_jax.reporting.sweep_html import (
     render_sweep_report,
     write_sweep_report,
 )
-from uap_jax.reporting.tables import Record
+from uap_jax.sweeps.tables import Record
 
 NASTY = "<b>\"'&</script>"
 MEASURES = ("test.asr", "test.snr_db")

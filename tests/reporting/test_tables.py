@@ -7,9 +7,9 @@ import math
 
 import pytest
 
-from uap_jax.reporting import table_formats, tables
-from uap_jax.reporting.published import Published
-from uap_jax.reporting.tables import Record
+from uap_jax.sweeps import table_formats, tables
+from uap_jax.sweeps.published import Published
+from uap_jax.sweeps.tables import Record
 
 
 def trial(asr=None, *, noise=0.1, snr_db=20.0, **facts):

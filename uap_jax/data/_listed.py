@@ -11,14 +11,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from uap_jax.audio.files import AudioFileError, printable
-from uap_jax.data.cache import (
-    content_fingerprint,
-    decode_clips,
-    list_files,
-    load_or_build,
-    write_rows,
-)
+from uap_jax.data.cache import decode_clips, list_files, load_or_build, write_rows
 from uap_jax.data.dataset import Dataset, ProgressFn
+from uap_jax.files import content_fingerprint
 
 Crop = Literal["start", "center"]
 FileFacts = tuple[str, int, int]  # Path, size, time of change: see `list_files`.

@@ -5,7 +5,6 @@ import dataclasses
 import errno
 import fcntl
 import glob
-import hashlib
 import json
 import os
 import re
@@ -14,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 
@@ -24,41 +23,6 @@ from uap_jax.data.dataset import Dataset, ProgressFn
 _BLOCK_FILES = 256
 # What reading a folder raises when files are missing or damaged.
 _DAMAGE = (FileNotFoundError, ValueError, KeyError, TypeError)
-
-
-def default_cache_dir() -> Path:
-    """Returns where caches go unless told: below $UAP_JAX_CACHE or the user's cache."""
-    if folder := os.environ.get("UAP_JAX_CACHE"):
-        return Path(folder)
-    if folder := os.environ.get("XDG_CACHE_HOME"):
-        return Path(folder) / "uap_jax"
-    return Path.home() / ".cache" / "uap_jax"
-
-
-def fingerprint(*parts: Any) -> str:
-    """Returns 16 hex digits that depend on the parts, which JSON can express."""
-    text = json.dumps(parts, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def content_fingerprint(*arrays: np.ndarray | None) -> str:
-    """Returns 16 hex digits that depend on what arrays hold.
-
-    Clips that are decoded anew from a copy of the recordings, or on another machine,
-    have the one that they had, so that what was trained on them is found.
-
-    Args:
-        *arrays: Numbers or strings, of any shape; large ones may be mapped.
-    """
-    digest = hashlib.sha256()
-    for array in arrays:
-        if array is None:
-            digest.update(b"none")
-            continue
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
-        for row in array.reshape(-1, array.shape[-1]) if array.size else ():
-            digest.update(row.tobytes())
-    return digest.hexdigest()[:16]
 
 
 def list_files(folder: Path, *, max_depth: int = 3) -> list[tuple[str, int, int]]:

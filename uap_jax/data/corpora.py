@@ -122,9 +122,9 @@ def _load_built_in(
             f"model needs {num_samples} at {sample_rate_hz} Hz"
         )
     if name == "synthetic_speech":
-        from uap_jax.data.synthetic_speech import load_synthetic_speech
+        from uap_jax.data.synthetic.speech import load_synthetic_speech
 
         return load_synthetic_speech(cache_dir=cache_dir, progress=progress)
-    from uap_jax.data.synthetic_urban import load_synthetic_urban
+    from uap_jax.data.synthetic.urban import load_synthetic_urban
 
     return load_synthetic_urban(cache_dir=cache_dir, progress=progress)

@@ -22,9 +22,9 @@ from uap_jax.data._listed import (
     table_facts,
     unite_groups,
 )
-from uap_jax.data.cache import fingerprint
 from uap_jax.data.dataset import Dataset, ProgressFn, unit_hash
 from uap_jax.data.recording_files import as_unicode
+from uap_jax.files import fingerprint
 
 # Goes into the cache key; to be raised when clips or splits come out differently.
 _VERSION = 1

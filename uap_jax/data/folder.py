@@ -17,8 +17,8 @@ from uap_jax.data._folder_listing import (
     format_seconds,
 )
 from uap_jax.data._listed import Crop, load_listed
-from uap_jax.data.cache import fingerprint
 from uap_jax.data.dataset import Dataset, ProgressFn, Splits, unit_hash
+from uap_jax.files import fingerprint
 
 # Goes into the cache key; to be raised when clips come out differently.
 _VERSION = 1

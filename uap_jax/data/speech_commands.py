@@ -11,16 +11,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from uap_jax.audio.files import AudioFileError, printable, read_audio, to_pcm16
-from uap_jax.data.cache import (
-    content_fingerprint,
-    decode_clips,
-    fingerprint,
-    list_files,
-    load_or_build,
-    write_rows,
-)
+from uap_jax.data.cache import decode_clips, list_files, load_or_build, write_rows
 from uap_jax.data.dataset import Dataset, ProgressFn
 from uap_jax.data.recording_files import as_unicode
+from uap_jax.files import content_fingerprint, fingerprint
 
 SILENCE = "_silence_"
 UNKNOWN = "_unknown_"

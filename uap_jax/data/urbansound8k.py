@@ -21,8 +21,8 @@ from uap_jax.data._listed import (
     table_facts,
     unite_groups,
 )
-from uap_jax.data.cache import fingerprint
 from uap_jax.data.dataset import Dataset, ProgressFn, unit_hash
+from uap_jax.files import fingerprint
 
 # In the order of classID.
 CLASS_NAMES = (

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from absl import flags
 
-from uap_jax.data.cache import default_cache_dir
-from uap_jax.experiments import applying
-from uap_jax.experiments.console import UsageError, run_app
+from uap_jax.errors import UsageError
+from uap_jax.files import default_cache_dir
+from uap_jax.runs import applying
+from uap_jax.runs.console import run_app
 
 PERTURBATION = flags.DEFINE_string(
     "perturbation", None, "The work directory of a finished run."

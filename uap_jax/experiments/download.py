@@ -13,13 +13,8 @@ from pathlib import Path
 from absl import flags
 
 from uap_jax.data.download import ARCHIVES, DownloadError, install, part_path
-from uap_jax.experiments.console import (
-    Console,
-    UsageError,
-    format_seconds,
-    run_app,
-    user_mistakes,
-)
+from uap_jax.errors import UsageError, user_mistakes
+from uap_jax.runs.console import Console, format_seconds, run_app
 
 CORPUS = flags.DEFINE_enum(
     "corpus", None, tuple(ARCHIVES), "What to download; may stand without --corpus=."

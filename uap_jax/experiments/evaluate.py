@@ -9,10 +9,11 @@ from pathlib import Path
 
 from absl import flags
 
-from uap_jax.data.cache import default_cache_dir
 from uap_jax.data.corpora import CORPUS_NAMES
-from uap_jax.experiments.console import UsageError, run_app
-from uap_jax.experiments.own_models import check_model
+from uap_jax.errors import UsageError
+from uap_jax.files import default_cache_dir
+from uap_jax.runs.console import run_app
+from uap_jax.runs.own_models import check_model
 
 PERTURBATION = flags.DEFINE_string(
     "perturbation", None, "The work directory of a finished run."
@@ -61,7 +62,7 @@ def main() -> int:
     if MODEL.value is not None:
         check_model(MODEL.value)
     # JAX and Flax take seconds to load; --help and mistyped flags need not wait.
-    from uap_jax.experiments import evaluating
+    from uap_jax.runs import evaluating
 
     return evaluating.evaluate(
         Path(PERTURBATION.value),

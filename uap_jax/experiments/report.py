@@ -9,15 +9,16 @@ from pathlib import Path
 
 from absl import flags
 
-from uap_jax.experiments.console import Console, UsageError, run_app
+from uap_jax.errors import UsageError
+from uap_jax.runs.console import Console, run_app
 
 SWEEP = flags.DEFINE_string("sweep", None, "The work directory of a sweep.")
 
 
 def main() -> int:
     # Reading tables takes a moment; --help and mistyped flags need not wait.
-    from uap_jax.experiments import gathering
-    from uap_jax.reporting.sweep_html import write_sweep_report
+    from uap_jax.sweeps import gathering
+    from uap_jax.sweeps.sweep_html import write_sweep_report
 
     if not SWEEP.value:
         raise UsageError("--sweep: expected the work directory of a sweep, got none")

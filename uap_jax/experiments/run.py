@@ -10,10 +10,10 @@ from pathlib import Path
 from absl import flags
 
 from uap_jax.audio import SCALINGS
-from uap_jax.experiments.console import run_app
-from uap_jax.experiments.own_files import FILE_SUFFIXES, STATED_EXAMPLE
-from uap_jax.experiments.own_models import check_model
 from uap_jax.models import MODEL_NAMES
+from uap_jax.runs.console import run_app
+from uap_jax.runs.own_files import FILE_SUFFIXES, STATED_EXAMPLE
+from uap_jax.runs.own_models import check_model
 
 # As `attacks.methods.METHODS`, which takes seconds to import.
 METHODS = ("penalty", "greedy", "decoupled")
@@ -120,7 +120,7 @@ CACHE_DIR = flags.DEFINE_string(
 def main() -> int:
     check_model(MODEL.value)
     # JAX and Flax take seconds to load; --help and mistyped flags need not wait.
-    from uap_jax.experiments import pipeline
+    from uap_jax.runs import pipeline
 
     return pipeline.run(
         pipeline.Request(
@@ -146,7 +146,7 @@ def main() -> int:
 
 
 def _asr_levels(method: str, levels: list[str]) -> list[str]:
-    from uap_jax.experiments.console import UsageError
+    from uap_jax.errors import UsageError
 
     if levels and method != "decoupled":
         raise UsageError(

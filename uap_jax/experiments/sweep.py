@@ -17,8 +17,10 @@ from typing import Any
 
 from absl import flags
 
-from uap_jax.data.cache import default_cache_dir
-from uap_jax.experiments import (
+from uap_jax.errors import UsageError
+from uap_jax.files import default_cache_dir
+from uap_jax.runs.console import Console, format_seconds, run_app
+from uap_jax.sweeps import (
     executors,
     manifest,
     plan,
@@ -27,7 +29,6 @@ from uap_jax.experiments import (
     tabulate,
     trials,
 )
-from uap_jax.experiments.console import Console, UsageError, format_seconds, run_app
 
 MANIFEST = flags.DEFINE_string("manifest", None, "The experiment, a TOML file.")
 SCALE = flags.DEFINE_enum(

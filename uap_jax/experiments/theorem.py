@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from uap_jax.experiments.console import Console, UsageError, run_app
+from uap_jax.errors import UsageError
 from uap_jax.experiments.linear_victim import (
     CLOSE_DB,
     NUM_CLASSES,
@@ -27,6 +27,7 @@ from uap_jax.experiments.linear_victim import (
     make_problem,
     run_penalty,
 )
+from uap_jax.runs.console import Console, run_app
 
 OUTPUT = flags.DEFINE_string("output", "runs/theorem", "Folder of table and figure.")
 SHARES = flags.DEFINE_list(
@@ -74,7 +75,7 @@ def main() -> int:
 
 def as_markdown(rows: list[Row]) -> str:
     """Returns a table with a row for each setting, means and ranges over seeds."""
-    from uap_jax.experiments import environment
+    from uap_jax.runs import environment
 
     hardware, versions = environment.hardware(), environment.versions()
     seeds = sorted({row.seed for row in rows})

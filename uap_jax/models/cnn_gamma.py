@@ -4,17 +4,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from uap_jax.models.cnn_rand import CONV_LAYERS, HIDDEN, ConvTrunk, min_trunk_steps
-from uap_jax.models.filter_bank import filter_bank
-from uap_jax.models.gammatone import gammatone_bank
-from uap_jax.models.layers import (
+from uap_jax.models.blocks import (
     ReluHead,
     norm_params,
     remove_mean,
     scaled_batch_norm,
     sign_of,
 )
-from uap_jax.models.pooling import max_pool
+from uap_jax.models.cnn_rand import CONV_LAYERS, HIDDEN, ConvTrunk, min_trunk_steps
+from uap_jax.models.gammatone import gammatone_bank
+from uap_jax.models.kernels.filter_bank import filter_bank
+from uap_jax.models.kernels.pooling import max_pool
 
 NUM_FILTERS = 64
 NUM_TAPS = 512

@@ -3,8 +3,8 @@
 import flax.linen as nn
 import jax
 
-from uap_jax.models.layers import ConvBlock, ReluHead, remove_mean
-from uap_jax.models.operations import min_num_steps
+from uap_jax.models.blocks import ConvBlock, ReluHead, remove_mean
+from uap_jax.models.kernels.operations import min_num_steps
 
 STRIDE = 2
 # (features, kernel size, pooling or None) of the convolutions. The table's last pooling

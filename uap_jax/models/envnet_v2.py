@@ -11,8 +11,8 @@ import functools
 import flax.linen as nn
 import jax
 
-from uap_jax.models.layers import ConvBlock, ReluHead, remove_mean
-from uap_jax.models.operations import is_fast, min_num_steps
+from uap_jax.models.blocks import ConvBlock, ReluHead, remove_mean
+from uap_jax.models.kernels.operations import is_fast, min_num_steps
 
 # (features, kernel size, stride, pooling or None).
 WAVE_LAYERS = (

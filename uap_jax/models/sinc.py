@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from uap_jax.models.filter_bank import filter_bank
+from uap_jax.models.kernels.filter_bank import filter_bank
 
 KERNEL_SIZE = 251
 # Added to the learned lower edge and to the learned width.

@@ -6,10 +6,10 @@ The table's pooling has stride 3, as its shapes demand, not 1.
 import flax.linen as nn
 import jax
 
-from uap_jax.models.layers import Conv, batch_norm, remove_mean
-from uap_jax.models.norms import LeakyLayerNorm
-from uap_jax.models.operations import min_num_steps
-from uap_jax.models.pooling import max_pool
+from uap_jax.models.blocks import Conv, batch_norm, remove_mean
+from uap_jax.models.kernels.norms import LeakyLayerNorm
+from uap_jax.models.kernels.operations import min_num_steps
+from uap_jax.models.kernels.pooling import max_pool
 from uap_jax.models.sinc import KERNEL_SIZE, SincBank
 
 NUM_FILTERS = 80

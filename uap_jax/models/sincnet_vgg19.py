@@ -7,8 +7,8 @@ channels.
 import flax.linen as nn
 import jax
 
-from uap_jax.models.layers import Conv, ReluHead, remove_mean
-from uap_jax.models.pooling import max_pool
+from uap_jax.models.blocks import Conv, ReluHead, remove_mean
+from uap_jax.models.kernels.pooling import max_pool
 from uap_jax.models.sinc import KERNEL_SIZE, SincBank
 from uap_jax.models.sincnet import layer_norm
 

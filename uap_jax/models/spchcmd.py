@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from uap_jax.models.layers import SeparableConv, batch_norm
+from uap_jax.models.blocks import SeparableConv, batch_norm
 
 FRAME_HOP = 20
 # (features, stride) of the separable layers.

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from uap_jax.audio import files
-from uap_jax.reporting import fronts, pages, plots
+from uap_jax.reporting import pages, plots
 from uap_jax.reporting.formats import (
     as_interval,
     as_rows,
@@ -23,6 +23,7 @@ from uap_jax.reporting.formats import (
     is_number,
     leaves,
 )
+from uap_jax.sweeps import fronts
 
 _TEMPLATE = "report.html"
 _LISTENING_PEAK_DB = -1.0

@@ -21,16 +21,16 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from uap_jax import attacks
+from uap_jax import attacks, files
 from uap_jax.attacks import passes, types
 from uap_jax.attacks.methods import METHODS
 from uap_jax.audio import levels
 from uap_jax.audio.box import to_box
 from uap_jax.data import corpora
-from uap_jax.data.cache import default_cache_dir
 from uap_jax.data.dataset import split_clips, to_waveform
-from uap_jax.experiments import artifacts, config, environment, judge, victim
-from uap_jax.experiments.console import Console, run_app
+from uap_jax.files import default_cache_dir
+from uap_jax.runs import config, environment, judge, victim
+from uap_jax.runs.console import Console, run_app
 
 DATASET = flags.DEFINE_string("dataset", "speech_commands", "The corpus.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Its folder.", required=True)
@@ -52,7 +52,7 @@ BLOCK_SIZE = 25
 def main() -> int:
     path = Path(OUTPUT.value) / "points.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
-    done = {key_of(entry) for entry in artifacts.read_lines(path)}
+    done = {key_of(entry) for entry in files.read_lines(path)}
     environment.cache_compilations(default_cache_dir() / "compiled")
     dataset = corpora.load(
         DATASET.value,

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from uap_jax import files
 from uap_jax.attacks import DecoupledConfig
-from uap_jax.experiments import artifacts
-from uap_jax.reporting.fronts import Points, snr_at_rate, undominated
+from uap_jax.sweeps.fronts import Points, snr_at_rate, undominated
 
 # What "within" its final level means for the number of passes.
 CLOSE_DB = 0.5
@@ -32,7 +32,7 @@ def main() -> None:
     path = Path(sys.argv[1])
     path = path / "points.jsonl" if path.is_dir() else path
     rates = [float(text) for text in sys.argv[2:]] or [0.9]
-    runs = artifacts.read_lines(path)
+    runs = files.read_lines(path)
     for rate in rates:
         print_levels(runs, rate)
     print_at_same_rate(runs)

@@ -1,0 +1,1 @@
+"""The two built-in corpora."""

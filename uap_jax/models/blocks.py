@@ -1,0 +1,233 @@
+"""Layers shared by the victim networks, in the form that runs fastest on a CPU."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from uap_jax.models.kernels.conv_pool import conv_1d_max_pool, is_sparse
+from uap_jax.models.kernels.operations import conv_1d, conv_2d
+from uap_jax.models.kernels.pooling import max_pool
+
+
+def same_padding(num_steps: int, *, kernel_size: int, stride: int) -> tuple[int, int]:
+    """Returns the zeros before and after that give ceil(num_steps / stride) outputs.
+
+    An odd total puts the extra zero at the end, as TensorFlow does.
+    """
+    num_outputs = -(-num_steps // stride)
+    total = max((num_outputs - 1) * stride + kernel_size - num_steps, 0)
+    return total // 2, total - total // 2
+
+
+def remove_mean(x: jax.Array) -> jax.Array:
+    """Returns clips `[B, N]` less each one's mean; a constant clip gives exact zeros.
+
+    The mean of equal values need not be that value in rounding, and layer norms would
+    make sound of the difference. So it is taken of the distance from the first sample,
+    on which the result does not depend.
+    """
+    x = x - jax.lax.stop_gradient(x[:, :1])
+    return x - jnp.mean(x, axis=1, keepdims=True)
+
+
+def depthwise_conv(
+    x: jax.Array, kernel: jax.Array, *, stride: int, padding: tuple[int, int]
+) -> jax.Array:
+    """Convolves each channel with its own short filter, as shifted multiply-adds.
+
+    `y[b, t, c] = sum_k kernel[k, c] x_padded[b, t stride + k, c]`. XLA's grouped
+    convolution is an order of magnitude slower on a CPU; `depthwise_conv_plain` is
+    that form, to compare with.
+
+    Args:
+        x: `[B, T, C]`.
+        kernel: `[K, C]`.
+        stride: Steps between outputs.
+        padding: Zeros before and after.
+
+    Returns:
+        `[B, (T + sum(padding) - K) // stride + 1, C]`.
+    """
+    if padding != (0, 0):
+        x = jnp.pad(x, ((0, 0), padding, (0, 0)))
+    kernel_size = kernel.shape[0]
+    num_outputs = (x.shape[1] - kernel_size) // stride + 1
+    span = (num_outputs - 1) * stride + 1
+    taps = (
+        jax.lax.slice_in_dim(x, k, k + span, stride, axis=1) * kernel[k][None, None, :]
+        for k in range(kernel_size)
+    )
+    return sum(taps, start=next(taps))
+
+
+def depthwise_conv_plain(
+    x: jax.Array, kernel: jax.Array, *, stride: int, padding: tuple[int, int]
+) -> jax.Array:
+    """The same as `depthwise_conv`, as one grouped convolution."""
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel[:, None, :],
+        window_strides=(stride,),
+        padding=(padding,),
+        dimension_numbers=("NWC", "WIO", "NWC"),
+        feature_group_count=x.shape[2],
+    )
+
+
+class SeparableConv(nn.Module):
+    """Depthwise convolution of width 3, pointwise convolution, batch norm, relu6.
+
+    `[B, T, C] -> [B, T', features]`; no bias and nothing between the two
+    convolutions. Stride 1 is unpadded (T' = T - 2), stride 2 padded (ceil(T / 2)).
+    """
+
+    features: int
+    stride: int = 1
+    kernel_size: int = 3
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        kernel = self.param(
+            "depthwise",
+            nn.initializers.variance_scaling(
+                1.0, "fan_in", "truncated_normal", in_axis=0, out_axis=(), batch_axis=1
+            ),
+            (self.kernel_size, x.shape[2]),
+        )
+        padding = (0, 0)
+        if self.stride > 1:
+            padding = same_padding(
+                x.shape[1], kernel_size=self.kernel_size, stride=self.stride
+            )
+        x = depthwise_conv(x, kernel, stride=self.stride, padding=padding)
+        num_clips, num_steps, channels = x.shape
+        # On matrices the weights' gradient needs no transposed copy of x.
+        x = nn.Dense(self.features, use_bias=False, name="pointwise")(
+            x.reshape(-1, channels)
+        ).reshape(num_clips, num_steps, self.features)
+        return nn.relu6(batch_norm(x, train=train))
+
+
+def batch_norm(
+    x: jax.Array, *, train: bool, affine: bool = True, name: str = "norm"
+) -> jax.Array:
+    """Batch normalisation over all axes but the last; call in a compact module."""
+    return nn.BatchNorm(
+        use_running_average=not train,
+        momentum=0.9,
+        epsilon=1e-5,
+        use_bias=affine,
+        use_scale=affine,
+        name=name,
+    )(x)
+
+
+class Conv(nn.Module):
+    """Convolution with a bias, over one axis or two.
+
+    `[B, T, I] -> [B, (T - K) // stride + 1, features]` with `kernel_size` `(K,)` and no
+    padding, or `[B, H, W, I] -> [B, H + 2 p - K + 1, W + 2 p - L + 1, features]` with
+    `(K, L)`, padding p and stride 1. Called with a window and a sign `[1, 1, features]`
+    of 1 and -1, it gives the maximum over windows of its outputs, or the minimum.
+    """
+
+    features: int
+    kernel_size: tuple[int, ...]
+    stride: int = 1
+    padding: int = 0
+    form: str = "auto"
+    kernel_init: nn.initializers.Initializer = nn.initializers.glorot_uniform()
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, *, window: int | None = None, sign: jax.Array | None = None
+    ) -> jax.Array:
+        shape = (*self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        if window and sign is not None:
+            y = sign * conv_1d_max_pool(
+                x, kernel * sign, window=window, stride=self.stride, form=self.form
+            )
+        elif len(self.kernel_size) == 1:
+            y = conv_1d(x, kernel, stride=self.stride, form=self.form)
+        else:
+            y = conv_2d(x, kernel, padding=self.padding, form=self.form)
+        return y + jnp.expand_dims(bias, range(y.ndim - 1))
+
+
+class ConvBlock(nn.Module):
+    """Convolution, relu, batch norm, max pooling.
+
+    In evaluation the maximum is taken first, of the values or, where the norm's scale
+    is negative, of their negatives: relu and norm then see the pooled steps alone and
+    give the same, as neither changes the order of a channel's values.
+    """
+
+    features: int
+    kernel_size: tuple[int, ...]
+    stride: int = 1
+    window: tuple[int, ...] | None = None
+    form: str = "auto"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        conv = Conv(
+            self.features, self.kernel_size, self.stride, form=self.form, name="conv"
+        )
+        scale, bias = norm_params(self, self.features)
+        window = None if train else self.window
+        sign = jnp.expand_dims(sign_of(scale), range(x.ndim - 1))
+        if window and is_sparse(window, form=self.form):
+            y = conv(x, window=window[0], sign=sign)
+        elif window:
+            y = sign * max_pool(sign * conv(x), window, form=self.form)
+        else:
+            y = conv(x)
+        y = scaled_batch_norm(nn.relu(y), scale, bias, train=train)
+        if self.window and train:
+            y = max_pool(y, self.window, form=self.form)
+        return y
+
+
+def norm_params(module: nn.Module, features: int) -> tuple[jax.Array, jax.Array]:
+    """Returns a module's own scale and bias for `scaled_batch_norm`."""
+    return (
+        module.param("scale", nn.initializers.ones, (features,)),
+        module.param("bias", nn.initializers.zeros, (features,)),
+    )
+
+
+def scaled_batch_norm(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, *, train: bool
+) -> jax.Array:
+    """Batch normalisation whose scale the caller knows; call in a compact module."""
+    x = batch_norm(x, train=train, affine=False)
+    axes = range(x.ndim - 1)
+    return x * jnp.expand_dims(scale, axes) + jnp.expand_dims(bias, axes)
+
+
+def sign_of(scale: jax.Array) -> jax.Array:
+    """Returns -1 where the scale is negative, otherwise 1; it has no gradient."""
+    return jnp.where(scale < 0, -1.0, 1.0)
+
+
+class ReluHead(nn.Module):
+    """Dense layers with relu and dropout, then the logits: `[B, ...] -> [B, C]`."""
+
+    num_classes: int
+    hidden: tuple[int, ...]
+    dropout_rate: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        x = x.reshape(x.shape[0], -1)
+        for index, features in enumerate(self.hidden):
+            dense = nn.Dense(
+                features,
+                kernel_init=nn.initializers.glorot_uniform(),
+                name=f"dense_{index}",
+            )
+            x = nn.relu(dense(x))
+            x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        return nn.Dense(self.num_classes, name="logits")(x)

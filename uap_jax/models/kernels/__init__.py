@@ -1,0 +1,1 @@
+"""CPU-fast forms of layers, each with its plain form beside it."""

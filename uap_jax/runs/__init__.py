@@ -1,0 +1,1 @@
+"""One attack, from the corpus to the report."""

@@ -1,0 +1,204 @@
+"""A sound added to recordings.
+
+The sound is perturbation.wav, full scale at +-1: tanh(v') of an attack in tanh space,
+2 v of one in the box. Added to a recording a it is
+
+    w = a + gain * sound,
+
+with the gain that gave the run's `asr_waveform`: `test.waveform_gain` of result.json,
+half the median scale of the training clips to the box. It is 1 for the scaling "fixed".
+The recording keeps its own level, and so does the sound: a louder recording hides it
+better. Scalings "peak" and "minmax" bring every clip to one level first, so that there
+the sound fits recordings that are about as loud as the corpus.
+
+Each recording keeps its rate, to which the sound is resampled, and its channels, to
+all of which it is added. What does not fit 16 bits is clipped.
+"""
+
+import math
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from uap_jax import files
+from uap_jax.audio.files import (
+    AudioFileError,
+    read_audio,
+    read_channels,
+    to_pcm16,
+    write_wav,
+)
+from uap_jax.audio.placement import Placement, place
+from uap_jax.data.dataset import to_waveform
+from uap_jax.runs.renaming import Job
+from uap_jax.runs.stored import StoredRun
+
+if TYPE_CHECKING:
+    from uap_jax.runs.predicting import Predictor
+
+# A damaged header may ask for more than memory holds; 0.5 GiB as float32.
+_MAX_SOUND = 1 << 27
+
+
+class Measured(NamedTuple):
+    """What perturbing did to a recording.
+
+    Levels are those of the samples as written, over the whole recording and all of its
+    channels; NaN for a recording without variation.
+    """
+
+    snr_db: float  # in the box, with the resting level, Eq. 14
+    snr_ac_db: float  # of the mean-free signals
+    num_clipped: int  # samples, of all channels
+
+
+class Applied(NamedTuple):
+    """A recording that was perturbed."""
+
+    sample_rate_hz: int
+    num_samples: int
+    num_channels: int
+    measured: Measured
+    heard: np.ndarray | None  # [2, N] what the model gets, before and after
+
+
+class Perturb:
+    """Reads, perturbs and writes one recording; called from several threads."""
+
+    def __init__(
+        self,
+        run: StoredRun,
+        sound: np.ndarray,
+        placement: Placement,
+        as_float: bool,
+        predictor: "Predictor | None",
+    ) -> None:
+        self._run = run
+        self._sound = sound
+        self._placement = placement
+        self._as_float = as_float
+        self._predictor = predictor
+        self._resampled = {run.sample_rate_hz: sound}
+        self._lock = threading.Lock()
+
+    # Of samples far beyond full scale the squares are infinite.
+    @np.errstate(over="ignore", invalid="ignore")
+    def __call__(self, job: Job) -> Applied | AudioFileError:
+        try:
+            samples, rate_hz = read_channels(job.source)
+            num_samples, num_channels = samples.shape
+            sound = place(
+                self._sound_at(rate_hz, job.source),
+                num_samples,
+                self._placement,
+                sample_rate_hz=rate_hz,
+            )
+        except AudioFileError as error:
+            return error
+        try:
+            written, measured = add_sound(
+                samples,
+                sound,
+                scaling=self._run.config["scaling"],
+                as_float=self._as_float,
+            )
+        except ValueError:  # the sum is infinite
+            return AudioFileError(job.source, "is too loud for anything to be added")
+        with files.naming(job.target):
+            job.target.parent.mkdir(parents=True, exist_ok=True)
+            write_wav(
+                job.target,
+                written,
+                sample_rate_hz=rate_hz,
+                subtype="FLOAT" if self._as_float else "PCM_16",
+            )
+        heard = None if self._predictor is None else _hear(job, self._predictor)
+        return Applied(rate_hz, num_samples, num_channels, measured, heard)
+
+    def _sound_at(self, rate_hz: int, path: Path) -> np.ndarray:
+        with self._lock:
+            if rate_hz not in self._resampled:
+                self._resampled[rate_hz] = self._resample(rate_hz, path)
+            return self._resampled[rate_hz]
+
+    def _resample(self, rate_hz: int, path: Path) -> np.ndarray:
+        import soxr
+
+        own_hz = self._run.sample_rate_hz
+        reason = f"has a rate of {rate_hz} Hz, which the sound can not be brought to"
+        if len(self._sound) * rate_hz > _MAX_SOUND * own_hz:
+            raise AudioFileError(path, reason)
+        try:
+            sound = soxr.resample(self._sound, own_hz, rate_hz, quality="HQ")
+        except (RuntimeError, ValueError):
+            raise AudioFileError(path, reason) from None
+        if not len(sound):
+            raise AudioFileError(path, reason)
+        return sound
+
+
+def add_sound(
+    samples: np.ndarray, sound: np.ndarray, *, scaling: str, as_float: bool = False
+) -> tuple[np.ndarray, Measured]:
+    """Adds a sound to a recording: w = a + sound, on every channel.
+
+    Args:
+        samples: `[N, C]` float32, full scale at +-1.
+        sound: `[N]` float32.
+        scaling: Of waveforms to the box in which `snr_db` is measured.
+        as_float: Whether the result may leave what 16 bits can hold.
+
+    Returns:
+        `[N, C]` float32 samples, of 16 bits unless `as_float`; and their levels.
+    """
+    perturbed = samples + sound[:, None]
+    written = to_waveform(to_pcm16(perturbed))
+    # Apart from rounding, half a step; the least negative step is not in 16 bits.
+    clipped = np.abs(perturbed - written) > 1 / 65536
+    if as_float:
+        written = perturbed
+    snr_db, snr_ac_db = _levels(samples, written - samples, scaling)
+    return written, Measured(snr_db, snr_ac_db, int(np.sum(clipped)))
+
+
+def _hear(job: Job, predictor: "Predictor") -> np.ndarray | None:
+    """Returns what a corpus would give to the model, before and after, `[2, N]`."""
+    try:
+        clips = [
+            read_audio(
+                path,
+                sample_rate_hz=predictor.sample_rate_hz,
+                num_samples=predictor.num_samples,
+            )
+            for path in (job.source, job.target)
+        ]
+    except AudioFileError:
+        # Of a few samples nothing may be left at the model's rate.
+        return None
+    return to_waveform(to_pcm16(np.stack(clips)))
+
+
+def _levels(
+    samples: np.ndarray, added: np.ndarray, scaling: str
+) -> tuple[float, float]:
+    """As `levels.snr_db` in the box and `levels.snr_ac_db`, over all channels."""
+    low, high = float(samples.min()), float(samples.max())
+    if np.all(samples.min(axis=0) == samples.max(axis=0)):
+        return math.nan, math.nan
+    # The scale to the box is that of signal and noise alike.
+    offset = {"fixed": -1.0, "peak": -max(-low, high), "minmax": low}[scaling]
+    return (
+        _ratio_db(samples - np.float32(offset), added),
+        _ratio_db(samples - samples.mean(axis=0), added - added.mean(axis=0)),
+    )
+
+
+def _ratio_db(signal: np.ndarray, noise: np.ndarray) -> float:
+    power, noise_power = (
+        float(np.mean(np.square(part), dtype=np.float64)) for part in (signal, noise)
+    )
+    if not power or not math.isfinite(noise_power):
+        return math.nan
+    return 10 * math.log10(power / noise_power) if noise_power else math.inf

@@ -1,0 +1,1 @@
+"""Many attacks: manifests, trials, tables, reports."""

@@ -1,0 +1,325 @@
+"""From finished trials to the files of a table."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from uap_jax import files
+from uap_jax.errors import UsageError
+from uap_jax.sweeps import fronts, table_formats, tables
+from uap_jax.sweeps.comparisons import compare_methods
+from uap_jax.sweeps.manifest import Manifest
+from uap_jax.sweeps.plan import Trial, facts_of, read_index
+from uap_jax.sweeps.published import Published, load_published, published_cell
+from uap_jax.sweeps.table_formats import Table
+from uap_jax.sweeps.tables import Record
+from uap_jax.sweeps.trials import fault_of, read_result, transfers
+
+
+def write_tables(
+    declared: Manifest, trials: Sequence[Trial], *, workdir: Path, command: str
+) -> Path:
+    """Writes the table of an experiment as far as its trials are done.
+
+    Args:
+        declared: The experiment.
+        trials: All of them.
+        workdir: Of the sweep.
+        command: What was typed.
+
+    Returns:
+        The file for reading; .csv, .json and .tex are beside it.
+
+    Raises:
+        UsageError: The manifest names a table of the paper that does not fit.
+    """
+    table, about = make_table(declared, trials, workdir=workdir, command=command)
+    return write_files(table, about, workdir=workdir)
+
+
+def make_table(
+    declared: Manifest, trials: Sequence[Trial], *, workdir: Path, command: str
+) -> tuple[Table, dict[str, Any]]:
+    """Returns the table of an experiment, and what it is and where it is from.
+
+    Of `declared`, only what stands in the second is looked at. Arguments and errors as
+    of `write_tables`.
+    """
+    results = {trial.id: _good_result(trial, workdir) for trial in trials}
+    try:
+        table, notes = _build(declared, trials, results, workdir)
+    except ValueError as error:
+        raise UsageError(f"{declared.path}: table: {error}") from error
+    about = {
+        "name": declared.name,
+        "title": declared.title,
+        "scale": declared.scale,
+        "command": command,
+        "table": dataclasses.asdict(declared.table),
+        **_origin(trials, results, workdir),
+        "notes": notes,
+    }
+    return table, about
+
+
+def write_files(table: Table, about: Mapping[str, Any], *, workdir: Path) -> Path:
+    """Writes a table as Markdown, CSV, JSON and LaTeX; returns the first."""
+    folder = workdir / "tables"
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = list(_describe(about))
+    markdown = [f"# {about['title']}\n", table_formats.to_markdown(table)]
+    markdown.append("".join(f"- {line}\n" for line in lines))
+    latex = "".join(f"% {line}\n" for line in lines) + table_formats.to_latex(table)
+    for suffix, text in {
+        "csv": table_formats.to_csv(table),
+        "json": table_formats.to_json(table, about),
+        "tex": latex,
+        "md": "\n".join(markdown),
+    }.items():
+        files.write_bytes(folder / f"{about['name']}.{suffix}", text.encode())
+    return folder / f"{about['name']}.md"
+
+
+def read_published(table: str) -> Published:
+    """Reads a table of the paper, from the repository that one works in, if in one."""
+    here = Path("third_party", "published")
+    return load_published(table, here if here.is_dir() else None)
+
+
+def _build(
+    declared: Manifest,
+    trials: Sequence[Trial],
+    results: Mapping[str, dict[str, Any] | None],
+    workdir: Path,
+) -> tuple[Table, list[str]]:
+    """Returns the table, and what to know when reading it."""
+    spec = declared.table
+    if spec.kind == "transfer":
+        return _build_transfer(declared, trials, results, workdir)
+    if spec.kind == "front":
+        return _build_front(trials, results, workdir, series=spec.rows)
+    published = read_published(spec.published) if spec.published else None
+    notes = _notes([published])
+    if spec.kind == "significance":
+        compared = compare_methods(trials, results, spec.rows, published, workdir)
+        return tables.significance_table(list(compared), rows=spec.rows), [
+            "Z is the paper's test of two proportions (Appendix C) of the mean rates, "
+            "its p here two-sided. It takes the clips of both methods for independent.",
+            "McNemar's exact test takes each test clip once, for the method that fools "
+            "it towards more of the targets.",
+            *notes,
+        ]
+    records = [_record(trial, results[trial.id], workdir) for trial in trials]
+    rows, measures = spec.rows, spec.measures
+    if spec.kind == "list":
+        table = tables.list_table(
+            records, rows=rows, measures=measures, published=published
+        )
+        return table, ["low, high: Wilson's 95 % interval.", *notes]
+    if spec.x is not None:
+        table = tables.curve_table(records, x=spec.x, series=rows, measures=measures)
+        return table, ["low, high: 95 % interval of the mean over the seeds", *notes]
+    table = tables.mean_table(
+        records,
+        rows=rows,
+        measures=measures,
+        mean_over=spec.mean_over,
+        published=published,
+    )
+    return table, ["Means over the trials that are done.", *notes]
+
+
+def _good_result(trial: Trial, workdir: Path) -> dict[str, Any] | None:
+    result = read_result(trial, workdir)
+    return None if result is None or fault_of(result) else result
+
+
+def _record(trial: Trial, result: dict[str, Any] | None, workdir: Path) -> Record:
+    if result is None:
+        return Record(facts_of(trial), None)
+    values = _numbers(result)
+    passes = files.read_lines(trial.folder(workdir) / "metrics.jsonl")
+    if passes:
+        values |= {f"last.{key}": value for key, value in passes[-1].items()}
+    if result["converged"]:
+        values["passes_to_goal"] = result["num_passes"]
+    return Record(facts_of(trial), values)
+
+
+def _numbers(result: Mapping[str, Any]) -> dict[str, Any]:
+    low, high = result["test"].get("asr_ci95") or (None, None)
+    return tables.flatten(result) | {"test.asr.low": low, "test.asr.high": high}
+
+
+def _build_front(
+    trials: Sequence[Trial],
+    results: Mapping[str, dict[str, Any] | None],
+    workdir: Path,
+    *,
+    series: Sequence[str],
+) -> tuple[Table, list[str]]:
+    """A row for each perturbation; a trial of the decoupled method has several."""
+    records = []
+    for trial in trials:
+        whole = _record(trial, results[trial.id], workdir)
+        facts = {**whole.facts, "asr_level": whole.facts.get("attack.target_asr")}
+        # A rate that was not reached keeps its row, without numbers.
+        points = [
+            Record(
+                facts | {"asr_level": entry["asr_level"]},
+                _numbers(entry) if "test" in entry else None,
+            )
+            for entry in (results[trial.id] or {}).get("front", ())
+        ]
+        records += points or [Record(facts, whole.values)]
+    shown = [key for key in series if key not in ("model", "target", "asr_level")]
+    table = tables.list_table(
+        records,
+        rows=("model", "target", *shown, "asr_level"),
+        measures=fronts.MEASURES,
+    )
+    return table, [
+        *fronts.levels_at(table, 0.9, series=series),
+        "asr level: the training ASR asked for. low, high: Wilson's 95 % interval.",
+    ]
+
+
+def _build_transfer(
+    declared: Manifest,
+    trials: Sequence[Trial],
+    results: Mapping[str, dict[str, Any] | None],
+    workdir: Path,
+) -> tuple[Table, list[str]]:
+    number = declared.table.published
+    panels = {
+        goal: read_published(f"{number}{panel}") if number else None
+        for goal, panel in {"untargeted": "A", "targeted": "B"}.items()
+    }
+    records = []
+    for trial in trials:
+        facts = facts_of(trial)
+        result = results[trial.id]
+        own = result and {
+            "asr": result["test"]["asr"],
+            "control": result["control"]["asr"],
+        }
+        records.append(Record(facts | {"victim": facts["model"]}, own))
+    for transfer in transfers(trials):
+        facts = facts_of(transfer.source) | {"victim": transfer.victim.config["model"]}
+        result = read_result(transfer, workdir)
+        panel = panels[facts["goal"]]
+        cell = None
+        if panel is not None:
+            cell = published_cell(
+                panel,
+                source_model=facts["model"],
+                victim_model=facts["victim"],
+                method=facts["method"],
+            )
+        judged = {"published": cell and cell.get("asr")}
+        if result is not None:
+            judged |= {
+                "asr": result["test"]["asr"],
+                "control": result["control"]["asr"],
+                "chance": result["chance"],
+            }
+        records.append(Record(facts, judged))
+    table = tables.transfer_table(
+        records, rows=declared.table.rows, published=bool(number)
+    )
+    return table, [
+        "A row is what a perturbation was made for, a column what it was tried on; on "
+        "its own model it is the test ASR of the attack.",
+        "Class prior: what a targeted rate is when the perturbation tells nothing.",
+        *_notes(list(panels.values())),
+    ]
+
+
+def _origin(
+    trials: Sequence[Trial],
+    results: Mapping[str, dict[str, Any] | None],
+    workdir: Path,
+) -> dict[str, Any]:
+    """Returns where the numbers are from: corpora, seeds, models, machines."""
+    done = [(trial, results[trial.id]) for trial in trials if results[trial.id]]
+    corpora = read_index(workdir)["corpora"]
+    names = {trial.config["dataset"] for trial in trials}
+    hardware: dict[str, None] = {}
+    versions: dict[str, None] = {}
+    clips: dict[str, None] = {}
+    for trial, result in done:
+        assert result is not None
+        machine, libraries = result["hardware"], result["versions"]
+        hardware[
+            f"{machine['num_devices']} x {machine['device']}, {machine['processor']}, "
+            f"{machine['num_cores']} cores"
+        ] = None
+        versions[f"uap_jax {libraries['uap_jax']}, jax {libraries['jax']}"] = None
+        clips[
+            f"{result['dataset']}, {trial.config['scaling']}, "
+            f"{result['test']['num_clips']} test clips"
+        ] = None
+    return {
+        "num_done": len(done),
+        "num_trials": len(trials),
+        "missing": [t.label for t in trials if not results[t.id]],
+        "trials": [trial.id for trial in trials],
+        "corpora": list(clips),
+        "fingerprints": {
+            key: entry.get("fingerprint")
+            for key, entry in corpora.items()
+            if any(key.startswith(f"{name}-") for name in names)
+        },
+        "seeds": sorted({trial.config["seed"] for trial in trials}),
+        "clean_accuracy": _clean_accuracies(done),
+        "hardware": list(hardware),
+        "versions": list(versions),
+    }
+
+
+def _clean_accuracies(
+    done: Sequence[tuple[Trial, dict[str, Any] | None]],
+) -> dict[str, dict[str, float]]:
+    """Returns them by model and seed; a model trained in several ways has them all."""
+    found: dict[tuple[str, str], dict[float, None]] = {}
+    for trial, result in done:
+        assert result is not None
+        model = f"{trial.config['model']}, {trial.config['scaling']}"
+        rates = found.setdefault((model, str(trial.config["seed"])), {})
+        rates[result["clean_accuracy"]] = None
+    by_model: dict[str, dict[str, float]] = {}
+    for (model, seed), rates in found.items():
+        for index, rate in enumerate(rates):
+            label = f"{seed} (training {index + 1})" if len(rates) > 1 else seed
+            by_model.setdefault(model, {})[label] = rate
+    return by_model
+
+
+def _describe(about: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{about['num_done']} of {about['num_trials']} trials are done"
+    missing = about["missing"]
+    if missing:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        yield f"missing: {'; '.join(missing[:5])}{more}"
+    yield f"scale {about['scale']}: `{about['command']}`"
+    for key in ("corpora", "hardware", "versions"):
+        if about[key]:
+            yield f"{key}: {'; '.join(about[key])}"
+    yield f"seeds: {', '.join(map(str, about['seeds']))}"
+    if about["clean_accuracy"]:
+        parts = [
+            f"{model} {', '.join(f'{rate:.3f}' for rate in by_seed.values())}"
+            for model, by_seed in about["clean_accuracy"].items()
+        ]
+        yield f"clean accuracy: {'; '.join(parts)}"
+    yield from about["notes"]
+
+
+def _notes(published: Sequence[Published | None]) -> list[str]:
+    return [
+        f"paper: {table.source}; its models, data and splits are others, and its "
+        "targeted numbers are means over all of its classes"
+        for table in published
+        if table is not None and table.cells
+    ]
