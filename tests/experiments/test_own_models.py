@@ -19,7 +19,7 @@ from uap_jax.models import OwnModel
 from uap_jax.runs import config, evaluating, own_models, pipeline, stored
 from uap_jax.runs.predicting import load_predictor
 
-HERE = pathlib.Path(__file__).parent
+HERE = pathlib.Path(__file__).parents[1]
 QUICK = {"num_attack_clips": 12, "overrides": ("max_passes=2", "learning_rate=0.05")}
 STATED = {
     "sample_rate_hz": own_networks.RATE_HZ,

@@ -1,23 +1,19 @@
-"""Damaged tables of recordings, lists of clips and manifests of sweeps."""
+"""Damaged tables of recordings and lists of clips."""
 
 import functools
-import itertools
 import os
-from pathlib import Path
 
 import pytest
-from fuzz_guard import LAUNCHER_ERRORS, LIBRARY_ERRORS, Outcomes, snapshot
+from fuzz_guard import LIBRARY_ERRORS, Outcomes, snapshot
 from fuzz_recordings import RATE_HZ, good
-from fuzz_texts import tables, toml_files
+from fuzz_texts import tables
 
 from uap_jax.data import corpora
 from uap_jax.data.dataset import split_clips
 from uap_jax.data.folder import describe_folder
-from uap_jax.sweeps import manifest
 
 NUM_SAMPLES = 200
 COUNTS = (5, pytest.param(100, marks=pytest.mark.slow))
-MANIFESTS = Path(__file__).parents[2] / "experiments" / "manifests"
 
 FOLDER_ROWS = [
     (
@@ -111,29 +107,3 @@ def test_lists_of_clips(count, tmp_path):
         call = functools.partial(load, "speech_commands", root, tmp_path / "cache")
         outcomes.add(kind, call, allowed=LIBRARY_ERRORS, naming=("speech_commands",))
     outcomes.check("lists of clips")
-
-
-def read_manifest(path, scale):
-    declared = manifest.load(path, scale=scale)
-    requests = manifest.requests(
-        declared,
-        corpus_flags=lambda model: {"dataset": "synthetic_speech"},
-        class_names=lambda model: ("no", "yes"),
-    )
-    keys = {key for _, request in itertools.islice(requests, 300) for key in request}
-    manifest.check_table_keys(declared, sorted(keys))
-
-
-@pytest.mark.parametrize("scale", manifest.SCALES)
-def test_manifest_is_read_or_refused(scale, count, tmp_path):
-    path = tmp_path / "x.toml"
-    valid = [each.read_bytes() for each in sorted(MANIFESTS.glob("*.toml"))]
-    assert valid
-    outcomes = Outcomes()
-    for kind, content in toml_files(valid, count):
-        path.write_bytes(content)
-        call = functools.partial(read_manifest, path, scale)
-        naming = (str(path), "trials[")
-        outcomes.add(kind, call, allowed=LAUNCHER_ERRORS, naming=naming)
-        assert path.read_bytes() == content
-    outcomes.check(f"manifests at {scale} scale")

@@ -1,6 +1,6 @@
 """Runs the trials of a manifest, those that are not done, and writes its table.
 
-    python -m uap_jax.experiments.sweep --manifest=experiments/manifests/smoke.toml
+    python -m uap_jax.experiments.sweep --manifest=smoke
 
 The same command goes on where it was stopped, whatever stopped it.
 """
@@ -30,7 +30,12 @@ from uap_jax.sweeps import (
     trials,
 )
 
-MANIFEST = flags.DEFINE_string("manifest", None, "The experiment, a TOML file.")
+MANIFEST = flags.DEFINE_string(
+    "manifest",
+    None,
+    "The experiment: a TOML file, or the name of one of the package: "
+    f"{', '.join(manifest.names())}.",
+)
 SCALE = flags.DEFINE_enum(
     "scale",
     "paper",
@@ -104,7 +109,7 @@ def main() -> int:
     if not MANIFEST.value:
         raise UsageError("--manifest: expected a file, got none")
     execute = _executor()
-    declared = manifest.load(Path(MANIFEST.value), scale=SCALE.value)
+    declared = manifest.load(manifest.locate(MANIFEST.value), scale=SCALE.value)
     corpora = plan.pair_corpora(
         DATASET.value,
         DATA_DIR.value,

@@ -10,6 +10,7 @@ from uap_jax.data.corpora import BUILT_IN, DEFAULT_CORPORA
 from uap_jax.errors import UsageError
 from uap_jax.sweeps import manifest, plan, tabulate, trials
 from uap_jax.sweeps.plan import Trial
+from uap_jax.sweeps.published import load_published
 from uap_jax.sweeps.shared import ERROR, LOG
 from uap_jax.sweeps.sweep_html import (
     Corpus,
@@ -72,7 +73,7 @@ def gather(workdir: Path) -> SweepData:
         hardware=_union(sections, "hardware"),
         versions=_union(sections, "versions"),
         examples=_choose_examples(done, workdir),
-        published_examples=[tabulate.read_published(table) for table in _EXAMPLES],
+        published_examples=[load_published(table) for table in _EXAMPLES],
     )
 
 
@@ -135,7 +136,7 @@ def _make_section(
             for name, label in corpora.items()
         ],
         published=[
-            tabulate.read_published(name)
+            load_published(name)
             for name in (_PANELS.get(number, (number,)) if number else ())
         ],
         missing=[

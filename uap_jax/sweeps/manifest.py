@@ -1,6 +1,6 @@
 """Experiments declared in TOML: which trials, and how they become a table.
 
-What a manifest may hold is in `experiments/manifests/README.md`.
+What a manifest may hold is in `manifests/README.md`.
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ from uap_jax.models import MODEL_NAMES
 from uap_jax.sweeps.tables import MEASURES
 
 SCALES = ("paper", "smoke")
+_FOLDER = Path(__file__).with_name("manifests")
 # As `attacks.methods.METHODS` and `config.PRESETS`, which take seconds to import.
 METHODS = ("penalty", "greedy", "decoupled")
 PRESETS = ("default", "paper")
@@ -152,6 +153,17 @@ class Manifest:
     digest: str
 
 
+def names() -> list[str]:
+    """Returns the names of the package's manifests."""
+    return sorted(path.stem for path in _FOLDER.glob("*.toml"))
+
+
+def locate(name: str) -> Path:
+    """Returns the path of a manifest that is named by a path or as one of `names()`."""
+    is_known = not Path(name).exists() and name in names()
+    return _FOLDER / f"{name}.toml" if is_known else Path(name)
+
+
 def load(path: Path, *, scale: str) -> Manifest:
     """Reads a manifest.
 
@@ -162,7 +174,9 @@ def load(path: Path, *, scale: str) -> Manifest:
         content = path.read_bytes()
         declared = tomllib.loads(content.decode())
     except FileNotFoundError:
-        raise UsageError(f"--manifest: expected a file, got {path}") from None
+        raise UsageError(
+            f"--manifest: expected a file or one of {', '.join(names())}, got {path}"
+        ) from None
     except UnicodeDecodeError:
         raise UsageError(f"{path}: expected text in UTF-8") from None
     # Numbers of thousands of digits, and brackets as deep, have errors of their own.

@@ -1,8 +1,6 @@
-"""The paper's numbers, to stand beside measured ones.
+"""The paper's numbers, shown beside measured ones.
 
-They are facts of others and no part of the package: the files lie in the repository, in
-`third_party/published`, whose README lists the fields. A package installed without the
-repository finds none and gets empty tables, in which every look-up gives None.
+The files are in `published/`; their fields and source are in third_party/README.md.
 """
 
 import dataclasses
@@ -10,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-_FOLDER = Path(__file__).parents[2] / "third_party" / "published"
+_FOLDER = Path(__file__).with_name("published")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,40 +34,27 @@ class Published:
     cells: tuple[dict[str, Any], ...] = ()
 
 
-def load_published(table: str, folder: Path | None = None) -> Published:
+def load_published(table: str) -> Published:
     """Reads a table of the paper.
 
     Args:
         table: See `Published.table`.
-        folder: Where the files are; None: the repository that this file belongs to.
-
-    Returns:
-        The table; one without cells where there is no such folder.
 
     Raises:
-        ValueError: The folder is there and does not hold the table.
+        ValueError: There is no such table.
 
     Example:
         >>> table = load_published("6")
         >>> cell = published_cell(table, method="penalty", target="dog_bark")
     """
-    folder = _FOLDER if folder is None else folder
-    if not folder.is_dir():
-        return Published(table)
     stem = table if table.startswith("figure") else f"table_{table}"
-    path = folder / f"{stem}.json"
+    path = _FOLDER / f"{stem}.json"
     if not path.is_file():
-        names = sorted(
-            path.stem.removeprefix("table_") for path in folder.glob("*.json")
-        )
+        names = sorted(p.stem.removeprefix("table_") for p in _FOLDER.glob("*.json"))
         raise ValueError(f"table: expected one of {names}, got {table!r}")
     content = json.loads(path.read_text(encoding="utf-8"))
     return Published(
-        table=content["table"],
-        title=content["title"],
-        source=content["source"],
-        notes=tuple(content["notes"]),
-        cells=tuple(content["cells"]),
+        **content | {key: tuple(content[key]) for key in ("notes", "cells")}
     )
 
 

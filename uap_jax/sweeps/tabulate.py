@@ -81,12 +81,6 @@ def write_files(table: Table, about: Mapping[str, Any], *, workdir: Path) -> Pat
     return folder / f"{about['name']}.md"
 
 
-def read_published(table: str) -> Published:
-    """Reads a table of the paper, from the repository that one works in, if in one."""
-    here = Path("third_party", "published")
-    return load_published(table, here if here.is_dir() else None)
-
-
 def _build(
     declared: Manifest,
     trials: Sequence[Trial],
@@ -99,7 +93,7 @@ def _build(
         return _build_transfer(declared, trials, results, workdir)
     if spec.kind == "front":
         return _build_front(trials, results, workdir, series=spec.rows)
-    published = read_published(spec.published) if spec.published else None
+    published = load_published(spec.published) if spec.published else None
     notes = _notes([published])
     if spec.kind == "significance":
         compared = compare_methods(trials, results, spec.rows, published, workdir)
@@ -193,7 +187,7 @@ def _build_transfer(
 ) -> tuple[Table, list[str]]:
     number = declared.table.published
     panels = {
-        goal: read_published(f"{number}{panel}") if number else None
+        goal: load_published(f"{number}{panel}") if number else None
         for goal, panel in {"untargeted": "A", "targeted": "B"}.items()
     }
     records = []
