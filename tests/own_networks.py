@@ -33,11 +33,11 @@ def jax_logits(variables, x):
 
 
 def named():
-    return models.OwnModel(jax_logits, weights(), class_names=NAMES, **SIZES)
+    return models.Classifier(jax_logits, weights(), class_names=NAMES, **SIZES)
 
 
 def unnamed():
-    return models.OwnModel(
+    return models.Classifier(
         lambda variables, x: jax_logits(variables, x)[:, jnp.array([2, 1, 0])],
         weights(),
         **SIZES,
@@ -49,7 +49,7 @@ def probabilities():
         logits = jax_logits(variables, x)
         return jnp.exp(logits) / jnp.sum(jnp.exp(logits), axis=1, keepdims=True)
 
-    return models.OwnModel(predict, weights(), **SIZES)
+    return models.Classifier(predict, weights(), **SIZES)
 
 
 def without_gradient():

@@ -21,23 +21,15 @@ def logits(variables, x):
 
 
 def make_problem():
-    """Returns a model, its weights, clips and their labels."""
+    """Returns a classifier, clips and their labels."""
     keys = jax.random.split(jax.random.key(0), 3)
     variables = {
         "hidden": jax.random.normal(keys[0], (NUM_SAMPLES, 8)),
         "out": 3 * jax.random.normal(keys[1], (8, NUM_CLASSES)),
     }
     x = jax.random.uniform(keys[2], (NUM_CLIPS, NUM_SAMPLES))
-    spec = models.ModelSpec(
-        name="toy",
-        num_classes=NUM_CLASSES,
-        num_samples=NUM_SAMPLES,
-        sample_rate_hz=16_000,
-        init=lambda _: variables,
-        logits=logits,
-        apply_train=lambda *_: (None, None),
-    )
-    return spec, variables, x, jnp.argmax(logits(variables, x), axis=1).astype("int32")
+    classifier = models.Classifier(logits, variables, NUM_SAMPLES, 16_000)
+    return classifier, x, jnp.argmax(logits(variables, x), axis=1).astype("int32")
 
 
 OVERRIDES = {
@@ -71,11 +63,10 @@ def settings(max_passes=4, method="penalty"):
 
 
 def run(problem, workdir, console=None, method="penalty"):
-    spec, variables, x, labels = problem
+    classifier, x, labels = problem
     return attack.run_attack(
         settings(method=method),
-        spec,
-        variables,
+        classifier,
         x,
         labels,
         target=1,

@@ -75,7 +75,7 @@ def main(argv: list[str]) -> None:
 
 
 def prepare_uap_jax(
-    spec: models.ModelSpec,
+    spec: models.Architecture,
     variables: harness.Variables,
     x: np.ndarray,
     labels: np.ndarray,
@@ -92,7 +92,7 @@ def prepare_uap_jax(
 
 
 def prepare_foolbox_jax(
-    spec: models.ModelSpec,
+    spec: models.Architecture,
     variables: harness.Variables,
     x: np.ndarray,
     labels: np.ndarray,

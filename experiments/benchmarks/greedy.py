@@ -154,11 +154,11 @@ def prepare_victim() -> tuple[Any, Any, jax.Array, jax.Array, dict[str, Any]]:
     console = Console()
     cache_dir = Path(default_cache_dir())
     dataset, splits = beginning.load_corpus(settings, cache_dir, False, console)
-    spec, trained, facts = victim.prepare(
+    classifier, facts = victim.prepare(
         settings, dataset, splits, cache_dir=cache_dir, console=console
     )
     x, labels = judge.attack_clips(settings, dataset, splits)
-    return spec, trained.variables, x, labels, facts
+    return classifier, classifier.variables, x, labels, facts
 
 
 def success_rate(spec: Any, variables: Any, problem: Any) -> Any:

@@ -53,7 +53,7 @@ def random_clips(num_clips: int, num_samples: int, *, seed: int) -> np.ndarray:
     return rng.uniform(0, 1, (num_clips, num_samples)).astype(np.float32)
 
 
-def random_variables(spec: models.ModelSpec) -> Variables:
+def random_variables(spec: models.Architecture) -> Variables:
     """Random weights, and the statistics that random clips have under them."""
     variables = spec.init(jax.random.key(0))
     x = jnp.asarray(random_clips(8, spec.num_samples, seed=0))

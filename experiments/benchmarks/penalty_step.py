@@ -112,7 +112,7 @@ def main(argv: list[str]) -> None:
 
 
 def prepare_jax(
-    spec: models.ModelSpec,
+    spec: models.Architecture,
     variables: harness.Variables,
     x: np.ndarray,
     *,
@@ -178,7 +178,7 @@ def prepare_torch(
     return runs, notes
 
 
-def count_multiply_adds(spec: models.ModelSpec, variables: harness.Variables) -> int:
+def count_multiply_adds(spec: models.Architecture, variables: harness.Variables) -> int:
     """Counts those of all matrix products of one clip's logits and input gradient."""
 
     def run(x: jax.Array, direction: jax.Array) -> tuple[jax.Array, jax.Array]:

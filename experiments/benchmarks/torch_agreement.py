@@ -13,7 +13,7 @@ import torch_twin
 from uap_jax.attacks import PenaltyConfig, PenaltyProblem
 from uap_jax.attacks.penalty_steps import batch_objective
 from uap_jax.audio.box import to_tanh_space
-from uap_jax.models import ModelSpec
+from uap_jax.models import Architecture
 
 NUM_CLIPS = 16
 # Relative to the largest logit, or to the norm of a clip's gradient.
@@ -22,7 +22,7 @@ LARGEST_DIFFERENCE_FLOAT32 = 1e-4
 
 
 def check_agreement(
-    spec: ModelSpec,
+    spec: Architecture,
     variables: Any,
     twin: torch_twin.SpchCMD,
     *,
@@ -82,7 +82,7 @@ def check_agreement(
 
 
 def _logits_and_gradients(
-    spec: ModelSpec, variables: Any, x: np.ndarray, direction: np.ndarray
+    spec: Architecture, variables: Any, x: np.ndarray, direction: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, x.dtype), variables)
     logits, pull_back = jax.vjp(lambda x: spec.logits(variables, x), jnp.asarray(x))
@@ -99,7 +99,7 @@ def _logits_and_gradients_torch(
 
 
 def _objective_gradients(
-    spec: ModelSpec,
+    spec: Architecture,
     variables: Any,
     x: np.ndarray,
     value: np.ndarray,

@@ -94,7 +94,7 @@ def test_clips_of_one_s_own():
     bridge = bridges.from_numpy(fails_when_loud, **SIZES)
     x, _ = networks.clips()
     bridges.check_logits(bridge, x)
-    with pytest.raises(ValueError, match="bridge: expected finite logits"):
+    with pytest.raises(ValueError, match="classifier: expected finite logits"):
         bridges.check_logits(bridge, x.at[1, 2].set(1.0))
 
 

@@ -75,7 +75,7 @@ def test_stopped_attack_is_not_run_again(problem, tmp_path, capsys):
 
 
 def test_perturbation_held_near_silence_is_explained(problem, tmp_path, capsys):
-    spec, variables, x, labels = problem
+    classifier, x, labels = problem
     quiet = dataclasses.replace(
         settings(max_passes=3),
         attack=dataclasses.replace(
@@ -84,8 +84,7 @@ def test_perturbation_held_near_silence_is_explained(problem, tmp_path, capsys):
     )
     attack.run_attack(
         quiet,
-        spec,
-        variables,
+        classifier,
         x,
         labels,
         target=1,
@@ -97,13 +96,12 @@ def test_perturbation_held_near_silence_is_explained(problem, tmp_path, capsys):
 
 
 def test_stalled_greedy_attack_is_explained(problem, tmp_path, capsys):
-    spec, variables, x, labels = problem
+    classifier, x, labels = problem
     base = settings(method="greedy")
     ddn = dataclasses.replace(base.attack.ddn, num_steps=2, init_norm=1e-4)
     result = attack.run_attack(
         dataclasses.replace(base, attack=dataclasses.replace(base.attack, ddn=ddn)),
-        spec,
-        variables,
+        classifier,
         x,
         labels,
         target=1,

@@ -80,8 +80,7 @@ def write(folder, workdir, *, target=TARGET, strict=False, **changes):
     workdir.mkdir(exist_ok=True)
     found = submission.write_submissions(
         types.SimpleNamespace(**settings | changes),
-        types.SimpleNamespace(logits=logits),
-        VARIABLES,
+        types.SimpleNamespace(logits=logits, variables=VARIABLES),
         dataset,
         Perturbation(value, space="signal"),
         workdir,

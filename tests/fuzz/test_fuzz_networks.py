@@ -11,7 +11,7 @@ from fuzz_guard import LAUNCHER_ERRORS, LIBRARY_ERRORS, Outcomes, snapshot
 from fuzz_texts import json_files
 
 from uap_jax import bridges
-from uap_jax.runs import own_models
+from uap_jax.runs import custom_models
 
 COUNTS = (5, pytest.param(100, marks=pytest.mark.slow))
 NUM_CLASSES, NUM_SAMPLES = 3, 40
@@ -104,11 +104,11 @@ def test_network_is_read_or_refused(network, count):
 def test_what_is_stated_is_read_or_refused(network, count):
     beside = network.with_name(f"{network.name}.json")
     beside.write_text(json.dumps(STATED))
-    assert own_models.load(str(network)) is not None
+    assert custom_models.load(str(network)) is not None
     outcomes = Outcomes()
     for kind, content in json_files(STATED, count):
         beside.write_bytes(content)
-        call = functools.partial(own_models.load, str(network))
+        call = functools.partial(custom_models.load, str(network))
         naming = (str(network),)
         outcomes.add(kind, call, allowed=LAUNCHER_ERRORS, naming=naming, limit_s=30)
         assert beside.read_bytes() == content

@@ -239,23 +239,14 @@ def go_on(finished):
         "out": 3 * jax.random.normal(keys[1], (8, NUM_CLASSES)),
     }
     x = jax.random.uniform(keys[2], (NUM_CLIPS, NUM_SAMPLES))
-    spec = models.ModelSpec(
-        name="toy",
-        num_classes=NUM_CLASSES,
-        num_samples=NUM_SAMPLES,
-        sample_rate_hz=RATE_HZ,
-        init=lambda _: variables,
-        logits=logits,
-        apply_train=lambda *_: (None, None),
-    )
+    classifier = models.Classifier(logits, variables, NUM_SAMPLES, RATE_HZ)
     request = dataclasses.asdict(finished[1])
     request |= {"overrides": ["max_passes=2", "target_asr=1.0"]}
     settings = config.resolve(**request, on_accelerator=False)
     return functools.partial(
         attack.run_attack,
         settings,
-        spec,
-        variables,
+        classifier,
         x,
         jnp.argmax(logits(variables, x), axis=1).astype("int32"),
         target=1,

@@ -146,7 +146,7 @@ def outputs_of(name: str, num_samples: int) -> dict[str, tuple[int, ...]]:
     }
 
 
-def with_form(name: str, form: str) -> models.ModelSpec:
+def with_form(name: str, form: str) -> models.Architecture:
     module, num_samples = SMALL[name]
     module = module.clone(form=form)
     return registry._as_functions(name, registry._ENTRIES[name], module, num_samples)
@@ -156,7 +156,7 @@ def with_form(name: str, form: str) -> models.ModelSpec:
 class Running:
     """A small network with weights, and its outputs for four clips at the edges."""
 
-    spec: models.ModelSpec
+    spec: models.Architecture
     variables: Any
     x: jax.Array  # silence, a constant, a full-scale square, noise
     logits: jax.Array
@@ -170,7 +170,7 @@ def clips_at_the_edges(num_samples: int) -> jax.Array:
     return jnp.asarray(np.stack([*levels, square, noise]), jnp.float32)
 
 
-def draw_variables(spec: models.ModelSpec) -> Any:
+def draw_variables(spec: models.Architecture) -> Any:
     """The variables of `spec.init`, drawn by NumPy to compile nothing."""
     rng = np.random.default_rng(1)
 
@@ -192,7 +192,7 @@ def draw_variables(spec: models.ModelSpec) -> Any:
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
-def evaluation_of(spec: models.ModelSpec):
+def evaluation_of(spec: models.Architecture):
     """Returns a compiled function of variables and x: logits, and a gradient by x."""
 
     def evaluate(variables, x):

@@ -51,7 +51,7 @@ def shapes_of(num_samples: int) -> dict[str, tuple[int, ...]]:
 
 
 @pytest.fixture(scope="module")
-def spec() -> models.ModelSpec:
+def spec() -> models.Architecture:
     return models.create("spchcmd", num_classes=NUM_CLASSES, num_samples=NUM_SAMPLES)
 
 

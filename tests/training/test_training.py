@@ -104,13 +104,13 @@ class Toy(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def spec() -> models.ModelSpec:
+def spec() -> models.Architecture:
     entry = registry._Entry("", "", NUM_SAMPLES, 16_000, 1)
     return registry._as_functions("toy", entry, Toy(len(CLASS_NAMES)), NUM_SAMPLES)
 
 
 def train(
-    spec: models.ModelSpec,
+    spec: models.Architecture,
     dataset: Dataset,
     splits: Splits,
     workdir: Path,
@@ -125,7 +125,7 @@ def train(
             raise KilledError
         epochs.append(dict(record))
 
-    def scripted(_spec, weights, *_args, **_settings):
+    def scripted(_logits_fn, weights, *_args, **_settings):
         variables.append(jax.device_get(weights))
         return ACCURACIES[first + len(variables) - 1]
 
@@ -272,7 +272,7 @@ def test_accuracy_counts_every_clip_once(whole, spec, dataset, num_clips):
     # Wrong labels for a third, so that the share to be found is neither 0 nor 1.
     labels = np.where(np.arange(90) % 3, predictions, (predictions + 1) % 3)
     accuracy = loop.evaluate_accuracy(
-        spec,
+        spec.logits,
         variables,
         dataclasses.replace(dataset, labels=labels.astype(np.int32)),
         np.arange(90)[-num_clips:],

@@ -5,7 +5,6 @@ host, wherever it runs itself. The functions must be pure NumPy (or torch, or wh
 one that calls JAX may wait for the very program that waits for it.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ from jax.experimental.buffer_callback import buffer_callback
 from uap_jax.attacks import LogitsFn, Variables
 from uap_jax.attacks.checks import check_choice, check_size
 from uap_jax.bridges import checks
+from uap_jax.models.classifier import Classifier
 
 # What a classifier takes: clips in the box as they are, or 2 x - 1 in [-1, 1].
 INPUT_RANGES = ("box", "waveform")
@@ -25,30 +25,7 @@ Forward = Callable[[np.ndarray], np.ndarray]
 Vjp = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Bridge:
-    """A classifier of another framework, ready for `uap_jax.attacks`.
-
-    Attributes:
-        logits: `logits(variables, x [B, N]) -> [B, C]`, x float32 in the box [0, 1];
-            one object for the life of the bridge, so attacks compile once.
-        variables: Empty: the weights stay with the classifier.
-        num_classes: C, the number of logits.
-        num_samples: N, samples of a clip.
-        sample_rate_hz: Samples per second that the classifier is made for, or None if
-            not known.
-        input_range: What the classifier itself gets: "box", or "waveform" for 2 x - 1.
-    """
-
-    logits: LogitsFn
-    variables: Variables
-    num_classes: int
-    num_samples: int
-    sample_rate_hz: int | None
-    input_range: str
-
-
-class HostClassifier(NamedTuple):
+class OnHost(NamedTuple):
     """A classifier as functions on float32 arrays, `[B, N]` to `[B, C]`.
 
     They own what they are given.
@@ -68,7 +45,7 @@ def from_numpy(
     num_samples: int,
     sample_rate_hz: int | None = None,
     input_range: str = "box",
-) -> Bridge:
+) -> Classifier:
     """Makes a classifier without a gradient, to evaluate perturbations on.
 
     Args:
@@ -80,13 +57,13 @@ def from_numpy(
         input_range: "box": `forward` gets clips in [0, 1]; "waveform": in [-1, 1].
 
     Returns:
-        The bridge; asking for its gradient raises `ValueError` before compilation.
+        The classifier; asking for its gradient raises `ValueError` before compilation.
 
     Raises:
         ValueError: A setting is out of its range, or `forward` fails on probe clips.
     """
-    return make_bridge(
-        HostClassifier(forward, None, forward),
+    return make_classifier(
+        OnHost(forward, None, forward),
         name="forward",
         num_classes=num_classes,
         num_samples=num_samples,
@@ -103,7 +80,7 @@ def from_numpy_vjp(
     num_samples: int,
     sample_rate_hz: int | None = None,
     input_range: str = "box",
-) -> Bridge:
+) -> Classifier:
     """Makes a classifier of its logits and their gradient.
 
     vjp(x, u)_i = sum_c u_ic d f_c(x_i) / d x_i
@@ -115,13 +92,13 @@ def from_numpy_vjp(
         num_classes, num_samples, sample_rate_hz, input_range: As for `from_numpy`.
 
     Returns:
-        The bridge.
+        The classifier.
 
     Raises:
         ValueError: A setting is out of its range, or a function fails on probe clips.
     """
-    return make_bridge(
-        HostClassifier(forward, vjp, forward),
+    return make_classifier(
+        OnHost(forward, vjp, forward),
         name="forward",
         num_classes=num_classes,
         num_samples=num_samples,
@@ -130,16 +107,16 @@ def from_numpy_vjp(
     )
 
 
-def make_bridge(
-    classifier: HostClassifier,
+def make_classifier(
+    classifier: OnHost,
     *,
     name: str,
     num_classes: int,
     num_samples: int,
     sample_rate_hz: int | None,
     input_range: str,
-) -> Bridge:
-    """Checks a classifier on probe clips and makes a bridge of it.
+) -> Classifier:
+    """Checks a classifier on probe clips and returns it.
 
     Args:
         classifier: On what `input_range` says.
@@ -164,18 +141,16 @@ def make_bridge(
         checks.check_gradient(
             classifier.vjp, probes, name=name, num_classes=num_classes
         )
-    return Bridge(
+    return Classifier(
         logits=_logits_of(classifier, num_classes, num_samples, input_range),
         variables={},
-        num_classes=num_classes,
         num_samples=num_samples,
         sample_rate_hz=sample_rate_hz,
-        input_range=input_range,
     )
 
 
 def _logits_of(
-    classifier: HostClassifier, num_classes: int, num_samples: int, input_range: str
+    classifier: OnHost, num_classes: int, num_samples: int, input_range: str
 ) -> LogitsFn:
     def call_forward(function: Forward, x: jax.Array) -> jax.Array:
         return _call(function, x, width=num_classes, what="logits")

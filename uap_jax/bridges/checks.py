@@ -5,14 +5,12 @@ training mode, clips that have a say in each other's logits.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import jax
 import numpy as np
 
-if TYPE_CHECKING:
-    import jax
-
-    from uap_jax.bridges.callback import Bridge
+from uap_jax.models.classifier import Classifier
 
 # Relative to the largest logit; half-precision arithmetic inside a network stays below.
 _SAME_LOGITS_TOLERANCE = 0.01
@@ -22,20 +20,20 @@ class ClassifierError(ValueError):
     """A classifier is not what it must be; the text says which and why."""
 
 
-def check_logits(bridge: "Bridge", x: "jax.Array") -> None:
-    """Checks a bridge on clips of one's own, as it was on probes when it was made.
+def check_logits(classifier: Classifier, x: jax.Array) -> None:
+    """Checks a classifier on given clips, as a bridge is on probes when it is made.
 
     Args:
-        bridge: The classifier.
+        classifier: The classifier.
         x: `[B, N]` float32 in the box [0, 1].
 
     Raises:
         ValueError: The logits are not finite, or are probabilities.
     """
     check_outputs(
-        np.asarray(bridge.logits(bridge.variables, x)),
-        name="bridge",
-        shape=(x.shape[0], bridge.num_classes),
+        np.asarray(classifier.logits(classifier.variables, x)),
+        name="classifier",
+        shape=(x.shape[0], classifier.num_classes),
     )
 
 
@@ -79,6 +77,24 @@ def check_array(
     if array.shape != shape or array.dtype != np.float32:
         raise ClassifierError(f"{expected} {array.dtype} {array.shape}")
     return array
+
+
+def check_shape(outputs: Any, num_clips: int) -> None:
+    """Checks the shape of logits, from `jax.eval_shape`.
+
+    Raises:
+        ValueError: They are not one array float32 `[num_clips, C]`, C at least 2.
+    """
+    got = type(outputs).__name__
+    if isinstance(outputs, jax.ShapeDtypeStruct):
+        got = f"{outputs.dtype} {list(outputs.shape)}"
+        is_matrix = outputs.ndim == 2 and outputs.dtype == np.float32
+        if is_matrix and outputs.shape[0] == num_clips and outputs.shape[1] >= 2:
+            return
+    raise ClassifierError(
+        f"expected logits float32 [{num_clips}, C], C at least 2, for {num_clips} "
+        f"clips, got {got}"
+    )
 
 
 def probe_clips(num_samples: int) -> np.ndarray:

@@ -3,9 +3,9 @@
 import os
 from typing import TYPE_CHECKING
 
-from uap_jax.bridges.callback import Bridge
 from uap_jax.bridges.checks import one_line
-from uap_jax.bridges.torch_modules import bridge_of_module
+from uap_jax.bridges.torch_modules import module_classifier
+from uap_jax.models.classifier import Classifier
 
 if TYPE_CHECKING:
     import torch  # pyrefly: ignore[missing-import]
@@ -20,7 +20,7 @@ def from_onnx(
     input_range: str = "box",
     clip_shape: tuple[int, ...] | None = None,
     num_threads: int | None = None,
-) -> Bridge:
+) -> Classifier:
     """Makes a classifier of an ONNX file.
 
     onnx2torch makes a PyTorch module of it; of many operations it knows what they were
@@ -33,7 +33,7 @@ def from_onnx(
         clip_shape, num_threads: As for `from_torch`.
 
     Returns:
-        The bridge.
+        The classifier.
 
     Raises:
         ImportError: onnx or onnx2torch is not installed, or cannot be loaded.
@@ -41,7 +41,7 @@ def from_onnx(
         ValueError: It is no ONNX file, is damaged, has operations that onnx2torch does
             not know, or the network fails as in `from_torch`.
     """
-    return bridge_of_module(
+    return module_classifier(
         _load(os.fspath(path)),
         name=str(path),
         num_classes=num_classes,

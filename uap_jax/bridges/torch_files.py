@@ -5,9 +5,9 @@ import warnings
 import zipfile
 from typing import TYPE_CHECKING
 
-from uap_jax.bridges.callback import Bridge
 from uap_jax.bridges.checks import one_line
-from uap_jax.bridges.torch_modules import bridge_of_module
+from uap_jax.bridges.torch_modules import module_classifier
+from uap_jax.models.classifier import Classifier
 
 if TYPE_CHECKING:
     import torch  # pyrefly: ignore[missing-import]
@@ -22,7 +22,7 @@ def from_torch_file(
     input_range: str = "box",
     clip_shape: tuple[int, ...] | None = None,
     num_threads: int | None = None,
-) -> Bridge:
+) -> Classifier:
     """Makes a classifier of a file of `torch.jit.save` or `torch.export.save`.
 
     Such a file is a program: load none that you do not trust. What is exported must
@@ -34,7 +34,7 @@ def from_torch_file(
         clip_shape, num_threads: As for `from_torch`.
 
     Returns:
-        The bridge.
+        The classifier.
 
     Raises:
         ImportError: PyTorch is not installed.
@@ -42,7 +42,7 @@ def from_torch_file(
         ValueError: It holds no such network, is damaged, or the network fails as in
             `from_torch`.
     """
-    return bridge_of_module(
+    return module_classifier(
         _load(os.fspath(path)),
         name=str(path),
         num_classes=num_classes,

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from uap_jax.attacks.checks import check_size
-from uap_jax.bridges.callback import Bridge, HostClassifier, make_bridge
+from uap_jax.bridges.callback import OnHost, make_classifier
 from uap_jax.bridges.checks import ClassifierError
+from uap_jax.models.classifier import Classifier
 
 if TYPE_CHECKING:
     import torch  # pyrefly: ignore[missing-import]
@@ -32,7 +33,7 @@ def from_torch(
     input_range: str = "box",
     clip_shape: tuple[int, ...] | None = None,
     num_threads: int | None = None,
-) -> Bridge:
+) -> Classifier:
     """Makes a classifier of a PyTorch module.
 
     The module is put into evaluation mode, and must stay in it. Its weights are read
@@ -50,13 +51,13 @@ def from_torch(
             attacks share a machine.
 
     Returns:
-        The bridge.
+        The classifier.
 
     Raises:
         ValueError: A setting is out of its range, the module does not keep evaluation
             mode, or it fails on probe clips.
     """
-    return bridge_of_module(
+    return module_classifier(
         module,
         name="module",
         num_classes=num_classes,
@@ -68,7 +69,7 @@ def from_torch(
     )
 
 
-def bridge_of_module(
+def module_classifier(
     module: "torch.nn.Module",
     *,
     name: str,
@@ -78,7 +79,7 @@ def bridge_of_module(
     input_range: str,
     clip_shape: tuple[int, ...] | None,
     num_threads: int | None,
-) -> Bridge:
+) -> Classifier:
     """`from_torch` for a module that the caller knows by another name."""
     import torch  # pyrefly: ignore[missing-import]
 
@@ -96,8 +97,8 @@ def bridge_of_module(
     on_host = _ModuleOnHost(
         module, name=name, clip_shape=clip_shape, num_threads=num_threads
     )
-    return make_bridge(
-        HostClassifier(on_host.forward, on_host.vjp, on_host.forward_before_vjp),
+    return make_classifier(
+        OnHost(on_host.forward, on_host.vjp, on_host.forward_before_vjp),
         name=name,
         num_classes=num_classes,
         num_samples=num_samples,

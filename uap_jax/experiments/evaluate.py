@@ -13,7 +13,7 @@ from uap_jax.data.corpora import CORPUS_NAMES
 from uap_jax.errors import UsageError
 from uap_jax.files import default_cache_dir
 from uap_jax.runs.console import run_app
-from uap_jax.runs.own_models import check_model
+from uap_jax.runs.custom_models import check_model
 
 PERTURBATION = flags.DEFINE_string(
     "perturbation", None, "The work directory of a finished run."

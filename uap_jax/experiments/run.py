@@ -12,8 +12,8 @@ from absl import flags
 from uap_jax.audio import SCALINGS
 from uap_jax.models import MODEL_NAMES
 from uap_jax.runs.console import run_app
-from uap_jax.runs.own_files import FILE_SUFFIXES, STATED_EXAMPLE
-from uap_jax.runs.own_models import check_model
+from uap_jax.runs.custom_models import check_model
+from uap_jax.runs.model_files import FACTS_EXAMPLE, FILE_SUFFIXES
 
 # As `attacks.methods.METHODS`, which takes seconds to import.
 METHODS = ("penalty", "greedy", "decoupled")
@@ -24,9 +24,9 @@ MODEL = flags.DEFINE_string(
     "spchcmd",
     f"The classifier to fool: {', '.join(MODEL_NAMES)}, which is trained first; or one "
     "of yours, trained already: package.module:function, a function without arguments "
-    "that returns a models.OwnModel or a bridge; or a file "
+    "that returns a models.Classifier, as bridges do; or a file "
     f"({', '.join(FILE_SUFFIXES)}; ONNX, TorchScript or torch.export), with what it is "
-    f"made for in a file of its name and .json beside it, such as {STATED_EXAMPLE}. "
+    f"made for in a file of its name and .json beside it, such as {FACTS_EXAMPLE}. "
     'With the input range "waveform" it gets 2 x - 1 of clips x in [0, 1], that is, '
     "with --scaling=fixed, recordings as they are.",
 )

@@ -6,6 +6,8 @@ import importlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+from uap_jax.models.classifier import Classifier
+
 if TYPE_CHECKING:
     import flax.linen as nn
     import jax
@@ -61,20 +63,19 @@ MODEL_NAMES = tuple(_ENTRIES)
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelSpec:
-    """A classifier as pure functions.
+class Architecture:
+    """A network that can be trained, as pure functions.
 
     Attributes:
-        name: The name in the registry, or of a model of one's own.
+        name: The name in the registry.
         num_classes: C, the number of logits.
         num_samples: N, samples of a clip.
-        sample_rate_hz: Samples per second that the network is made for.
+        sample_rate_hz: Samples per second that it is made for.
         init: `init(key) -> variables`, all collections.
-        logits: `logits(variables, x [B, N]) -> [B, C]`, evaluation mode, x in the
-            box [0, 1]; one stable object, so new weights recompile nothing.
+        logits: As in `Classifier`.
         apply_train: `apply_train(variables, x, dropout_key) -> logits, statistics`,
             training mode; statistics are the collections that it updates: batch
-            statistics, or none where the network keeps none.
+            statistics, or none where the network has none.
     """
 
     name: str
@@ -85,50 +86,22 @@ class ModelSpec:
     logits: Callable[[Any, "jax.Array"], "jax.Array"]
     apply_train: Callable[..., tuple["jax.Array", Any]]
 
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class OwnModel:
-    """A trained classifier of one's own: what `--model=module:function` returns.
-
-    Attributes:
-        logits: `logits(variables, x [B, N]) -> [B, C]` float32, evaluation mode, x in
-            the box [0, 1]; a network that takes waveforms in [-1, 1] gets 2 x - 1.
-        variables: Its weights, a pytree of arrays; nothing where they are elsewhere.
-        num_samples: N, samples of a clip.
-        sample_rate_hz: Samples per second that the network is made for.
-        class_names: The C classes in the order of the logits; by them it is matched to
-            a corpus. None: those of the corpus, in its order.
-
-    Raises:
-        ValueError: A number is less than 1, or a class has no name of its own.
-    """
-
-    logits: Callable[[Any, "jax.Array"], "jax.Array"]
-    variables: Any
-    num_samples: int
-    sample_rate_hz: int
-    class_names: Sequence[str] | None = None
-
-    def __post_init__(self) -> None:
-        for field in ("num_samples", "sample_rate_hz"):
-            value = getattr(self, field)
-            # True is an integer to Python.
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(
-                    f"{field}: expected an integer of at least 1, got {value!r}"
-                )
-        names = self.class_names
-        if names is None:
-            return
-        is_list = isinstance(names, Sequence) and not isinstance(names, str)
-        is_good = is_list and all(isinstance(name, str) and name for name in names)
-        if not is_good or len(set(names)) < max(2, len(names)):
-            raise ValueError(
-                f"class_names: expected two or more different names, got {names!r}"
-            )
+    def classifier(
+        self, variables: Any, class_names: Sequence[str] | None = None
+    ) -> Classifier:
+        """Returns the network with these weights."""
+        return Classifier(
+            self.logits,
+            variables,
+            num_samples=self.num_samples,
+            sample_rate_hz=self.sample_rate_hz,
+            class_names=None if class_names is None else tuple(class_names),
+        )
 
 
-def create(name: str, *, num_classes: int, num_samples: int | None = None) -> ModelSpec:
+def create(
+    name: str, *, num_classes: int, num_samples: int | None = None
+) -> Architecture:
     """Returns a network of the registry; equal arguments give the same object.
 
     Args:
@@ -155,7 +128,7 @@ def create(name: str, *, num_classes: int, num_samples: int | None = None) -> Mo
 
 
 @functools.cache
-def _create(name: str, num_classes: int, num_samples: int) -> ModelSpec:
+def _create(name: str, num_classes: int, num_samples: int) -> Architecture:
     entry = _ENTRIES[name]
     module_class = getattr(importlib.import_module(entry.module), entry.attribute)
     return _as_functions(name, entry, module_class(num_classes), num_samples)
@@ -178,7 +151,7 @@ def default_micro_batch_size(name: str) -> int | None:
 
 def _as_functions(
     name: str, entry: _Entry, module: "nn.Module", num_samples: int
-) -> ModelSpec:
+) -> Architecture:
     import jax
     import jax.numpy as jnp
 
@@ -203,7 +176,7 @@ def _as_functions(
             mutable=["batch_stats"],
         )
 
-    return ModelSpec(
+    return Architecture(
         name=name,
         num_classes=module.num_classes,
         num_samples=num_samples,

@@ -12,7 +12,7 @@ import jax
 from uap_jax import attacks
 from uap_jax.attacks import types
 from uap_jax.attacks.methods import METHODS
-from uap_jax.models import ModelSpec
+from uap_jax.models import Classifier
 from uap_jax.runs.config import RunConfig
 from uap_jax.runs.console import Console
 from uap_jax.runs.trail import open_trail
@@ -46,8 +46,7 @@ class Task(NamedTuple):
 
 def run_attack(
     config: RunConfig,
-    spec: ModelSpec,
-    variables: Any,
+    classifier: Classifier,
     x: jax.Array,
     labels: jax.Array,
     *,
@@ -61,22 +60,19 @@ def run_attack(
 
     Args:
         config, target, key, workdir, console: As in `Task`.
-        spec, variables, x, labels, save_every_s: As for `run_attacks`.
+        classifier, x, labels, save_every_s: As for `run_attacks`.
 
     Returns:
         What the attack found.
     """
     task = Task(config, target, key, workdir, console)
-    (found,) = run_attacks(
-        [task], spec, variables, x, labels, save_every_s=save_every_s
-    )
+    (found,) = run_attacks([task], classifier, x, labels, save_every_s=save_every_s)
     return found
 
 
 def run_attacks(
     tasks: Sequence[Task],
-    spec: ModelSpec,
-    variables: Any,
+    classifier: Classifier,
     x: jax.Array,
     labels: jax.Array,
     *,
@@ -91,8 +87,7 @@ def run_attacks(
 
     Args:
         tasks: Alike but for target, key and the numbers of the attack's config.
-        spec: The model.
-        variables: Its weights.
+        classifier: The classifier to fool.
         x: `[M, N]` attack clips in the box.
         labels: `[M]` int32.
         at_once: How many in one program; None: what fits the device's memory.
@@ -106,7 +101,7 @@ def run_attacks(
     """
     name = tasks[0].config.method
     method = METHODS[name]
-    logits_fn = spec.logits
+    logits_fn, variables = classifier.logits, classifier.variables
     devices = jax.devices()
     if len(devices) > 1:
         logits_fn = attacks.over_devices(logits_fn, devices)

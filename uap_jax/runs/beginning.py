@@ -14,8 +14,8 @@ from uap_jax.data.dataset import Dataset, Splits, leaked_share, split_clips
 from uap_jax.data.folder import describe_folder
 from uap_jax.data.tfsr import describe_tfsr
 from uap_jax.errors import UsageError, user_mistakes
-from uap_jax.models import ModelSpec
-from uap_jax.runs import config, environment, own_models, victim
+from uap_jax.models import Classifier
+from uap_jax.runs import config, custom_models, environment, victim
 from uap_jax.runs.attack import Task
 from uap_jax.runs.console import Console
 
@@ -29,8 +29,7 @@ class Start(NamedTuple):
     dataset: Dataset
     splits: Splits
     target: int | None
-    spec: ModelSpec
-    variables: Any
+    classifier: Classifier
     facts: dict[str, Any]  # about the model's training
     train_seconds: float
 
@@ -78,11 +77,11 @@ def begin(
     victim.class_index(dataset, settings.attack_class, flag="--attack_class")
     started = time.perf_counter()
     with user_mistakes():
-        spec, trained, facts = prepare(
+        classifier, facts = prepare(
             settings, dataset, splits, cache_dir=cache_dir, console=console
         )
     if settings.own_model is not None:
-        own_models.check_gradient(spec, trained.variables)
+        custom_models.check_gradient(classifier, settings.model)
     return Start(
         settings,
         workdir,
@@ -90,8 +89,7 @@ def begin(
         dataset,
         splits,
         target,
-        spec,
-        trained.variables,
+        classifier,
         facts,
         time.perf_counter() - started,
     )
@@ -144,7 +142,11 @@ def load_corpus(
             progress=console.progress,
         )
         splits = split_clips(dataset)
-    dataset = own_models.with_classes(dataset, settings.own_model)
+    own = settings.own_model
+    if own is not None:
+        dataset = custom_models.match_classes(
+            dataset, own["num_classes"], own["class_names"]
+        )
     for line in dataset.skipped[:10]:
         console.say(f"skipped {line}")
     if len(dataset.skipped) > 10:

@@ -22,7 +22,7 @@ from uap_jax.models.registry import (
     default_num_samples,
     default_sample_rate_hz,
 )
-from uap_jax.runs import own_models
+from uap_jax.runs import custom_models
 from uap_jax.training.recipes import Recipe, recipe_for
 
 # What a preset changes; flags given by hand and --set win over it.
@@ -49,7 +49,7 @@ class RunConfig:
 
     Attributes:
         method: Name in `METHODS`.
-        model: Name in the registry, or as `own_models` has it.
+        model: Name in the registry, or as `custom_models` has it.
         dataset: Name of the corpus.
         data_dir: Folder of its recordings, or None.
         split: Which of the corpus's splits, "official" or "paper".
@@ -64,7 +64,7 @@ class RunConfig:
         variant: A hash of the settings that differ from the defaults, or "".
         attack: Settings of the attack.
         training: Settings of the training, if the model is of the registry.
-        own_model: What is known of a model that is not, or None.
+        own_model: Facts about a custom model, see `custom_models.load`, or None.
     """
 
     method: str
@@ -83,27 +83,27 @@ class RunConfig:
     variant: str
     attack: PenaltyConfig | GreedyConfig | DecoupledConfig
     training: Recipe
-    own_model: own_models.Facts | None = None
+    own_model: dict[str, Any] | None = None
 
     @property
     def sample_rate_hz(self) -> int:
         """Samples per second that the model is made for."""
         if self.own_model is not None:
-            return self.own_model.sample_rate_hz
+            return self.own_model["sample_rate_hz"]
         return default_sample_rate_hz(self.model)
 
     @property
     def num_samples(self) -> int:
         """Samples of a clip, N."""
         if self.own_model is not None:
-            return self.own_model.num_samples
+            return self.own_model["num_samples"]
         return default_num_samples(self.model)
 
     @property
     def run_name(self) -> str:
         """A folder name that tells runs apart."""
         goal = self.target or "untargeted"
-        model = self.own_model.name if self.own_model is not None else self.model
+        model = self.own_model["name"] if self.own_model is not None else self.model
         parts = (self.method, model, self.dataset, self.scaling, goal)
         name = "-".join((*parts, f"seed{self.seed}"))
         return f"{name}-{self.variant}" if self.variant else name
@@ -144,7 +144,7 @@ def resolve(
         UsageError: A name or value is not a valid one, or a model of one's own cannot
             be loaded.
     """
-    own_models.check_model(model)
+    custom_models.check_model(model)
     is_own = model not in MODEL_NAMES
     chosen = PRESETS[preset]
     if dataset is None:
@@ -188,7 +188,7 @@ def resolve(
     waits = {"batch_size": None} if attack.batch_size is None else {}
     attack = dataclasses.replace(resolved, **waits)
     # Last, since it can take a while.
-    loaded = own_models.load(model)
+    loaded = custom_models.load(model)
     return RunConfig(
         method=method,
         model=model,
@@ -217,7 +217,7 @@ def resolve(
         ),
         attack=attack,
         training=training or Recipe(),
-        own_model=None if loaded is None else loaded.facts,
+        own_model=None if loaded is None else loaded[1],
     )
 
 

@@ -74,7 +74,7 @@ def evaluate(
         clips, settings.target, flag="--perturbation: its target"
     )
     with user_mistakes():
-        spec, trained, facts = victim.prepare(
+        classifier, facts = victim.prepare(
             settings, clips, splits, cache_dir=cache_dir, console=console
         )
     # As a run does, where the other key is the attack's.
@@ -82,8 +82,7 @@ def evaluate(
     splits = judge.choose_test_clips(settings, clips, splits)
     _, summary = judge.evaluate(
         settings,
-        spec,
-        trained.variables,
+        classifier,
         clips,
         splits,
         perturbation,

@@ -20,7 +20,7 @@ from uap_jax.evaluation import (
     summarize,
     waveform_gain,
 )
-from uap_jax.models import ModelSpec
+from uap_jax.models import Classifier
 from uap_jax.reporting import Example
 from uap_jax.runs.config import RunConfig
 from uap_jax.runs.console import Console
@@ -48,8 +48,7 @@ def store_perturbation(perturbation: attacks.Perturbation, workdir: Path) -> np.
 
 def evaluate(
     config: RunConfig,
-    spec: ModelSpec,
-    variables: Any,
+    classifier: Classifier,
     dataset: Dataset,
     splits: Splits,
     perturbation: attacks.Perturbation,
@@ -62,8 +61,8 @@ def evaluate(
 ) -> tuple[Evaluation, dict[str, Any]]:
     """Returns the values of every test clip, and their summary for result.json."""
     evaluation = evaluate_perturbation(
-        spec.logits,
-        variables,
+        classifier.logits,
+        classifier.variables,
         dataset,
         splits.test,
         perturbation,
@@ -142,15 +141,14 @@ def write_outcomes(
     )
 
 
-def learned_bank(spec: ModelSpec, variables: Any) -> dict[str, np.ndarray]:
+def learned_bank(variables: Any, *, sample_rate_hz: int) -> dict[str, np.ndarray]:
     """Returns the fields of `ReportData` on a sinc layer, none if there is none."""
     if "sinc" not in variables["params"]:
         return {}
     from uap_jax.models import sinc
 
-    rate = spec.sample_rate_hz
-    edges = np.asarray(sinc.band_edges_hz(variables, sample_rate_hz=rate))
-    initial = sinc.initial_band_edges_hz(len(edges), sample_rate_hz=rate)
+    edges = np.asarray(sinc.band_edges_hz(variables, sample_rate_hz=sample_rate_hz))
+    initial = sinc.initial_band_edges_hz(len(edges), sample_rate_hz=sample_rate_hz)
     return {"bank_edges_hz": edges, "initial_bank_edges_hz": np.asarray(initial)}
 
 

@@ -16,7 +16,7 @@ from uap_jax import attacks, files
 from uap_jax.attacks import types
 from uap_jax.files import default_cache_dir
 from uap_jax.reporting import ReportData, write_report
-from uap_jax.runs import config, environment, judge, own_models
+from uap_jax.runs import config, custom_models, environment, judge
 from uap_jax.runs.attack import run_attack
 from uap_jax.runs.beginning import Start, begin, begin_attack
 from uap_jax.runs.console import Console
@@ -83,7 +83,7 @@ def run(
             console=console,
         )
         is_own = settings.own_model is not None
-        naming = own_models.naming_faults(settings.model)
+        naming = custom_models.naming_faults(settings.model)
         with naming if is_own else contextlib.nullcontext():
             result = carry_out(start, strict=strict, clock=clock)
         return report_result(result, workdir, console)
@@ -109,13 +109,12 @@ def carry_out(
     """
     settings, workdir, console = start.settings, start.workdir, start.console
     dataset, splits, target = start.dataset, start.splits, start.target
-    spec, variables = start.spec, start.variables
+    classifier = start.classifier
     x, labels = judge.attack_clips(settings, dataset, splits)
     begin_attack(start, num_clips=len(labels))
     found = run_attack(
         settings,
-        spec,
-        variables,
+        classifier,
         x,
         labels,
         target=target,
@@ -130,8 +129,7 @@ def carry_out(
     splits = judge.choose_test_clips(settings, dataset, splits)
     evaluation, summary = judge.evaluate(
         settings,
-        spec,
-        variables,
+        classifier,
         dataset,
         splits,
         perturbation,
@@ -143,8 +141,7 @@ def carry_out(
     )
     unlabelled = write_submissions(
         settings,
-        spec,
-        variables,
+        classifier,
         dataset,
         perturbation,
         workdir,
@@ -159,8 +156,7 @@ def carry_out(
         workdir,
         judge=lambda point, its_sound: judge.evaluate(
             settings,
-            spec,
-            variables,
+            classifier,
             dataset,
             splits,
             point,
@@ -181,8 +177,11 @@ def carry_out(
         target=target,
     )
     passes = files.read_lines(workdir / "metrics.jsonl")
-    has_bank = settings.own_model is None
-    bank = judge.learned_bank(spec, variables) if has_bank else {}
+    bank = {}
+    if settings.own_model is None:
+        bank = judge.learned_bank(
+            classifier.variables, sample_rate_hz=settings.sample_rate_hz
+        )
     result = {
         "method": settings.method,
         "model": settings.model,

@@ -12,7 +12,7 @@ from uap_jax import files, models
 from uap_jax.audio.box import to_box
 from uap_jax.data.dataset import Dataset, Splits
 from uap_jax.errors import UsageError, user_mistakes
-from uap_jax.runs import beginning, environment, own_models
+from uap_jax.runs import beginning, custom_models, environment
 from uap_jax.runs.config import RunConfig
 from uap_jax.runs.console import Console
 from uap_jax.runs.stored import StoredRun, settings_of
@@ -46,21 +46,21 @@ def load_predictor(run: StoredRun, *, cache_dir: Path) -> Predictor:
         _check_cached(run, cache_dir)
     settings = settings_of(run)
     environment.cache_compilations(cache_dir / "compiled")
-    own = own_models.load(settings.model)
+    own = custom_models.load(settings.model)
     if own is None:
-        spec, variables, names = _trained(run, settings, cache_dir)
+        classifier = _trained(run, settings, cache_dir)
     else:
-        spec, variables, facts = own
-        stated = facts.class_names
-        names = stated or _load_corpus(run, settings, cache_dir)[0].class_names
+        classifier, _ = own
+    stated = classifier.class_names
+    names = stated or _load_corpus(run, settings, cache_dir)[0].class_names
 
     @jax.jit
     def classify(variables: Any, waveform: jax.Array) -> jax.Array:
         x, _ = to_box(waveform, scaling=settings.scaling)
-        return jnp.argmax(spec.logits(variables, x), axis=1)
+        return jnp.argmax(classifier.logits(variables, x), axis=1)
 
     def predict(waveforms: np.ndarray) -> list[str]:
-        indices = np.asarray(classify(variables, jnp.asarray(waveforms)))
+        indices = np.asarray(classify(classifier.variables, jnp.asarray(waveforms)))
         return [names[index] for index in indices]
 
     return Predictor(settings.sample_rate_hz, settings.num_samples, predict)
@@ -78,12 +78,10 @@ def _check_cached(run: StoredRun, cache_dir: Path) -> None:
         )
 
 
-def _trained(
-    run: StoredRun, settings: RunConfig, cache_dir: Path
-) -> tuple[models.ModelSpec, Any, tuple[str, ...]]:
-    """Returns a model of the registry, its weights in the cache, and its classes."""
+def _trained(run: StoredRun, settings: RunConfig, cache_dir: Path) -> models.Classifier:
+    """Returns a model of the registry with its weights in the cache."""
     dataset, splits = _load_corpus(run, settings, cache_dir)
-    spec = models.create(
+    architecture = models.create(
         settings.model,
         num_classes=len(dataset.class_names),
         num_samples=dataset.num_samples,
@@ -91,7 +89,7 @@ def _trained(
     folder = _model_folder(run, cache_dir)
     with user_mistakes(), files.locked(folder, wait=True):
         result = train(
-            spec,
+            architecture,
             dataset,
             splits,
             scaling=settings.scaling,
@@ -99,7 +97,7 @@ def _trained(
             seed=settings.seed,
             workdir=folder / "checkpoints",
         )
-    return spec, result.variables, dataset.class_names
+    return architecture.classifier(result.variables, dataset.class_names)
 
 
 def _load_corpus(

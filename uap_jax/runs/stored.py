@@ -164,7 +164,7 @@ def settings_of(
         raise UsageError(f"{path}: expected the settings of a run ({error})") from None
     if own is not None and model is None:
         known = stored.get("own_model") or {}
-        if own.fingerprint != known.get("fingerprint"):
+        if own["fingerprint"] != known.get("fingerprint"):
             raise UsageError(
                 f"--perturbation: expected {settings.model} as it was attacked, got "
                 "another one of that name; evaluate --model=... judges on it"

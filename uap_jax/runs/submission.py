@@ -18,7 +18,7 @@ from uap_jax.data.dataset import Dataset, to_waveform
 from uap_jax.errors import UsageError
 from uap_jax.evaluation import attack_success_rate, wilson_interval
 from uap_jax.evaluation.success import BLOCK_SIZE, predict_in_parts
-from uap_jax.models import ModelSpec
+from uap_jax.models import Classifier
 from uap_jax.runs.config import RunConfig
 from uap_jax.runs.console import Console
 
@@ -27,8 +27,7 @@ _MAX_NAMED = 10
 
 def write_submissions(
     config: RunConfig,
-    spec: ModelSpec,
-    variables: Any,
+    classifier: Classifier,
     dataset: Dataset,
     perturbation: Perturbation,
     workdir: Path,
@@ -44,7 +43,7 @@ def write_submissions(
 
     Args:
         config: Of the run.
-        spec, variables: The model.
+        classifier: The classifier to fool.
         dataset: The corpus, for its classes.
         perturbation: What is added.
         workdir: Where the files go.
@@ -68,7 +67,7 @@ def write_submissions(
         console.say("with --num_test_clips no submission is written")
         return None
     clean, perturbed, skipped = _hear(
-        *(spec.logits, variables, paths, dataset, perturbation),
+        *(classifier.logits, classifier.variables, paths, dataset, perturbation),
         scaling=config.scaling,
         strict=strict,
         console=console,

@@ -15,10 +15,10 @@ from uap_jax.bridges.checks import check_outputs
 from uap_jax.data.dataset import Dataset, Splits, to_waveform
 from uap_jax.errors import UsageError
 from uap_jax.files import fingerprint
-from uap_jax.runs import own_models
+from uap_jax.runs import custom_models
 from uap_jax.runs.config import RunConfig
 from uap_jax.runs.console import Console, format_seconds
-from uap_jax.training.loop import TrainResult, evaluate_accuracy, train
+from uap_jax.training.loop import evaluate_accuracy, train
 
 # Raised when the same settings give other weights.
 _VERSION = 1
@@ -34,17 +34,17 @@ def prepare(
     *,
     cache_dir: Path,
     console: Console,
-) -> tuple[models.ModelSpec, TrainResult, dict[str, Any]]:
-    """Returns the model, its trained weights, and facts about the training.
+) -> tuple[models.Classifier, dict[str, Any]]:
+    """Returns the trained classifier and facts about its training.
 
     Raises:
         ValueError: Model and corpus do not fit, or a model gives no logits.
-        UsageError: A model of one's own cannot be loaded.
+        UsageError: A custom model cannot be loaded.
         FloatingPointError: The loss of the training became non-finite.
     """
     if config.own_model is not None:
         return _given(config, dataset, splits, console)
-    spec = models.create(
+    architecture = models.create(
         config.model,
         num_classes=len(dataset.class_names),
         num_samples=dataset.num_samples,
@@ -69,7 +69,7 @@ def prepare(
             )
         log = _EpochLog(folder / "epochs.jsonl", console)
         result = train(
-            spec,
+            architecture,
             dataset,
             splits,
             scaling=config.scaling,
@@ -94,47 +94,48 @@ def prepare(
         f"{config.model}: {facts['validation_accuracy']:.3f} of the validation clips "
         f"right after epoch {facts['best_epoch']} of {facts['num_epochs']}"
     )
-    return spec, result, facts
+    return architecture.classifier(result.variables, dataset.class_names), facts
 
 
 def _given(
     config: RunConfig, dataset: Dataset, splits: Splits, console: Console
-) -> tuple[models.ModelSpec, TrainResult, dict[str, Any]]:
-    """Returns a model of one's own, once it is seen that it does what it is said to."""
-    own = own_models.load(config.model)
-    if own is None or own.facts != config.own_model:
-        raise UsageError(f"--model: {config.model} has changed meanwhile")
-    spec, variables, facts = own
+) -> tuple[models.Classifier, dict[str, Any]]:
+    """Returns a custom classifier after checking its outputs."""
+    loaded = custom_models.load(config.model)
+    if loaded is None or loaded[1] != config.own_model:
+        raise UsageError(f"--model: {config.model} changed since the run started")
+    classifier, facts = loaded
+    num_classes = facts["num_classes"]
     some = to_waveform(dataset.clips[splits.validation[:NUM_CHECKED]])
     x, _ = to_box(jnp.asarray(some), scaling=config.scaling)
     check_outputs(
-        np.asarray(spec.logits(variables, x)),
+        np.asarray(classifier.logits(classifier.variables, x)),
         name=config.model,
-        shape=(len(some), spec.num_classes),
+        shape=(len(some), num_classes),
     )
     accuracy = evaluate_accuracy(
-        spec, variables, dataset, splits.validation, scaling=config.scaling
+        classifier.logits,
+        classifier.variables,
+        dataset,
+        splits.validation,
+        scaling=config.scaling,
     )
     console.say(
-        f"{config.model} is given trained: {spec.num_classes} classes, clips of "
-        f"{spec.num_samples} samples at {spec.sample_rate_hz} Hz; "
+        f"{config.model} is given trained: {num_classes} classes, clips of "
+        f"{classifier.num_samples} samples at {classifier.sample_rate_hz} Hz; "
         f"{accuracy:.3f} of the validation clips right"
     )
-    if accuracy * spec.num_classes < 1.5:
+    if accuracy * num_classes < 1.5:
         console.say(
             "that is little better than chance: are the classes in the order "
             f"{', '.join(dataset.class_names)}, and is the input what it takes?"
         )
-    return (
-        spec,
-        TrainResult(variables, accuracy, best_epoch=0, num_epochs=0, seconds=0.0),
-        {
-            "name": facts.name,
-            "training": "given",
-            "fingerprint": facts.fingerprint,
-            "validation_accuracy": accuracy,
-        },
-    )
+    return classifier, {
+        "name": facts["name"],
+        "training": "given",
+        "fingerprint": facts["fingerprint"],
+        "validation_accuracy": accuracy,
+    }
 
 
 @contextlib.contextmanager

@@ -129,14 +129,14 @@ def _run_transfer(
     environment.cache_compilations(context.cache_dir / "compiled")
     settings = settings_of(transfer.victim.request, on_accelerator=False)
     dataset, splits = shared.corpora.load(settings, console)
-    spec, trained, facts = shared.prepare_victim(
+    classifier, facts = shared.prepare_victim(
         settings, dataset, splits, cache_dir=context.cache_dir, console=console
     )
     made = transfer.source.folder(context.workdir) / "checkpoints" / "perturbation"
     with user_mistakes():
         judged = evaluate_transfer(
-            spec.logits,
-            trained.variables,
+            classifier.logits,
+            classifier.variables,
             dataset,
             judge.choose_test_clips(settings, dataset, splits).test,
             checkpoints.load_perturbation(made),

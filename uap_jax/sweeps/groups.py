@@ -127,8 +127,7 @@ def attack_together(
             started = time.perf_counter()
             run_attacks(
                 [start.task for start in starts.values()],
-                first.spec,
-                first.variables,
+                first.classifier,
                 *clips,
                 at_once=at_once,
             )

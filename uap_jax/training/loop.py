@@ -13,9 +13,10 @@ import numpy as np
 import optax
 
 from uap_jax import checkpoints
+from uap_jax.attacks import LogitsFn
 from uap_jax.audio.box import to_box
 from uap_jax.data.dataset import Dataset, Splits, to_waveform
-from uap_jax.models import ModelSpec
+from uap_jax.models import Architecture
 from uap_jax.training.augmentation import augment
 from uap_jax.training.recipes import Recipe
 
@@ -59,7 +60,7 @@ EpochFn = Callable[[Mapping[str, float]], None]
 
 
 def train(
-    spec: ModelSpec,
+    architecture: Architecture,
     dataset: Dataset,
     splits: Splits,
     *,
@@ -76,7 +77,7 @@ def train(
     an interrupted training that goes on ends with the same weights.
 
     Args:
-        spec: The model.
+        architecture: The model.
         dataset: The corpus.
         splits: Its training and validation clips are used.
         scaling: Of waveforms to the box; see `audio.box`.
@@ -94,17 +95,19 @@ def train(
         ValueError: Model and corpus do not fit.
         FloatingPointError: The loss became non-finite.
     """
-    _check_fit(spec, dataset)
+    _check_fit(architecture, dataset)
     started = time.perf_counter()
     num_epochs = recipe.num_epochs(len(splits.train))
     batch_size = min(recipe.batch_size, len(splits.train))
     num_steps = len(splits.train) // batch_size
     optimizer = recipe.optimizer(num_epochs * num_steps)
     step = jax.jit(
-        functools.partial(_train_step, spec, optimizer, recipe, scaling),
+        functools.partial(_train_step, architecture, optimizer, recipe, scaling),
         donate_argnums=(0, 1),
     )
-    first_state = functools.partial(_first_state, spec, optimizer, jax.random.key(seed))
+    first_state = functools.partial(
+        _first_state, architecture, optimizer, jax.random.key(seed)
+    )
     with checkpoints.open_checkpoints(workdir) as saved:
         if saved.latest_step() is None:
             state = first_state()
@@ -124,7 +127,11 @@ def train(
                 recipe.strength((epoch + 1) / num_epochs),
             )
             accuracy = evaluate_accuracy(
-                spec, state.variables, dataset, splits.validation, scaling=scaling
+                architecture.logits,
+                state.variables,
+                dataset,
+                splits.validation,
+                scaling=scaling,
             )
             if not np.isfinite(loss):
                 raise FloatingPointError(
@@ -159,7 +166,7 @@ def train(
 
 
 def evaluate_accuracy(
-    spec: ModelSpec,
+    logits_fn: LogitsFn,
     variables: Any,
     dataset: Dataset,
     indices: np.ndarray,
@@ -172,21 +179,21 @@ def evaluate_accuracy(
         index = indices[start : start + EVALUATION_BATCH_SIZE]
         clips = np.zeros((EVALUATION_BATCH_SIZE, dataset.num_samples), np.float32)
         clips[: len(index)] = to_waveform(dataset.clips[index])
-        predictions = np.asarray(_predict(spec, scaling, variables, clips))
+        predictions = np.asarray(_predict(logits_fn, scaling, variables, clips))
         num_right += int(np.sum(predictions[: len(index)] == dataset.labels[index]))
     return num_right / max(len(indices), 1)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _predict(
-    spec: ModelSpec, scaling: str, variables: Any, waveform: jax.Array
+    logits_fn: LogitsFn, scaling: str, variables: Any, waveform: jax.Array
 ) -> jax.Array:
     x, _ = to_box(waveform, scaling=scaling)
-    return jnp.argmax(spec.logits(variables, x), axis=1)
+    return jnp.argmax(logits_fn(variables, x), axis=1)
 
 
 def _train_step(
-    spec: ModelSpec,
+    architecture: Architecture,
     optimizer: optax.GradientTransformation,
     recipe: Recipe,
     scaling: str,
@@ -206,16 +213,16 @@ def _train_step(
         augment_key,
         strength=strength,
         scaling=scaling,
-        sample_rate_hz=spec.sample_rate_hz,
+        sample_rate_hz=architecture.sample_rate_hz,
         config=recipe.augmentation,
     )
     wanted = optax.smooth_labels(
-        jax.nn.one_hot(labels, spec.num_classes), recipe.label_smoothing
+        jax.nn.one_hot(labels, architecture.num_classes), recipe.label_smoothing
     )
     frozen = {name: part for name, part in variables.items() if name != "params"}
 
     def loss_fn(params: Any) -> tuple[jax.Array, Any]:
-        logits, statistics = spec.apply_train(
+        logits, statistics = architecture.apply_train(
             {"params": params, **frozen}, x, dropout_key
         )
         return jnp.mean(optax.softmax_cross_entropy(logits, wanted)), statistics
@@ -270,9 +277,9 @@ def _background(
 
 
 def _first_state(
-    spec: ModelSpec, optimizer: optax.GradientTransformation, key: jax.Array
+    architecture: Architecture, optimizer: optax.GradientTransformation, key: jax.Array
 ) -> TrainState:
-    variables = spec.init(key)
+    variables = architecture.init(key)
     return TrainState(
         variables=variables,
         opt_state=jax.jit(optimizer.init)(variables["params"]),
@@ -309,15 +316,16 @@ def _keep_best(state: TrainState, accuracy: float) -> TrainState:
     )
 
 
-def _check_fit(spec: ModelSpec, dataset: Dataset) -> None:
+def _check_fit(architecture: Architecture, dataset: Dataset) -> None:
     for field in ("num_samples", "sample_rate_hz"):
-        if getattr(spec, field) != getattr(dataset, field):
+        expected, got = getattr(architecture, field), getattr(dataset, field)
+        if expected != got:
             raise ValueError(
-                f"dataset: expected {field} {getattr(spec, field)} as {spec.name} has, "
-                f"got {getattr(dataset, field)}"
+                f"dataset: expected {field} {expected} as {architecture.name} has, "
+                f"got {got}"
             )
-    if spec.num_classes != len(dataset.class_names):
+    if architecture.num_classes != len(dataset.class_names):
         raise ValueError(
-            f"dataset: expected {spec.num_classes} classes as the model has, "
+            f"dataset: expected {architecture.num_classes} classes as the model has, "
             f"got {len(dataset.class_names)}"
         )

@@ -61,7 +61,7 @@ def main() -> int:
         **sizes(settings_of("penalty", 0)),
     )
     splits = split_clips(dataset)
-    spec, trained, facts = victim.prepare(
+    classifier, facts = victim.prepare(
         settings_of("penalty", VICTIM_SEED.value),
         dataset,
         splits,
@@ -89,8 +89,8 @@ def main() -> int:
                 started = time.perf_counter()
                 found, progress = craft(
                     variant,
-                    spec.logits,
-                    trained.variables,
+                    classifier.logits,
+                    classifier.variables,
                     x,
                     labels,
                     key=jax.random.split(jax.random.key(seed))[0],
@@ -101,8 +101,8 @@ def main() -> int:
                 entry["points"] = [
                     point
                     | judged(
-                        spec.logits,
-                        trained.variables,
+                        classifier.logits,
+                        classifier.variables,
                         test,
                         perturbation,
                         target=None if goal == "untargeted" else names.index(goal),

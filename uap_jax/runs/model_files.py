@@ -1,99 +1,96 @@
 """Networks in files, ONNX or PyTorch's (TorchScript or torch.export).
 
-Beside the file lies one of its name and .json that says what it is made for, see
-`STATED_EXAMPLE`. "input_range" is what the network takes: "waveform" in [-1, 1], or
+A file of the same name plus .json says what the network is made for, see
+`FACTS_EXAMPLE`. "input_range" is what the network takes: "waveform" in [-1, 1], or
 "box" in [0, 1]; one that does not take clips as `[B, N]` has "clip_shape" too, for
 example [1, 16000].
 """
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from uap_jax import bridges
 from uap_jax.errors import UsageError
-from uap_jax.models import OwnModel
+from uap_jax.models import Classifier
 
 FILE_SUFFIXES = (".onnx", ".pt", ".pth", ".pt2")
-STATED_EXAMPLE = (
+FACTS_EXAMPLE = (
     '{"sample_rate_hz": 16000, "num_samples": 16000, "class_names": ["no", "yes"], '
     '"input_range": "waveform"}'
 )
-_STATED = ("sample_rate_hz", "num_samples", "class_names", "input_range")
+_KEYS = set(json.loads(FACTS_EXAMPLE))
 
 
-def read_model(path: Path) -> tuple[OwnModel, str]:
+def read_classifier(path: Path) -> tuple[Classifier, str]:
     """Returns the network in a file, and a hash of all that it depends on.
 
     Raises:
-        UsageError: It cannot be read, or is not what is stated beside it.
+        UsageError: It cannot be read, or is not what the JSON file beside it says.
         OSError: A file cannot be read.
     """
-    from uap_jax import bridges
-
-    stated = _read_stated(path)
-    names = stated.pop("class_names")
+    facts = _read_facts(path)
+    names = facts.pop("class_names")
     read = bridges.from_onnx if path.suffix == ".onnx" else bridges.from_torch_file
     try:
-        bridge = read(path, num_classes=len(names), **stated)
-        own = OwnModel(
-            bridge.logits,
-            bridge.variables,
-            num_samples=bridge.num_samples,
-            sample_rate_hz=stated["sample_rate_hz"],
-            class_names=names,
+        if facts["sample_rate_hz"] is None:
+            raise ValueError("sample_rate_hz: expected an integer, got null")
+        classifier = dataclasses.replace(
+            read(path, num_classes=len(names), **facts), class_names=tuple(names)
         )
     except ImportError as error:
         raise UsageError(f"--model: {error}") from None
     except ValueError as error:
         is_of_file = str(error).startswith(str(path))
-        where = "--model" if is_of_file else str(stated_path(path))
+        where = "--model" if is_of_file else str(facts_path(path))
         raise UsageError(f"{where}: {error}") from None
     digest = hashlib.sha256()
     for file in _files_of(path):
         with file.open("rb") as opened:
             digest.update(hashlib.file_digest(opened, "sha256").digest())
-    return own, digest.hexdigest()
+    return classifier, digest.hexdigest()
 
 
-def stated_path(path: Path) -> Path:
-    """Returns where it stands what a file is made for."""
+def facts_path(path: Path) -> Path:
+    """Returns the JSON file that says what a network file is made for."""
     return path.with_name(f"{path.name}.json")
 
 
-def _read_stated(path: Path) -> dict[str, Any]:
-    """Returns what a file is made for, as arguments of a bridge."""
-    beside = stated_path(path)
-    expected = f"such as {STATED_EXAMPLE}"
+def _read_facts(path: Path) -> dict[str, Any]:
+    """Returns what a file is made for, as arguments of a bridge and class_names."""
+    beside = facts_path(path)
+    expected = f"such as {FACTS_EXAMPLE}"
     try:
-        stated = json.loads(beside.read_text())
+        facts = json.loads(beside.read_text())
     except FileNotFoundError:
         raise UsageError(
             f"--model: expected {beside} to say what {path.name} is made for, "
             f"{expected}, got no such file"
         ) from None
-    # Brackets can be too deep.
+    # Deep nesting raises RecursionError.
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{beside}: expected JSON {expected}, got {error}") from None
-    if not isinstance(stated, dict) or stated.keys() - {"clip_shape"} != set(_STATED):
-        got = ", ".join(stated) if isinstance(stated, dict) else "no object"
+    if not isinstance(facts, dict) or facts.keys() - {"clip_shape"} != _KEYS:
+        got = ", ".join(facts) if isinstance(facts, dict) else "no object"
         raise UsageError(f"{beside}: expected an object {expected}, got {got}")
-    names, shape = stated["class_names"], stated.get("clip_shape", [])
-    for key, part, kind in (("class_names", names, str), ("clip_shape", shape, int)):
-        if not isinstance(part, list) or not all(isinstance(x, kind) for x in part):
-            raise UsageError(f"{beside}: expected a list for {key}, got {part!r}")
+    names, shape = facts["class_names"], facts.get("clip_shape", [])
+    for key, value, kind in (("class_names", names, str), ("clip_shape", shape, int)):
+        if not isinstance(value, list) or not all(isinstance(x, kind) for x in value):
+            raise UsageError(f"{beside}: expected a list for {key}, got {value!r}")
     if len(names) < 2 or len(set(names)) < len(names):
         raise UsageError(
             f"{beside}: expected two or more different class_names, got {names}"
         )
-    return stated | {"clip_shape": tuple(shape) or None}
+    return facts | {"clip_shape": tuple(shape) or None}
 
 
 def _files_of(path: Path) -> Iterator[Path]:
     """Yields all files that a network depends on."""
     yield path
-    yield stated_path(path)
+    yield facts_path(path)
     if path.suffix == ".onnx":
         import onnx  # pyrefly: ignore[missing-import]
 

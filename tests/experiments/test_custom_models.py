@@ -15,8 +15,8 @@ from tones import write_tones
 
 from uap_jax.data.dataset import Dataset
 from uap_jax.errors import UsageError
-from uap_jax.models import OwnModel
-from uap_jax.runs import config, evaluating, own_models, pipeline, stored
+from uap_jax.models import Classifier
+from uap_jax.runs import config, custom_models, evaluating, pipeline, stored
 from uap_jax.runs.predicting import load_predictor
 
 HERE = pathlib.Path(__file__).parents[1]
@@ -127,18 +127,21 @@ def test_an_error_inside_a_compiled_attack_is_one_line(message):
 
     with (
         pytest.raises(UsageError) as raised,
-        own_models.naming_faults("mine:network"),
+        custom_models.naming_faults("mine:network"),
     ):
         jax.block_until_ready(call(jnp.float32(1.0)))
     (line,) = str(raised.value).splitlines()
     expected = f"RuntimeError: {' '.join(message.split())}" if message else ""
     assert line.startswith("--model=mine:network: failed in an attack with Runtime")
-    assert expected in line and "(test_own_models.py, line " in line
+    assert expected in line and "(test_custom_models.py, line " in line
 
 
 def test_other_errors_of_jax_stay_what_they_are():
     error = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
-    with pytest.raises(jax.errors.JaxRuntimeError), own_models.naming_faults("mine:f"):
+    with (
+        pytest.raises(jax.errors.JaxRuntimeError),
+        custom_models.naming_faults("mine:f"),
+    ):
         raise error
 
 
@@ -147,7 +150,7 @@ def test_another_model_of_that_name(attacked, corpus, cache, monkeypatch):
     weights = own_networks.weights()
     changed = weights | {"near": weights["near"] * np.float32(1.001)}
     monkeypatch.setattr(own_networks, "weights", lambda: changed)
-    own_models._load_entry_point.cache_clear()
+    custom_models._load_entry_point.cache_clear()
     with pytest.raises(UsageError, match=r"as it was attacked, got another one"):
         evaluating.evaluate(attacked, cache_dir=cache)
     with pytest.raises(UsageError, match=r"--workdir: .*own_model\.fingerprint: "):
@@ -157,18 +160,18 @@ def test_another_model_of_that_name(attacked, corpus, cache, monkeypatch):
             cache_dir=cache,
         )
     monkeypatch.undo()
-    own_models._load_entry_point.cache_clear()
+    custom_models._load_entry_point.cache_clear()
 
 
 def test_weights_elsewhere_and_code_tell_models_apart():
     prints = {
-        own_models.load(f"own_networks:{name}").facts.fingerprint
+        custom_models.load(f"own_networks:{name}")[1]["fingerprint"]
         for name in ("named", "unnamed", "without_gradient")
     }
     assert len(prints) == 3
-    first = own_models.load("own_networks:without_gradient").facts
-    own_models._load_entry_point.cache_clear()
-    assert own_models.load("own_networks:without_gradient").facts == first
+    first = custom_models.load("own_networks:without_gradient")[1]
+    custom_models._load_entry_point.cache_clear()
+    assert custom_models.load("own_networks:without_gradient")[1] == first
 
 
 def test_settings_of_a_model_of_ones_own(corpus):
@@ -200,17 +203,16 @@ def clips_of(*class_names):
 
 
 def test_corpus_and_model_match_by_class_names():
-    named = own_models.Facts("", "", 3, 4, 8000, ("mid", "low", "high"))
-    matched = own_models.with_classes(clips_of("high", "low"), named)
-    assert matched.class_names == named.class_names
+    names = ("mid", "low", "high")
+    matched = custom_models.match_classes(clips_of("high", "low"), 3, names)
+    assert matched.class_names == names
     assert matched.labels.tolist() == [2, 1]
     with pytest.raises(UsageError, match=r"among mid, low, high, got sounds with loud"):
-        own_models.with_classes(clips_of("high", "loud"), named)
-    unnamed = dataclasses.replace(named, class_names=None)
+        custom_models.match_classes(clips_of("high", "loud"), 3, names)
     three = clips_of("high", "low", "mid")
-    assert own_models.with_classes(three, unnamed) is three
+    assert custom_models.match_classes(three, 3, None) is three
     with pytest.raises(UsageError, match="of 3 classes, got sounds of 2: high, low"):
-        own_models.with_classes(clips_of("high", "low"), unnamed)
+        custom_models.match_classes(clips_of("high", "low"), 3, None)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +226,7 @@ def test_corpus_and_model_match_by_class_names():
 )
 def test_own_model_checks_what_it_states(settings, message):
     with pytest.raises(ValueError, match=message):
-        OwnModel(None, {}, **{**own_networks.SIZES, **settings})
+        Classifier(None, {}, **{**own_networks.SIZES, **settings})
 
 
 SOURCE = """
@@ -238,7 +240,7 @@ def gives(): return jax_logits
 def rateless():
     return bridges.from_numpy(without_gradient_forward, num_classes=3, num_samples=8)
 def without_gradient_forward(x): return x[:, :3]
-def own(logits, **more): return models.OwnModel(logits, weights(), **SIZES, **more)
+def own(logits, **more): return models.Classifier(logits, weights(), **SIZES, **more)
 def nan(): return own(lambda v, x: jax_logits(v, x) + jnp.nan)
 def flat(): return own(lambda v, x: x[:, 0])
 def counts(): return own(lambda v, x: jnp.zeros((len(x), 3), jnp.int32))
@@ -259,7 +261,7 @@ def one(): return own(jax_logits, class_names=("a",))
         ("my_models:raises", r"KeyError: 'weights' \(my_models.py, line 5\)"),
         ("my_models:leaves", "SystemExit: 3"),
         ("my_models:wants", "missing 1 required positional argument"),
-        ("my_models:gives", "OwnModel or a bridges.Bridge, got function"),
+        ("my_models:gives", "a models.Classifier, got function"),
         ("my_models:rateless", "expected a bridge with sample_rate_hz"),
         ("my_models:nan", "expected finite logits"),
         ("my_models:flat", r"expected logits float32 \[3, C\].*got float32 \[3\]"),
@@ -277,15 +279,15 @@ def test_faults_of_entry_points(entry_point, message, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "my_models", raising=False)
     with pytest.raises(UsageError, match=message) as info:
-        own_models.load(entry_point)
+        custom_models.load(entry_point)
     assert str(info.value).startswith("--model")
     assert "\n" not in str(info.value)
 
 
 def test_what_has_no_gradient_cannot_be_attacked():
-    spec, variables, _ = own_models.load("own_networks:without_gradient")
+    classifier, _ = custom_models.load("own_networks:without_gradient")
     with pytest.raises(UsageError, match="use from_numpy_vjp"):
-        own_models.check_gradient(spec, variables)
+        custom_models.check_gradient(classifier, "mine")
 
 
 @pytest.mark.parametrize("model", ["resnet", "net.pt", "a b:c", "m:", "", "dir.onnx"])
@@ -293,7 +295,7 @@ def test_what_is_no_model(model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "dir.onnx").mkdir()
     with pytest.raises(UsageError, match=r"--model: expected (one of spchcmd|a file)"):
-        own_models.check_model(model)
+        custom_models.check_model(model)
 
 
 @pytest.mark.parametrize(
@@ -313,7 +315,7 @@ def test_what_a_file_is_made_for(text, message, tmp_path):
     if text is not None:
         (tmp_path / "net.pt.json").write_text(text)
     with pytest.raises(UsageError, match=rf"net\.pt\.json.*{message}"):
-        own_models.load(str(tmp_path / "net.pt"))
+        custom_models.load(str(tmp_path / "net.pt"))
 
 
 def test_torch_missing(tmp_path, monkeypatch):
@@ -322,7 +324,7 @@ def test_torch_missing(tmp_path, monkeypatch):
     # None is what the import system takes for a module that is not there.
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(UsageError, match=r"pip install 'uap_jax\[bridges\]'"):
-        own_models.load(str(tmp_path / "net.pt"))
+        custom_models.load(str(tmp_path / "net.pt"))
 
 
 def write_stated(path, **changes):
@@ -400,4 +402,4 @@ def test_a_file_of_torch(attacked, corpus, cache, tmp_path):
     ):
         write_stated(path, **changes)
         with pytest.raises(UsageError, match=message):
-            own_models.load(str(path))
+            custom_models.load(str(path))

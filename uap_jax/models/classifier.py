@@ -1,0 +1,63 @@
+"""A trained classifier as pure functions: what is attacked and evaluated."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from uap_jax.attacks import LogitsFn, Variables
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Classifier:
+    """A trained classifier; the registry, bridges, entry points and files give one.
+
+    Attributes:
+        logits: `logits(variables, x [B, N]) -> [B, C]` float32, evaluation mode, x in
+            the box [0, 1]; a network that takes waveforms in [-1, 1] gets 2 x - 1. One
+            stable object, so that new weights recompile nothing.
+        variables: Its weights, a pytree of arrays; empty where they are elsewhere.
+        num_samples: N, samples of a clip.
+        sample_rate_hz: Samples per second that it is made for. None: not stated, which
+            only a bridge may leave so; attacks do not need it.
+        class_names: The C classes in the order of the logits, by which it is matched
+            to a corpus. None: those of the corpus, in its order.
+
+    Raises:
+        ValueError: A number is less than 1, or names are missing or repeated.
+    """
+
+    logits: LogitsFn
+    variables: Variables
+    num_samples: int
+    sample_rate_hz: int | None
+    class_names: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for field in ("num_samples", "sample_rate_hz"):
+            value = getattr(self, field)
+            is_unstated = field == "sample_rate_hz" and value is None
+            # True is an integer to Python.
+            is_good = isinstance(value, int) and not isinstance(value, bool)
+            if not is_unstated and not (is_good and value >= 1):
+                raise ValueError(
+                    f"{field}: expected an integer of at least 1, got {value!r}"
+                )
+        names = self.class_names
+        if names is None:
+            return
+        is_list = isinstance(names, Sequence) and not isinstance(names, str)
+        is_good = is_list and all(isinstance(name, str) and name for name in names)
+        if not is_good or len(set(names)) < max(2, len(names)):
+            raise ValueError(
+                f"class_names: expected two or more different names, got {names!r}"
+            )
+        object.__setattr__(self, "class_names", tuple(names))
+
+    @functools.cached_property
+    def num_classes(self) -> int:
+        """C, the number of logits."""
+        clip = jax.ShapeDtypeStruct((1, self.num_samples), jnp.float32)
+        return jax.eval_shape(self.logits, self.variables, clip).shape[1]

@@ -1,0 +1,261 @@
+"""Users' trained classifiers, for a `--model` that names none of the registry.
+
+It names a file (see `model_files`) or an entry point, `package.module:function`: a
+function without arguments that returns a `models.Classifier`, as bridges do too.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import importlib
+import json
+import re
+import traceback
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from uap_jax.bridges import checks
+from uap_jax.data.dataset import Dataset
+from uap_jax.errors import UsageError
+from uap_jax.models import MODEL_NAMES, Classifier
+from uap_jax.runs.model_files import FILE_SUFFIXES, facts_path, read_classifier
+
+# Parts of file names whose lines do not help the author of a model.
+_NOT_OF_USERS = ("importlib", "site-packages", str(Path(__file__).parents[1]))
+# The exception that a callback of JAX raised: the unindented end of a traceback.
+_RAISED = re.compile(r"Traceback \(most recent call last\):\n(?: .*\n)+(\S[\s\S]*)")
+_ENTRY_POINT = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+
+
+def check_model(model: str) -> None:
+    """Checks the value of `--model`, as far as possible without loading anything.
+
+    Raises:
+        UsageError: It is no name, entry point or file, or there is no such file.
+    """
+    if model in MODEL_NAMES or _ENTRY_POINT.fullmatch(model):
+        return
+    if Path(model).suffix not in FILE_SUFFIXES:
+        raise UsageError(
+            f"--model: expected one of {', '.join(MODEL_NAMES)}, "
+            f"package.module:function, or a file {', '.join(FILE_SUFFIXES)}, "
+            f"got {model!r}"
+        )
+    if not Path(model).is_file():
+        raise UsageError(f"--model: expected a file, got {model}, which is none")
+
+
+def load(model: str) -> tuple[Classifier, dict[str, Any]] | None:
+    """Returns a custom classifier and its facts, or None for a name of the registry.
+
+    It is loaded once in a process, a file again when it has changed.
+
+    Args:
+        model: The value of `--model`.
+
+    Returns:
+        The classifier, with logits that can be hashed, and what config.json says of it
+        in "own_model": name (names folders; depends on the fingerprint), fingerprint
+        (of all that its logits depend on), num_classes, num_samples, sample_rate_hz,
+        class_names.
+
+    Raises:
+        UsageError: It cannot be loaded, or its logits are not what they must be.
+    """
+    check_model(model)
+    if model in MODEL_NAMES:
+        return None
+    if _ENTRY_POINT.fullmatch(model):
+        return _load_entry_point(model)
+    paths = [path for path in (Path(model), facts_path(Path(model))) if path.is_file()]
+    stats = [path.stat() for path in paths]
+    return _load_file(model, tuple((stat.st_size, stat.st_mtime_ns) for stat in stats))
+
+
+def match_classes(
+    dataset: Dataset, num_classes: int, class_names: tuple[str, ...] | None
+) -> Dataset:
+    """Returns a corpus with a classifier's classes, matched by their names.
+
+    Raises:
+        UsageError: The corpus has classes that the classifier does not know, or, where
+            the classifier names none, another number of them.
+    """
+    names = dataset.class_names
+    if class_names is None:
+        if len(names) == num_classes:
+            return dataset
+        raise UsageError(
+            f"--model: expected a corpus of {num_classes} classes, got "
+            f"{dataset.name} of {len(names)}: {', '.join(names)}"
+        )
+    unknown = [name for name in names if name not in class_names]
+    if unknown:
+        raise UsageError(
+            f"--model: expected a corpus of classes among {', '.join(class_names)}, "
+            f"got {dataset.name} with {', '.join(unknown)}"
+        )
+    indices = np.array([class_names.index(name) for name in names], np.int32)
+    return dataclasses.replace(
+        dataset, labels=indices[dataset.labels], class_names=tuple(class_names)
+    )
+
+
+def check_gradient(classifier: Classifier, model: str) -> None:
+    """Checks that a classifier can be attacked, not only evaluated.
+
+    Raises:
+        UsageError: Its logits have no gradient.
+    """
+    clip = jax.ShapeDtypeStruct((1, classifier.num_samples), jnp.float32)
+    try:
+        jax.eval_shape(
+            jax.grad(lambda x: jnp.sum(classifier.logits(classifier.variables, x))),
+            clip,
+        )
+    # Users' code may raise anything.
+    except Exception as error:
+        raise _fault(model, "expected logits with a gradient, got", error) from error
+
+
+@contextlib.contextmanager
+def naming_faults(model: str) -> Generator[None, None, None]:
+    """Says in one line what a network outside of JAX raised during an attack.
+
+    Raises:
+        UsageError: In place of JAX's error, which lists a page of JAX's own calls.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        match = _RAISED.search(str(error))
+        if match is None:
+            raise
+        lines = re.findall(r'File "([^"]+)", line (\d+)', str(error))
+        raised = " ".join(match[1].split())[:300]
+        raise UsageError(
+            f"--model={model}: failed in an attack with {raised}{_last_line(lines)}"
+        ) from error
+
+
+@functools.lru_cache(maxsize=1)
+def _load_entry_point(model: str) -> tuple[Classifier, dict[str, Any]]:
+    module_name, _, function_name = model.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    # A script that was not meant to be imported may exit.
+    except (Exception, SystemExit) as error:
+        raise _fault(model, f"importing {module_name} failed with", error) from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        got = "none" if function is None else type(function).__name__
+        raise UsageError(
+            f"--model: expected a function {function_name} in {module_name}, got {got}"
+        )
+    try:
+        classifier = function()
+    except (Exception, SystemExit) as error:
+        raise _fault(model, "the function failed with", error) from error
+    if not isinstance(classifier, Classifier):
+        raise UsageError(
+            f"--model={model}: expected it to return a models.Classifier, got "
+            f"{type(classifier).__name__}"
+        )
+    if classifier.sample_rate_hz is None:
+        raise UsageError(f"--model={model}: expected a bridge with sample_rate_hz")
+    return _checked(model, classifier, None)
+
+
+@functools.lru_cache(maxsize=1)
+def _load_file(
+    model: str, _stamps: tuple[Any, ...]
+) -> tuple[Classifier, dict[str, Any]]:
+    return _checked(model, *read_classifier(Path(model)))
+
+
+def _checked(
+    model: str, given: Classifier, digest: str | None
+) -> tuple[Classifier, dict[str, Any]]:
+    """Checks the logits of a classifier; `digest` is of its file, if it is one."""
+
+    # Attacks compile for it, so it must be one object that can be hashed.
+    def logits(variables: Any, x: jax.Array) -> jax.Array:
+        return given.logits(variables, x)
+
+    probes = checks.probe_clips(given.num_samples)
+    try:
+        variables = jax.tree.map(jnp.asarray, given.variables)
+        checks.check_shape(
+            jax.eval_shape(logits, variables, jnp.asarray(probes)), len(probes)
+        )
+        classifier = dataclasses.replace(given, logits=logits, variables=variables)
+        num_classes = classifier.num_classes
+        compiled = jax.jit(logits)
+        checks.check_classifier(
+            lambda clips: np.asarray(compiled(variables, clips)),
+            probes,
+            name="logits",
+            num_classes=num_classes,
+        )
+    except checks.ClassifierError as error:
+        raise UsageError(f"--model={model}: {error}") from None
+    except Exception as error:
+        what = f"no logits of clips [{len(probes)}, {given.num_samples}]:"
+        raise _fault(model, what, error) from error
+    names = given.class_names
+    if names is not None and len(names) != num_classes:
+        raise UsageError(
+            f"--model={model}: expected {num_classes} class_names, one for each logit, "
+            f"got {len(names)}"
+        )
+    if digest is None:
+        numbers = (given.num_samples, given.sample_rate_hz, num_classes)
+        values = np.asarray(compiled(variables, probes))
+        digest = _digest_of_entry_point((model, *numbers, names), variables, values)
+    slug = re.sub(r"[^\w.-]+", "_", Path(model).name)
+    return classifier, {
+        "name": f"{slug}-{digest[:16]}",
+        "fingerprint": digest,
+        "num_classes": num_classes,
+        "num_samples": given.num_samples,
+        "sample_rate_hz": given.sample_rate_hz,
+        "class_names": names,
+    }
+
+
+def _digest_of_entry_point(
+    stated: tuple[Any, ...], variables: Any, values: np.ndarray
+) -> str:
+    digest = hashlib.sha256(json.dumps(stated).encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        array = np.asarray(leaf)
+        key = f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}"
+        digest.update(key.encode() + array.tobytes())
+    # Weights may be elsewhere, and code counts too: so the logits of the probes enter,
+    # coarsely, since the last bits may change with the number of threads.
+    scale = max(float(np.max(np.abs(values))), 1e-30)
+    digest.update(np.round(100.0 * values / scale).astype(np.int8).tobytes())
+    return digest.hexdigest()
+
+
+def _fault(model: str, what: str, error: BaseException) -> UsageError:
+    """Says in one line what users' code raised, and where."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = _last_line([(frame.filename, frame.lineno) for frame in frames])
+    return UsageError(f"--model={model}: {what} {checks.one_line(error)}{where}")
+
+
+def _last_line(lines: list[tuple[str, Any]]) -> str:
+    """Returns the last of (file, line) that is of users' code, or nothing."""
+    of_users = [
+        f" ({Path(file).name}, line {line})"
+        for file, line in lines
+        if not any(part in file for part in _NOT_OF_USERS)
+    ]
+    return of_users[-1] if of_users else ""
