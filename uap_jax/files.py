@@ -1,136 +1,148 @@
-"""Files of a work directory; each is written aside and renamed when whole."""
+"""Files written whole or not at all, locks, fingerprints and the cache's folder."""
 
 import contextlib
 import fcntl
 import hashlib
-import io
 import json
 import math
 import os
-import tempfile
-from collections.abc import Generator, Iterable, Mapping
+import secrets
+from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
 from uap_jax.errors import UsageError
+
+Record = TypeVar("Record")
 
 
 class InUseError(UsageError):
     """Another process holds the folder."""
 
 
+@contextlib.contextmanager
+def replacing(path: Path) -> Generator[BinaryIO, None, None]:
+    """Opens a file that replaces `path` once it is complete and on the disk."""
+    # Without the name, which may be as long as names can be.
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        with naming(path), open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Generator[None, None, None]:
+    """Names the file in an OSError that names none, such as that of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file."""
+    with replacing(path) as file:
+        file.write(content)
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON; what is not finite becomes null."""
+    """Writes JSON; numbers that are not finite become null."""
     write_bytes(path, (json.dumps(finite(value), indent=2) + "\n").encode())
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """Returns the object in a JSON file, or None if there is no such file.
+def read_json(
+    path: Path, record_type: Callable[..., Record] = dict[str, Any]
+) -> Record | None:
+    """Reads a JSON object, or returns None if there is no such file.
+
+    Args:
+        path: The file.
+        record_type: Takes the object's fields as keywords, such as a dataclass.
 
     Raises:
         UsageError: The file holds something else.
     """
     try:
-        value = json.loads(path.read_text())
+        return record_type(**json.loads(path.read_bytes()))
     except FileNotFoundError:
         return None
-    # Brackets can be too deep.
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise UsageError(f"{path}: expected a JSON object; delete the file")
-    return value
+    except (ValueError, TypeError, RecursionError):
+        raise UsageError(
+            f"{path}: damaged, expected a JSON object; delete the file"
+        ) from None
 
 
 def write_lines(path: Path, objects: Iterable[Mapping[str, Any]]) -> None:
     """Writes one JSON object a line."""
-    text = "".join(json.dumps(finite(entry)) + "\n" for entry in objects)
-    write_bytes(path, text.encode())
+    write_bytes(path, "".join(map(_line, objects)).encode())
+
+
+def append_line(path: Path, entry: Mapping[str, Any]) -> None:
+    """Appends one JSON object as a line."""
+    with naming(path), path.open("a") as file:
+        file.write(_line(entry))
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Returns the objects of a file with one a line; torn lines are left out."""
-    try:
-        lines = path.read_bytes().splitlines()
-    except FileNotFoundError:
-        return []
+    """Reads a file of one JSON object a line; skips torn lines."""
     objects = []
+    lines = path.read_bytes().splitlines() if path.exists() else []
     for line in lines:
         with contextlib.suppress(ValueError, RecursionError):
             objects.append(json.loads(line))
     return [entry for entry in objects if isinstance(entry, dict)]
 
 
-def append_line(path: Path, entry: Mapping[str, Any]) -> None:
-    """Adds one JSON object as a line and flushes it."""
-    with naming(path), path.open("a") as file:
-        file.write(json.dumps(finite(entry)) + "\n")
-
-
 def write_array(path: Path, array: np.ndarray) -> None:
     """Writes a .npy file."""
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    write_bytes(path, buffer.getvalue())
+    array = np.ascontiguousarray(array)
+    header = np.lib.format.header_data_from_array_1_0(array)
+    with replacing(path) as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        # Not by NumPy, whose error on a full disk has neither number nor name.
+        file.write(array.data)
 
 
 def write_arrays(path: Path, **arrays: Any) -> None:
-    """Writes arrays by name to an npz file, whole or not at all."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    write_bytes(path, buffer.getvalue())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file, so that it is there whole or not at all."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with naming(path), os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        # A temporary file is private; its successor is as public as others here.
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+    """Writes arrays by name to an .npz file."""
+    with replacing(path) as file:
+        np.savez(file, **arrays)
 
 
 @contextlib.contextmanager
-def naming(path: Path) -> Generator[None, None, None]:
-    """Names the file in an OSError that does not, as that of a full disk."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None:
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise
+def locked(
+    folder: Path, *, wait: bool, name: str = ".lock"
+) -> Generator[None, None, None]:
+    """Locks a folder, made if needed, against other processes.
 
-
-@contextlib.contextmanager
-def locked(folder: Path, *, wait: bool) -> Generator[None, None, None]:
-    """Holds a folder, made if it is not there, against other processes.
-
-    The lock goes with the process, so a killed one leaves none behind.
+    The lock ends with the process, so a killed one holds none. File systems without
+    locks are used unlocked.
 
     Raises:
-        InUseError: Another process holds it, and `wait` is False.
+        InUseError: Another process holds the lock, and `wait` is False.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
+    with (folder / name).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            raise InUseError(f"{folder}: another process works there") from None
+            raise InUseError(f"{folder}: in use by another process") from None
+        except OSError:  # Some network file systems.
+            pass
         yield
 
 
 def finite(value: Any) -> Any:
-    """Returns JSON-like data with None for every number that is not finite."""
+    """Returns JSON-like data with None for numbers that are not finite."""
     if isinstance(value, Mapping):
         return {key: finite(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
@@ -140,8 +152,19 @@ def finite(value: Any) -> Any:
     return value
 
 
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns nested values by dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
 def default_cache_dir() -> Path:
-    """Returns where caches go unless told: below $UAP_JAX_CACHE or the user's cache."""
+    """Returns $UAP_JAX_CACHE, or a folder in the user's cache."""
     if folder := os.environ.get("UAP_JAX_CACHE"):
         return Path(folder)
     if folder := os.environ.get("XDG_CACHE_HOME"):
@@ -156,13 +179,13 @@ def fingerprint(*parts: Any) -> str:
 
 
 def content_fingerprint(*arrays: np.ndarray | None) -> str:
-    """Returns 16 hex digits that depend on what arrays hold.
+    """Returns 16 hex digits that depend on the content of arrays.
 
-    Clips that are decoded anew from a copy of the recordings, or on another machine,
-    have the one that they had, so that what was trained on them is found.
+    The same clips, decoded again from copied recordings or on another machine, have
+    the same fingerprint, so models trained on them are found in the cache.
 
     Args:
-        *arrays: Numbers or strings, of any shape; large ones may be mapped.
+        *arrays: Numbers or strings of any shape; may be memory-mapped.
     """
     digest = hashlib.sha256()
     for array in arrays:
@@ -175,7 +198,5 @@ def content_fingerprint(*arrays: np.ndarray | None) -> str:
     return digest.hexdigest()[:16]
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _line(entry: Mapping[str, Any]) -> str:
+    return json.dumps(finite(entry)) + "\n"

@@ -13,20 +13,26 @@ import uap_jax.attacks
 PACKAGE = pathlib.Path(uap_jax.attacks.__file__).parents[1]
 
 # What each part of the package may import of the package.
-FOUNDATION = {"audio"}
-MIDDLE = {"bridges", "models", "data", "attacks"} | FOUNDATION
+BASE = {"files", "errors", "text"}
+FOUNDATION = {"audio"} | BASE
+MIDDLE = {"bridges", "models", "data", "attacks", "checkpoints"} | FOUNDATION
 UPPER = {"reporting", "evaluation", "training"}
 ALLOWED = {
-    "audio": set(),
+    "errors": set(),
+    "text": set(),
+    "files": {"errors"},
+    "audio": BASE,
     "attacks": FOUNDATION,
     "data": FOUNDATION,
-    "models": FOUNDATION,
+    "models": FOUNDATION | {"attacks"},
     "bridges": FOUNDATION | {"attacks", "models"},
     "checkpoints": FOUNDATION | {"attacks"},
     "evaluation": MIDDLE,
-    "training": MIDDLE | {"checkpoints"},
+    "training": MIDDLE,
     "reporting": MIDDLE,
-    "experiments": MIDDLE | UPPER | {"checkpoints"},
+    "runs": MIDDLE | UPPER,
+    "sweeps": MIDDLE | UPPER | {"runs"},
+    "experiments": MIDDLE | UPPER | {"runs", "sweeps"},
 }
 LIBRARIES_OF_ATTACKS = {"jax", "numpy", "optax"}
 HEAVY = ("flax", "orbax", "librosa", "matplotlib", "soundfile")

@@ -1,13 +1,13 @@
 """Recordings in files: read at one rate, written back sample for sample."""
 
-import contextlib
 import os
-import re
-import secrets
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+
+from uap_jax import files
+from uap_jax.text import printable
 
 # Of one channel. Read by parts: a damaged header may promise more samples than memory
 # holds.
@@ -23,8 +23,6 @@ _MAX_SAMPLES = 1 << 26
 _MAX_MIXED = 1 << 27
 # From here on libsndfile says that it does not know.
 _UNKNOWN_FRAMES = 1 << 62
-# What would begin another line, or act on a terminal, or is no text at all.
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]|[\ud800-\udfff]")
 
 
 class AudioFileError(ValueError):
@@ -37,14 +35,6 @@ class AudioFileError(ValueError):
 
     def __str__(self) -> str:
         return printable(f"{os.fsdecode(self.path)}: {self.reason}")
-
-
-def printable(text: str) -> str:
-    """Returns a text as one line that can be printed, whatever a name holds.
-
-    Control characters are escaped; bytes that are no UTF-8 are replaced.
-    """
-    return _UNPRINTABLE.sub(_escape, text)
 
 
 def read_audio(
@@ -174,16 +164,8 @@ def write_wav(
     from scipy.io import wavfile
 
     samples = to_pcm16(waveform) if subtype == "PCM_16" else waveform
-    # Without the name, which may be as long as names can be.
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            wavfile.write(file, sample_rate_hz, samples)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-        raise
+    with files.replacing(path) as file:
+        wavfile.write(file, sample_rate_hz, samples)
 
 
 def mel_spectrogram_db(
@@ -291,10 +273,6 @@ def _read(path: str | os.PathLike[str], *, mix: bool) -> tuple[np.ndarray, int]:
 @np.errstate(over="ignore", invalid="ignore")
 def _mix(block: np.ndarray) -> np.ndarray:
     return block.mean(axis=1, dtype=np.float32)
-
-
-def _escape(match: re.Match[str]) -> str:
-    return "\ufffd" if "\ud800" <= match[0] <= "\udfff" else repr(match[0])[1:-1]
 
 
 def _resample(
