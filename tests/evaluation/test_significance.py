@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +11,7 @@ from uap_jax.evaluation import mcnemar_exact, two_proportion_z
 from uap_jax.sweeps.published import load_published
 
 NUM_TEST_CLIPS = {"spchcmd": 158_537}
-PUBLISHED = Path(__file__).parents[2] / "third_party" / "published"
-TABLE_5 = load_published("5", PUBLISHED).cells
+TABLE_5 = load_published("5").cells
 COUNTS = [
     ((17, 50), (29, 50)),
     ((360, 874), (766, 874)),

@@ -1,4 +1,4 @@
-"""Damaged tables, JSON and TOML, the same ones every time."""
+"""Damaged tables and JSON, the same ones every time."""
 
 import copy
 import csv
@@ -115,26 +115,6 @@ def json_files(valid: dict[str, Any], count: int) -> list[tuple[str, bytes]]:
     return chosen
 
 
-def toml_files(valid: Sequence[bytes], count: int) -> list[tuple[str, bytes]]:
-    """Returns how each TOML file is damaged, and its bytes; see `tables`."""
-    chosen = _thin(list(_made_toml()), count // 2)
-    for seed in range(count - len(chosen)):
-        rng = np.random.default_rng([6, seed])
-        content = valid[seed % len(valid)]
-        if seed % 3:
-            damage = DAMAGES[seed % len(DAMAGES)]
-            chosen.append((f"{damage.__name__} {seed}", damage(content, rng)))
-            continue
-        lines = content.splitlines(keepends=True)
-        keyed = [index for index, line in enumerate(lines) if b" = " in line]
-        index = keyed[rng.integers(len(keyed))]
-        key = lines[index].partition(b" = ")[0]
-        value = _TOML_VALUES[rng.integers(len(_TOML_VALUES))]
-        lines[index] = key + b" = " + value + b"\n"
-        chosen.append((f"{key} = {value[:30]}", b"".join(lines)))
-    return chosen
-
-
 def _made_tables(
     columns: Sequence[str], rows: list[list[str]]
 ) -> Iterator[tuple[str, bytes]]:
@@ -189,85 +169,6 @@ def _made_json(good: bytes) -> Iterator[tuple[str, bytes]]:
     yield "zeros", bytes(len(good))
     yield "zeros after", good + bytes(100)
     yield "twice", good + good
-
-
-_TOML_VALUES = (
-    *(
-        b"",
-        b"[]",
-        b"{}",
-        b"[[]]",
-        b"[{}]",
-        b"true",
-        b"-1",
-        b"0",
-        b"1e400",
-        b"nan",
-        b"-inf",
-    ),
-    *(
-        b'""',
-        b'" "',
-        b'"\\u0000"',
-        b'"\\n"',
-        b'["x", "x"]',
-        b"[1, true]",
-        b"1979-05-27",
-    ),
-    *(b"0x" + b"f" * 5000, b"9" * 5000, b"[" * 2000 + b"]" * 2000, b'"' + b"x" * 5000),
-    *(
-        b'"first:0"',
-        b'"first:99999999999"',
-        b'"a|b"',
-        b'"|"',
-        b"'''x\ny'''",
-        b"2147483648",
-    ),
-    *(b"12345678901234567890123", b'["each", "untargeted"]', b"{a = {b = [1, 2]}}"),
-)
-
-
-def _made_toml() -> Iterator[tuple[str, bytes]]:
-    good = (
-        b'name = "x"\ntitle = "X"\n[[trials]]\nmodel = "spchcmd"\nmethod = "penalty"\n'
-    )
-    table = b'[table]\nkind = "list"\nrows = ["model"]\nmeasures = ["test.asr"]\n'
-    yield "good", good + table
-    for content in (
-        *(
-            b"",
-            b"=",
-            b"[",
-            b"[[",
-            b"name",
-            b"\0",
-            b"\xff",
-            b"\xef\xbb\xbf",
-            b"{}",
-            b"#",
-        ),
-        *(b"[table]", b"trials = []", b"trials = {}", b"trials = 1", b"table = 1"),
-        *(b"a.b.c = 1\na = 2", b'"a\\nb" = 1', b"[[trials]]\n[[trials]]"),
-    ):
-        yield repr(content), content
-        yield f"{content!r} before", content + b"\n" + good + table
-        yield f"{content!r} after", good + table + content
-    # More than can be walked by recursion; many more take tomllib minutes.
-    key = b".".join([b"a"] * 1100)
-    yield "deep set", good + b"set." + key + b" = 1\n" + table
-    yield "deep name", key.replace(b"a", b"name", 1) + b" = 1\n" + good[11:] + table
-    yield "deep trials", key.replace(b"a", b"trials", 1) + b" = 1\n" + table
-    yield "deep table", good + key.replace(b"a", b"table", 1) + b" = 1\n"
-    for value in _TOML_VALUES:
-        for field in (b"target", b"seed", b"smoke", b"set", b"set.x", b"attack_class"):
-            line = field + b" = " + value + b"\n"
-            yield f"{field!r} = {value[:30]!r}", good + line + table
-        for key in (b"rows", b"measures", b"kind", b"published", b"mean_over", b"x"):
-            line = key + b" = " + value + b"\n"
-            kept = [each for each in table.splitlines(True) if not each.startswith(key)]
-            yield f"table {line[:30]!r}", good + b"".join(kept) + line
-    for kind in (b"mean", b"curve", b"significance", b"transfer"):
-        yield f"kind {kind!r}", good + table.replace(b"list", kind)
 
 
 def _change(tree: Any, rng: np.random.Generator) -> str:

@@ -10,7 +10,7 @@ from uap_jax.data.speech_commands import PAPER32
 from uap_jax.data.urbansound8k import CLASS_NAMES
 from uap_jax.models.registry import MODEL_NAMES
 from uap_jax.sweeps import published
-from uap_jax.sweeps.published import load_published, published_cell
+from uap_jax.sweeps.published import Published, load_published, published_cell
 
 README = Path(__file__).parents[2] / "third_party" / "README.md"
 NUM_CELLS = {
