@@ -56,7 +56,7 @@ def row(name: str, result: dict) -> list[str]:
     low, high = test["asr_ci95"]
     passes = str(result["num_passes"])
     return [
-        name,
+        f"`{name}`",
         f"{result['clean_accuracy']:.3f}",
         passes if result["converged"] else f"{passes}, goal not reached",
         f"{result['train']['asr']:.3f}",

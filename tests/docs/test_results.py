@@ -1,0 +1,54 @@
+"""The pages of results have the numbers of the recorded runs."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from uap_jax.sweeps import published
+
+ROOT = Path(__file__).parents[2]
+RECORDED = ROOT / "experiments/results"
+PAGES = ROOT / "docs/results"
+
+
+def rows(folder: str, table: str | None) -> list[str]:
+    """What `experiments/results/table.py` prints for the runs of a folder."""
+    path = RECORDED / "table.py"
+    spec = importlib.util.spec_from_file_location("recorded_table", path)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    paper = published.load_published(table) if table else None
+    printed = []
+    for file in sorted((RECORDED / folder).glob("*/result.json")):
+        result = json.loads(file.read_text())
+        cells = script.row(file.parent.name, result)
+        if paper:
+            cells.append(script.paper(paper, result))
+        printed.append(" | ".join(cells))
+    return printed
+
+
+@pytest.mark.parametrize(
+    ("folder", "page", "table"),
+    [
+        ("real_speech", "speech_commands.md", None),
+        ("esc10", "esc10.md", "1"),
+        ("synthetic_speech", "synthetic_speech.md", None),
+        ("synthetic_urban", "synthetic_urban.md", None),
+    ],
+)
+def test_recorded_runs_are_on_their_page(folder, page, table):
+    text = (PAGES / page).read_text()
+    printed = rows(folder, table)
+    assert printed
+    assert [row for row in printed if row not in text] == []
+
+
+@pytest.mark.parametrize("page", sorted(PAGES.glob("*.md")), ids=lambda page: page.stem)
+def test_page_begins_with_its_verdict(page):
+    lines = page.read_text().splitlines()
+    assert lines[0].startswith("# ")
+    if page.name != "index.md":
+        assert lines[2].startswith("**Verdict: ")
