@@ -1,14 +1,19 @@
-"""Figures of a sweep: curves along a setting, with intervals."""
+"""Figures of a sweep: curves along a setting, and success rate against level."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from uap_jax.reporting import svg
 from uap_jax.reporting.formats import is_number
-from uap_jax.sweeps.table_formats import Table
+from uap_jax.sweeps.formats import Table
+from uap_jax.sweeps.fronts import Points, fronts_of, series_names
 from uap_jax.sweeps.tables import CONTROLS, MEASURES
+
+LEVEL_LABEL = "SNR without the resting level (dB)"
 
 # Series differ in more than colour.
 _MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -19,27 +24,22 @@ _MAX_TICKS = 9
 
 
 class Curve(NamedTuple):
-    """One measure along a setting, a line for each series."""
+    """One figure; thin dotted lines in it are those of random noise."""
 
     label: str
-    has_noise: bool  # thin dotted lines are those of random noise
+    has_noise: bool
     svg: str
 
 
 class Curves(NamedTuple):
-    """The curves of a table, and what tells the series apart in them."""
+    """The figures of a table, and what tells the series apart in all of them."""
 
     legend: tuple[tuple[str, str], ...]  # name and `<svg>` of a piece of line
     curves: tuple[Curve, ...]
 
 
 def draw_curves(
-    table: Table,
-    *,
-    x: str,
-    series: Sequence[str],
-    measures: Sequence[str],
-    title: str,
+    table: Table, *, x: str, series: Sequence[str], measures: Sequence[str], title: str
 ) -> Curves:
     """Draws each measure of a table as `tables.curve_table` makes it.
 
@@ -49,142 +49,160 @@ def draw_curves(
         x: The setting along the curves.
         series: Settings that tell curves apart.
         measures: Names in `tables.MEASURES`.
-        title: Of the table; makes texts for those who do not see differ.
+        title: Of the table, for the text alternatives.
 
     Returns:
-        A figure for each measure of which a value is there, and the legend.
+        A figure for each measure that has a value, and the legend.
     """
-    keys = [column.key for column in table.columns]
-    columns = dict(zip(keys, table.columns, strict=True))
-    lines: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    grouped: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for row in table.rows:
-        values = dict(zip(keys, row, strict=True))
-        lines.setdefault(tuple(values[key] for key in series), []).append(values)
-    names = series_names(list(lines))
-    places, ticks = _axis(
-        [values[x] for members in lines.values() for values in members]
-    )
+        grouped.setdefault(tuple(row[key] for key in series), []).append(row)
+    lines = dict(zip(series_names(list(grouped)), grouped.values(), strict=True))
+    (x_label,) = [column.label for column in table.columns if column.key == x]
     curves = [
         Curve(
-            label=MEASURES[name].label,
-            has_noise=name in CONTROLS,
-            svg=_draw(
-                dict(zip(names, lines.values(), strict=True)),
-                x=x,
-                measure=name,
-                places=places,
-                ticks=ticks,
-                x_label=columns[x].label,
-                title=title,
-            ),
+            MEASURES[name].label,
+            name in CONTROLS,
+            _draw_measure(lines, name, x=x, x_label=x_label, title=title),
         )
         for name in measures
-        if any(is_number(row[keys.index(name)]) for row in table.rows)
+        if any(is_number(row[name]) for row in table.rows)
     ]
-    if not curves:
-        return Curves((), ())
-    legend = [(name, _draw_swatch(index, name)) for index, name in enumerate(names)]
-    return Curves(tuple(legend), tuple(curves))
+    legend = [(name, _draw_swatch(index, name)) for index, name in enumerate(lines)]
+    return Curves(tuple(legend) if curves else (), tuple(curves))
 
 
-def series_names(keys: Sequence[tuple[Any, ...]]) -> list[str]:
-    """Returns a name for each series, of the settings that differ."""
-    differing = [len(set(values)) > 1 for values in zip(*keys, strict=True)]
-    if not any(differing):
-        differing = [True] * len(differing)
-    return [
-        " ".join(
-            str(value) for value, is_told in zip(key, differing, strict=True) if is_told
+def draw_fronts(table: Table, *, series: Sequence[str], title: str) -> Curves:
+    """Draws a figure for each model and goal of a table, a line for each series.
+
+    Args:
+        table: As for `fronts.fronts_of`.
+        series: Settings that tell lines apart.
+        title: Of the table, for the text alternatives.
+    """
+    fronts = fronts_of(table, series)
+    models = {model for model, _ in fronts}
+    curves = []
+    for (model, target), lines in fronts.items():
+        goal = target if target == "untargeted" else f'"{target}"'
+        label = f"{model}, {goal}" if len(models) > 1 else goal
+        drawn = front_svg(
+            lines, level_label=LEVEL_LABEL, title=f"{title}, {model}, {goal}"
         )
-        for key in keys
-    ]
+        curves.append(Curve(label, True, drawn))
+    return Curves((), tuple(curves))
 
 
-class _Ticks(NamedTuple):
-    places: list[float] | None  # None: wherever they look well
-    labels: list[str]
-    is_log: bool
+def front_svg(series: Sequence[Points], *, level_label: str, title: str) -> str:
+    """Draws test success rates along the level, a line for each method.
+
+    Args:
+        series: The methods.
+        level_label: Of the level's axis.
+        title: What the data are, for the text alternative.
+
+    Returns:
+        An `<svg>` element; the noise of the same RMS is a dotted line.
+    """
+    alt = f"{title}: test success rate along the level. " + "; ".join(
+        f"{points.name}: {points.asr[0]:.0%} at {points.snr_db[0]:.1f} dB to "
+        f"{points.asr[-1]:.0%} at {points.snr_db[-1]:.1f} dB"
+        for points in series
+        if len(points.asr)
+    )
+    with svg.style(alt):
+        figure = Figure(figsize=(6.2, 3.6), layout="constrained")
+        axes = figure.add_subplot()
+        for index, points in enumerate(series):
+            rates = 100 * points.asr
+            axes.plot(points.snr_db, rates, label=points.name, **_look(index))
+        noise = np.concatenate(
+            [np.stack([points.snr_db, points.control]) for points in series], axis=1
+        )
+        # A point whose noise was not measured does not cut the line.
+        noise = noise[:, np.isfinite(noise[1])]
+        level_db, rates = noise[:, np.argsort(noise[0])]
+        _plot_noise(axes, level_db, 100 * rates, color=svg.INK, label="random noise")
+        axes.set_ylim(-2, 102)
+        axes.set_xlabel(level_label)
+        axes.set_ylabel("success on test clips (%)")
+        axes.grid(True)
+        axes.legend(frameon=False, labelcolor="linecolor")
+        return svg.to_svg(figure, alt)
 
 
-def _axis(values: Sequence[Any]) -> tuple[Mapping[Any, float], _Ticks]:
-    """Returns where each value of the setting lies, and the ticks."""
-    distinct = list(dict.fromkeys(values))
-    if not all(is_number(value) for value in distinct):
-        places = {value: float(index) for index, value in enumerate(distinct)}
-        return places, _Ticks(list(places.values()), list(map(str, distinct)), False)
-    distinct.sort()
-    places = {value: float(value) for value in distinct}
-    is_log = distinct[0] > 0 and distinct[-1] >= _LOG_RATIO * distinct[0]
-    if len(distinct) > _MAX_TICKS and not is_log:
-        return places, _Ticks(None, [], False)
-    step = -(-len(distinct) // _MAX_TICKS)
-    shown = distinct[::step]
-    return places, _Ticks([places[v] for v in shown], [f"{v:g}" for v in shown], is_log)
-
-
-def _draw(
+def _draw_measure(
     lines: Mapping[str, Sequence[Mapping[str, Any]]],
+    measure: str,
     *,
     x: str,
-    measure: str,
-    places: Mapping[Any, float],
-    ticks: _Ticks,
     x_label: str,
     title: str,
 ) -> str:
-    from matplotlib.figure import Figure
-
     label, form, _ = MEASURES[measure]
-    is_rate = "asr" in measure or "accuracy" in measure
     alt = f"{title}: {label} along {x_label}. " + _describe(lines, x, measure, form)
     with svg.style(alt):
         figure = Figure(figsize=(4.4, 2.7), layout="constrained")
         axes = figure.add_subplot()
-        for index, members in enumerate(lines.values()):
-            ordered = sorted(members, key=lambda values: places[values[x]])
-            at = np.array([places[values[x]] for values in ordered])
+        places = _set_axis(axes, [row[x] for rows in lines.values() for row in rows])
+        for index, rows in enumerate(lines.values()):
+            ordered = sorted(rows, key=lambda row: places[row[x]])
+            at = np.array([places[row[x]] for row in ordered])
             mean, low, high = (
-                _as_floats([values[f"{measure}{end}"] for values in ordered])
+                _as_floats([row[f"{measure}{end}"] for row in ordered])
                 for end in ("", ".low", ".high")
             )
-            axes.errorbar(at, mean, [mean - low, high - mean], **_look(index))
+            bars = {"capsize": 3, "elinewidth": 1.0}
+            axes.errorbar(at, mean, [mean - low, high - mean], **_look(index), **bars)
             if control := CONTROLS.get(measure):
-                noise = _as_floats([values[control] for values in ordered])
-                color = svg.SERIES[index % len(svg.SERIES)]
-                axes.plot(at, noise, color=color, linestyle=":", linewidth=1.1)
-        if ticks.is_log:
-            axes.set_xscale("log")
-            axes.minorticks_off()
-        if ticks.places is not None:
-            axes.set_xticks(ticks.places, ticks.labels)
-        if is_rate:
+                noise = _as_floats([row[control] for row in ordered])
+                _plot_noise(axes, at, noise, color=_look(index)["color"])
+        if "asr" in measure or "accuracy" in measure:
             axes.set_ylim(-0.03, 1.03)
         axes.set_xlabel(x_label)
         axes.grid(True)
         return svg.to_svg(figure, alt)
 
 
-def _draw_swatch(index: int, name: str) -> str:
-    from matplotlib.figure import Figure
+def _set_axis(axes: Axes, values: Sequence[Any]) -> dict[Any, float]:
+    """Sets the scale and ticks of a setting; returns where its values lie."""
+    distinct = list(dict.fromkeys(values))
+    if not all(is_number(value) for value in distinct):
+        axes.set_xticks(range(len(distinct)), list(map(str, distinct)))
+        return {value: float(index) for index, value in enumerate(distinct)}
+    distinct.sort()
+    is_log = distinct[0] > 0 and distinct[-1] >= _LOG_RATIO * distinct[0]
+    if is_log:
+        axes.set_xscale("log")
+        axes.minorticks_off()
+    if is_log or len(distinct) <= _MAX_TICKS:
+        shown = distinct[:: -(-len(distinct) // _MAX_TICKS)]
+        axes.set_xticks(shown, [f"{value:g}" for value in shown])
+    return {value: float(value) for value in distinct}
 
+
+def _draw_swatch(index: int, name: str) -> str:
     alt = f"line of {name}"
     with svg.style(alt):
         figure = Figure(figsize=(0.5, 0.2))
         axes = figure.add_axes((0, 0, 1, 1))
-        axes.plot([0, 1, 2], [0, 0, 0], markevery=[1], **_look(index, capsize=False))
+        axes.plot([0, 1, 2], [0, 0, 0], markevery=[1], **_look(index))
         axes.set_axis_off()
         return svg.to_svg(figure, alt)
 
 
-def _look(index: int, *, capsize: bool = True) -> dict[str, Any]:
-    look = {
+def _look(index: int) -> dict[str, Any]:
+    return {
         "color": svg.SERIES[index % len(svg.SERIES)],
         "marker": _MARKERS[index % len(_MARKERS)],
         "linestyle": _DASHES[index % len(_DASHES)],
         "linewidth": 1.8,
         "markersize": 4.5,
     }
-    return look | {"capsize": 3, "elinewidth": 1.0} if capsize else look
+
+
+def _plot_noise(axes: Axes, at: np.ndarray, rates: np.ndarray, **look: Any) -> None:
+    axes.plot(at, rates, linestyle=":", linewidth=1.1, **look)
 
 
 def _describe(
@@ -192,14 +210,12 @@ def _describe(
 ) -> str:
     """Says where each series begins and ends."""
     parts = []
-    for name, members in lines.items():
-        there = [values for values in members if is_number(values[measure])]
-        if there:
-            ends = [there[0], there[-1]][: len(there)]
-            parts.append(
-                f"{name}: "
-                + " to ".join(f"{v[measure]:{form}} at {v[x]}" for v in ends)
-            )
+    for name, rows in lines.items():
+        measured = [row for row in rows if is_number(row[measure])]
+        if measured:
+            ends = [measured[0], measured[-1]][: len(measured)]
+            texts = [f"{row[measure]:{form}} at {row[x]}" for row in ends]
+            parts.append(f"{name}: {' to '.join(texts)}")
     return "; ".join(parts)
 
 

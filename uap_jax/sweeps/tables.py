@@ -5,11 +5,13 @@ A trial without numbers leaves a gap, never an error.
 
 import math
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from scipy.special import stdtrit
+
+from uap_jax.sweeps.formats import Column, Remark, Table
 from uap_jax.sweeps.published import Published, published_cell
-from uap_jax.sweeps.table_formats import Column, Remark, Table
 
 
 class Measure(NamedTuple):
@@ -46,12 +48,24 @@ MEASURES = {
 # No success rate without that of noise of the same RMS.
 CONTROLS = {"test.asr": "control.asr"}
 
+# What tells the paper's cells apart, and the setting that it is.
+_PUBLISHED_KEYS = {
+    "model": "model",
+    "method": "method",
+    "target": "target",
+    "clip_class": "attack_class",
+}
+_COUNTS = (
+    Column("num_done", "done", "d", "trials"),
+    Column("num_trials", "of", "d", "trials"),
+)
+
 
 class Record(NamedTuple):
-    """What a table knows of a trial."""
+    """A trial: flat settings ("attack.confidence") and flat numbers ("test.asr")."""
 
-    facts: Mapping[str, Any]  # its settings, flat: "method", "attack.confidence"
-    values: Mapping[str, Any] | None  # its numbers, flat: "test.asr"; None: not there
+    facts: Mapping[str, Any]
+    values: Mapping[str, Any] | None  # None: no result yet
 
 
 def mean_table(
@@ -62,35 +76,23 @@ def mean_table(
     mean_over: Sequence[str] = (),
     published: Published | None = None,
 ) -> Table:
-    """Means over the trials that are there, a row for each value of the settings.
+    """Means over the trials with results, a row for each value of the settings.
 
     Args:
-        records: The trials, those that are missing among them.
+        records: All trials.
         rows: Settings that tell rows apart.
         measures: Names in `MEASURES`.
         mean_over: Some of `rows`, over which there are rows of means too.
         published: The paper's table, to stand beside.
-
-    Returns:
-        A column for each setting, how many trials are there of how many, then each
-        measure, with that of noise beside a success rate.
     """
     groups = list(_grouped(records, rows))
-    others = [key for key in rows if key not in mean_over]
     if mean_over:
-        for key, members in _grouped(records, others):
-            facts = dict(zip(others, key, strict=True)) | dict.fromkeys(
-                mean_over, "mean"
-            )
-            groups.append((tuple(facts[name] for name in rows), members))
-    columns, measure = _measured(measures, published)
-    measured = [measure(members) for _, members in groups]
-    lines = [
-        (*key, *_counts(members), *values)
-        for (key, members), (values, _) in zip(groups, measured, strict=True)
-    ]
-    all_columns = (*_keys(rows), *_COUNTS, *columns)
-    return Table(all_columns, tuple(lines), _remarks(measured))
+        others = [key for key in rows if key not in mean_over]
+        means = dict.fromkeys(mean_over, "mean")
+        groups += [(key | means, members) for key, members in _grouped(records, others)]
+    counted = [(key | _counts(members), members) for key, members in groups]
+    columns = (*_keys(rows), *_COUNTS)
+    return _measured(columns, counted, measures, published, with_intervals=False)
 
 
 def list_table(
@@ -100,18 +102,14 @@ def list_table(
     measures: Sequence[str],
     published: Published | None = None,
 ) -> Table:
-    """A row for each trial, in the order given; arguments as of `mean_table`.
+    """A row for each trial, in the order given; arguments as in `mean_table`.
 
     A test ASR has the ends of its interval beside it, "test.asr.low" and
     "test.asr.high".
     """
-    columns, measure = _measured(measures, published, intervals=True)
-    measured = [measure([record]) for record in records]
-    lines = [
-        (*(record.facts.get(key) for key in rows), *values)
-        for record, (values, _) in zip(records, measured, strict=True)
-    ]
-    return Table((*_keys(rows), *columns), tuple(lines), _remarks(measured))
+    groups = [({key: r.facts.get(key) for key in rows}, [r]) for r in records]
+    columns = tuple(_keys(rows))
+    return _measured(columns, groups, measures, published, with_intervals=True)
 
 
 def curve_table(
@@ -123,7 +121,7 @@ def curve_table(
 ) -> Table:
     """Means along a setting, with Student's 95 % interval over the seeds.
 
-    The trials of one seed count as one value, their mean. Arguments as of
+    The trials of one seed count as one value, their mean. Arguments as in
     `mean_table`; `x` is the setting along the curves, `series` tells curves apart.
     """
     columns = [*_keys([*series, x]), *_COUNTS]
@@ -134,29 +132,21 @@ def curve_table(
         columns.append(Column(f"{name}.high", "high", form, label))
         if control := CONTROLS.get(name):
             columns.append(Column(control, "noise", form, label))
-    lines = []
+    rows = []
     for key, members in _grouped(records, [*series, x]):
-        line: list[Any] = [*key, *_counts(members)]
+        row = key | _counts(members)
         for name in measures:
-            line += _over_seeds(members, name)
+            row |= _over_seeds(members, name)
             if control := CONTROLS.get(name):
-                line.append(mean_of(members, control))
-        lines.append(tuple(line))
-    return Table(tuple(columns), tuple(lines))
+                row[control] = mean_of(members, control)
+        rows.append(row)
+    return Table(tuple(columns), tuple(rows))
 
 
 def significance_table(
     comparisons: Sequence[Mapping[str, Any]], *, rows: Sequence[str]
 ) -> Table:
-    """A row for each comparison of two methods.
-
-    Args:
-        comparisons: Each with the settings of `rows`, "num_done", "num_trials" (pairs
-            of trials), and, where there are pairs, "lower", "higher" (methods),
-            "asr_lower", "asr_higher", "num_clips", "z", "p_value", "only_lower",
-            "only_higher", "mcnemar_p_value", "published_z".
-        rows: Settings that tell comparisons apart.
-    """
+    """A row for each comparison of two methods; see `comparisons.compare_methods`."""
     columns = (
         *_keys(rows),
         *(count._replace(group="pairs") for count in _COUNTS),
@@ -172,14 +162,13 @@ def significance_table(
         Column("mcnemar_p_value", "McNemar p", ".2g"),
         Column("published_z", "paper's Z", ".2f"),
     )
-    lines = [tuple(entry.get(c.key) for c in columns) for entry in comparisons]
-    return Table(columns, tuple(lines))
+    return Table(columns, tuple(comparisons))
 
 
 def transfer_table(
     records: Sequence[Record], *, rows: Sequence[str], published: bool
 ) -> Table:
-    """Perturbations of one model (rows) judged by every model (columns).
+    """Perturbations of one model (rows) evaluated on every model (columns).
 
     Args:
         records: With facts "model" and "victim", and values "asr", "control",
@@ -188,20 +177,21 @@ def transfer_table(
         published: Whether the paper's rates stand beside.
     """
     victims = list(dict.fromkeys(record.facts["victim"] for record in records))
+    measured = {"asr": "ASR", "control": "noise"}
+    measured |= {"published": "paper"} if published else {}
     columns = [*_keys(rows), Column("chance", "class prior", ".3f")]
-    for victim in victims:
-        columns.append(Column(f"{victim}.asr", "ASR", ".3f", victim))
-        columns.append(Column(f"{victim}.control", "noise", ".3f", victim))
-        if published:
-            columns.append(Column(f"{victim}.published", "paper", ".3f", victim))
+    columns += [
+        Column(f"{victim}.{name}", label, ".3f", victim)
+        for victim in victims
+        for name, label in measured.items()
+    ]
     lines = []
     for key, members in _grouped(records, rows):
-        line: list[Any] = [*key, mean_of(members, "chance")]
+        line = {**key, "chance": mean_of(members, "chance")}
         for victim in victims:
-            judged = [member for member in members if member.facts["victim"] == victim]
-            line += [mean_of(judged, "asr"), mean_of(judged, "control")]
-            line += [mean_of(judged, "published")] * published
-        lines.append(tuple(line))
+            own = [member for member in members if member.facts["victim"] == victim]
+            line |= {f"{victim}.{name}": mean_of(own, name) for name in measured}
+        lines.append(line)
     return Table(tuple(columns), tuple(lines))
 
 
@@ -216,134 +206,100 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def mean_of(records: Sequence[Record], name: str) -> float | None:
+def mean_of(records: Iterable[Record], name: str) -> float | None:
     """Returns the mean of a number over the trials that have it, or None."""
-    found = [record.values.get(name) for record in records if record.values]
-    numbers = [float(value) for value in found if value is not None]
+    values = [record.values.get(name) for record in records if record.values]
+    numbers = [float(value) for value in values if value is not None]
     return statistics.fmean(numbers) if numbers else None
 
 
-_COUNTS = (
-    Column("num_done", "done", "d", "trials"),
-    Column("num_trials", "of", "d", "trials"),
-)
-
-
-def _keys(names: Sequence[str]) -> Iterator[Column]:
+def _keys(names: Iterable[str]) -> Iterator[Column]:
     for name in names:
         yield Column(name, name.rpartition(".")[2].replace("_", " "))
 
 
-def _counts(members: Sequence[Record]) -> tuple[int, int]:
-    return sum(member.values is not None for member in members), len(members)
+def _counts(members: Sequence[Record]) -> dict[str, int]:
+    num_done = sum(member.values is not None for member in members)
+    return {"num_done": num_done, "num_trials": len(members)}
 
 
 def _grouped(
     records: Sequence[Record], keys: Sequence[str]
-) -> Iterator[tuple[tuple[Any, ...], list[Record]]]:
-    """Yields values of the settings, in the order of their first trials, and trials."""
+) -> Iterator[tuple[dict[str, Any], list[Record]]]:
+    """Yields values of the settings, ordered by their first trials, and trials."""
     ranks: list[dict[Any, int]] = [{} for _ in keys]
-    groups: dict[tuple[Any, ...], list[Record]] = {}
+    groups: dict[tuple[int, ...], list[Record]] = {}
     for record in records:
-        values = tuple(record.facts.get(key) for key in keys)
-        for value, rank in zip(values, ranks, strict=True):
-            rank.setdefault(value, len(rank))
-        groups.setdefault(values, []).append(record)
-
-    def place(values: tuple[Any, ...]) -> list[int]:
-        return [rank[value] for value, rank in zip(values, ranks, strict=True)]
-
-    for values in sorted(groups, key=place):
-        yield values, groups[values]
-
-
-# Values of a row, and of the paper's what is wrong with them, by column.
-_Measured = tuple[list[Any], dict[str, str]]
-
-
-def _remarks(measured: Sequence[_Measured]) -> tuple[Remark, ...]:
-    return tuple(
-        Remark(index, key, f"the paper's number: {text}")
-        for index, (_, errors) in enumerate(measured)
-        for key, text in errors.items()
-    )
+        place = tuple(
+            rank.setdefault(record.facts.get(key), len(rank))
+            for key, rank in zip(keys, ranks, strict=True)
+        )
+        groups.setdefault(place, []).append(record)
+    for _, members in sorted(groups.items()):
+        yield {key: members[0].facts.get(key) for key in keys}, members
 
 
 def _measured(
-    measures: Sequence[str], published: Published | None, *, intervals: bool = False
-) -> tuple[list[Column], Callable[[Sequence[Record]], _Measured]]:
-    """Returns columns of measures, and what fills them for a group of trials."""
-    columns: list[Column] = []
-    fields: list[str | None] = []
+    columns: tuple[Column, ...],
+    groups: Sequence[tuple[dict[str, Any], list[Record]]],
+    measures: Sequence[str],
+    published: Published | None,
+    *,
+    with_intervals: bool,
+) -> Table:
+    """Adds measures to groups of trials, with noise and the paper's numbers beside."""
+    fields: dict[Column, str | None] = {}  # the paper's; None: measured here
     for name in measures:
         label, form, field = MEASURES[name]
-        beside: list[tuple[Column, str | None]] = []
-        if intervals and name == "test.asr":
-            beside.append((Column(f"{name}.low", "low", form, label), None))
-            beside.append((Column(f"{name}.high", "high", form, label), None))
+        beside: dict[Column, str | None] = {}
+        if with_intervals and name == "test.asr":
+            beside[Column(f"{name}.low", "low", form, label)] = None
+            beside[Column(f"{name}.high", "high", form, label)] = None
         if control := CONTROLS.get(name):
-            beside.append((Column(control, "noise", form, label), None))
+            beside[Column(control, "noise", form, label)] = None
         if published and field and any(field in cell for cell in published.cells):
-            beside.append((Column(f"paper.{name}", "paper", form, label), field))
+            beside[Column(f"paper.{name}", "paper", form, label)] = field
         own = Column(name, "here" if beside else label, form, label if beside else "")
-        for column, of_paper in [(own, None), *beside]:
-            columns.append(column)
-            fields.append(of_paper)
-
-    def measure(members: Sequence[Record]) -> _Measured:
-        cell = _published(published, members) or {} if any(fields) else {}
+        fields |= {own: None, **beside}
+    rows, remarks = [], []
+    for index, (key, members) in enumerate(groups):
+        cell = (any(fields.values()) and _published(published, members)) or {}
         errors = cell.get("errors", {})
-        pairs = list(zip(columns, fields, strict=True))
-        values = [
-            cell.get(field) if field else mean_of(members, column.key)
-            for column, field in pairs
-        ]
-        return values, {c.key: errors[field] for c, field in pairs if field in errors}
-
-    return columns, measure
+        row = dict(key)
+        for column, field in fields.items():
+            row[column.key] = cell.get(field) if field else mean_of(members, column.key)
+            if field in errors:
+                text = f"the paper's number: {errors[field]}"
+                remarks.append(Remark(index, column.key, text))
+        rows.append(row)
+    return Table((*columns, *fields), tuple(rows), tuple(remarks))
 
 
 def _published(
     published: Published | None, members: Sequence[Record]
 ) -> dict[str, Any] | None:
-    """Returns what the paper has for a group of trials."""
+    """Returns the paper's cell for a group of trials."""
     if published is None or not published.cells:
         return None
     known = set().union(*published.cells)
-    keys = {
-        name: _common([member.facts.get(fact) for member in members])
-        for name, fact in _PUBLISHED_KEYS.items()
-        if name in known
-    }
+    keys: dict[str, Any] = {}
+    for name, fact in _PUBLISHED_KEYS.items():
+        if name in known:
+            values = {member.facts.get(fact) for member in members}
+            keys[name] = values.pop() if len(values) == 1 else "mean"
     if keys.get("target") == "untargeted":
         keys["target"] = None
     return published_cell(published, **keys)
 
 
-# What tells the paper's cells apart, and the setting that it is.
-_PUBLISHED_KEYS = {
-    "model": "model",
-    "method": "method",
-    "target": "target",
-    "clip_class": "attack_class",
-}
-
-
-def _common(values: Sequence[Any]) -> Any:
-    return values[0] if len(set(values)) == 1 else "mean"
-
-
-def _over_seeds(members: Sequence[Record], name: str) -> list[float | None]:
+def _over_seeds(members: Sequence[Record], name: str) -> dict[str, float | None]:
     """Returns the mean over seeds, and the ends of its interval."""
     found = [mean_of(own, name) for _, own in _grouped(members, ["seed"])]
     means = [mean for mean in found if mean is not None]
-    if not means:
-        return [None, None, None]
-    mean = statistics.fmean(means)
-    if len(means) == 1:
-        return [mean, None, None]
-    from scipy import stats
-
-    factor = float(stats.t.ppf(0.975, len(means) - 1))
-    half = factor * statistics.stdev(means) / math.sqrt(len(means))
-    return [mean, mean - half, mean + half]
+    mean = statistics.fmean(means) if means else None
+    low = high = None
+    if mean is not None and len(means) > 1:
+        half = float(stdtrit(len(means) - 1, 0.975)) * statistics.stdev(means)
+        half /= math.sqrt(len(means))
+        low, high = mean - half, mean + half
+    return {name: mean, f"{name}.low": low, f"{name}.high": high}
