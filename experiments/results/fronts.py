@@ -17,9 +17,9 @@ from typing import Any
 
 from uap_jax import files
 from uap_jax.reporting.svg import standalone
+from uap_jax.sweeps.figures import LEVEL_LABEL, front_svg
 from uap_jax.sweeps.fronts import (
     Points,
-    front_svg,
     points_of,
     snr_at_rate,
     undominated,
@@ -31,9 +31,7 @@ RATES = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
 def main() -> None:
     figure, title, *named = sys.argv[1:]
     series = [read(*argument.split("=", 1)) for argument in named]
-    drawn = front_svg(
-        series, level_label="SNR without the resting level (dB)", title=title
-    )
+    drawn = front_svg(series, level_label=LEVEL_LABEL, title=title)
     Path(figure).write_text(standalone(drawn))
     print("| test ASR | " + " | ".join(points.name for points in series) + " |")
     print("| --- " * (len(series) + 1) + "|")

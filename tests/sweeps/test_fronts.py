@@ -5,7 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from uap_jax.sweeps import fronts, tables
+from uap_jax import files
+from uap_jax.sweeps import figures, fronts, tables
 
 
 def entry(snr_ac_db, asr, control=0.1):
@@ -46,11 +47,11 @@ def test_figure():
         fronts.points_of("decoupled", [entry(14.0, 0.8), entry(12.0, 0.9)]),
         fronts.points_of("<penalty>", [entry(6.0, 0.9, 0.3)]),
     ]
-    drawn = fronts.front_svg(series, level_label="SNR (dB)", title="Real speech")
+    drawn = figures.front_svg(series, level_label="SNR (dB)", title="Real speech")
     assert drawn.startswith("<svg ") and "decoupled" in drawn
     assert "&lt;penalty&gt;" in drawn and "<penalty>" not in drawn
     assert "80% at 14.0 dB" in drawn.split(">", 1)[0]
-    assert drawn == fronts.front_svg(
+    assert drawn == figures.front_svg(
         series, level_label="SNR (dB)", title="Real speech"
     )
 
@@ -58,7 +59,7 @@ def test_figure():
 def test_noise_that_was_not_measured_does_not_cut_its_line():
     def noise_lines(*entries):
         points = fronts.points_of("a", entries)
-        drawn = fronts.front_svg([points], level_label="SNR (dB)", title="t")
+        drawn = figures.front_svg([points], level_label="SNR (dB)", title="t")
         paths = re.findall(r'd="([^"]*)"[^>]*stroke-dasharray', drawn)
         return sum(path.count("M") for path in paths)
 
@@ -82,7 +83,7 @@ def make_front(points):
         facts = {"model": model, "target": target, "method": method, "kappa": kappa}
         values = None
         if asr is not None:
-            values = tables.flatten({"train": {"asr": 1.0}, **entry(snr_ac_db, asr)})
+            values = files.flatten({"train": {"asr": 1.0}, **entry(snr_ac_db, asr)})
         records.append(tables.Record(facts, values))
     rows = ("model", "target", "method", "kappa")
     return tables.list_table(records, rows=rows, measures=fronts.MEASURES)
@@ -100,19 +101,19 @@ POINTS = [
 
 def test_a_figure_for_each_goal():
     table = make_front(POINTS)
-    drawn = fronts.draw_fronts(table, series=["method"], title="How quiet")
+    drawn = figures.draw_fronts(table, series=["method"], title="How quiet")
     assert [curve.label for curve in drawn.curves] == ["untargeted", '"up"']
     first, second = (curve.svg for curve in drawn.curves)
     assert "decoupled: 80% at 14.0 dB to 95% at 10.0 dB" in first
     assert "penalty: 85% at 6.0 dB to 95% at 4.0 dB" in first
     assert "decoupled: 90% at 3.0 dB" in second and "penalty" not in second
-    apart = fronts.draw_fronts(table, series=["method", "kappa"], title="How quiet")
+    apart = figures.draw_fronts(table, series=["method", "kappa"], title="How quiet")
     assert "penalty 10: 95% at 4.0 dB" in apart.curves[0].svg
 
 
 def test_models_are_named_where_there_are_several():
     table = make_front([*POINTS, ("other", "up", "penalty", 0, 5.0, 0.5)])
-    drawn = fronts.draw_fronts(table, series=["method"], title="How quiet")
+    drawn = figures.draw_fronts(table, series=["method"], title="How quiet")
     labels = [curve.label for curve in drawn.curves]
     assert labels == ["net, untargeted", 'net, "up"', 'other, "up"']
 
@@ -125,5 +126,5 @@ def test_levels_in_words():
 
 def test_a_front_of_which_nothing_is_there():
     table = make_front([("net", "up", "penalty", 0, None, None)])
-    assert fronts.draw_fronts(table, series=["method"], title="T").curves == ()
+    assert figures.draw_fronts(table, series=["method"], title="T").curves == ()
     assert fronts.levels_at(table, 0.9, series=["method"]) == []

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from outline import Outline
 
-from uap_jax.sweeps import figures, sweep_html, table_formats, tables
+from uap_jax.sweeps import figures, formats, sweep_html, tables
 from uap_jax.sweeps.published import Published
 from uap_jax.sweeps.sweep_html import (
     Corpus,
@@ -212,7 +212,11 @@ def test_a_sweep_without_anything_done():
         "table_2", num_done=0, clean_accuracy={}, corpora=[], hardware=[], versions=[]
     )
     curve = make_curves()
-    rows = tuple((*row[:2], 0, 2, *[None] * (len(row) - 4)) for row in curve.table.rows)
+    names = ("method", "n")
+    rows = tuple(
+        dict.fromkeys(row) | {name: row[name] for name in names} | {"num_done": 0}
+        for row in curve.table.rows
+    )
     page = render_sweep_report(
         make_data(
             sections=[
@@ -247,7 +251,7 @@ def test_text_is_escaped():
         failures=[Failure(*[NASTY] * 5)],
     )
     curves = make_curves(title=NASTY)
-    rows = tuple((NASTY, *row[1:]) for row in curves.table.rows)
+    rows = tuple(row | {"method": NASTY} for row in curves.table.rows)
     page = render_sweep_report(
         make_data(
             name=NASTY,
@@ -335,16 +339,16 @@ def test_axes_of_curves(values, labels):
 def test_remarks_are_in_every_form():
     table, _ = make_table()
     remark = "the paper's number: is another one's"
-    markdown = table_formats.to_markdown(table)
+    markdown = formats.to_markdown(table)
     assert "| yes | 1 / 1 | 0.654 / 0.120 / 0.770 | 23.5 / 27.4 [1] |" in markdown
     assert f"- [1] {remark}" in markdown
-    latex = table_formats.to_latex(table)
+    latex = formats.to_latex(table)
     assert "27.4 [1]" in latex and f"% [1] {remark}" in latex
-    rows = list(csv.DictReader(io.StringIO(table_formats.to_csv(table))))
+    rows = list(csv.DictReader(io.StringIO(formats.to_csv(table))))
     assert rows[0]["remarks"] == f"paper.test.snr_db: {remark}"
     assert rows[1]["remarks"] == ""
     assert rows[0]["paper.test.snr_db"] == "27.4"
-    assert '"column": "paper.test.snr_db"' in table_formats.to_json(table, {})
+    assert '"column": "paper.test.snr_db"' in formats.to_json(table, {})
 
 
 def test_bound_is_below_fifteen_megabytes():

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from uap_jax.sweeps import table_formats, tables
+from uap_jax.sweeps import formats, tables
 from uap_jax.sweeps.published import Published
 from uap_jax.sweeps.tables import Record
 
@@ -17,11 +17,6 @@ def trial(asr=None, *, noise=0.1, snr_db=20.0, **facts):
     values = {"test.asr": asr, "control.asr": noise, "test.snr_db": snr_db}
     values |= {"test.asr.low": 0.7, "test.asr.high": 0.9}
     return Record(facts, None if asr is None else values)
-
-
-def rows_of(table):
-    keys = [column.key for column in table.columns]
-    return [dict(zip(keys, row, strict=True)) for row in table.rows]
 
 
 def test_means_over_what_is_there():
@@ -34,7 +29,7 @@ def test_means_over_what_is_there():
     table = tables.mean_table(
         records, rows=["method"], measures=["test.asr", "test.snr_db"]
     )
-    penalty, greedy = rows_of(table)
+    penalty, greedy = table.rows
     assert penalty["method"] == "penalty"
     assert (penalty["num_done"], penalty["num_trials"]) == (2, 3)
     assert penalty["test.asr"] == pytest.approx(0.7)
@@ -50,7 +45,7 @@ def test_rows_stand_in_the_order_of_the_trials():
         for method in ("greedy", "penalty")
     ]
     table = tables.mean_table(records, rows=["method", "model"], measures=["test.asr"])
-    assert [row[:2] for row in table.rows] == [
+    assert [(row["method"], row["model"]) for row in table.rows] == [
         *(("greedy", "b"), ("greedy", "a"), ("penalty", "b"), ("penalty", "a")),
     ]
 
@@ -72,7 +67,7 @@ def test_rows_of_means_and_the_papers_numbers_beside():
         mean_over=["target"],
         published=published,
     )
-    yes, untargeted, mean = rows_of(table)
+    yes, untargeted, mean = table.rows
     assert (yes["target"], yes["paper.test.asr"]) == ("yes", 0.9)
     assert (untargeted["paper.test.asr"], untargeted["paper.test.snr_db"]) == (0.7, 10)
     assert (mean["target"], mean["num_done"]) == ("mean", 2)
@@ -85,7 +80,7 @@ def test_list_has_a_row_a_trial():
     table = tables.list_table(
         records, rows=["target", "nonsense"], measures=["test.asr"]
     )
-    yes, no = rows_of(table)
+    yes, no = table.rows
     assert (yes["target"], yes["nonsense"]) == ("yes", None)
     assert (yes["test.asr"], yes["test.asr.low"], yes["control.asr"]) == (0.8, 0.7, 0.1)
     assert set(no.values()) == {"no", None}
@@ -99,7 +94,7 @@ def test_intervals_are_over_seeds():
     ]
     records += [trial(0.4, x=2), trial(None, x=3)]
     table = tables.curve_table(records, x="x", series=["method"], measures=["test.asr"])
-    three, one, none = rows_of(table)
+    three, one, none = table.rows
     # Student's t with two degrees of freedom; means of the seeds 0.6, 0.8, 0.7.
     half = 4.302652729911275 * 0.1 / math.sqrt(3)
     assert three["test.asr"] == pytest.approx(0.7)
@@ -120,7 +115,7 @@ def test_transfer_is_a_matrix():
         Record({"model": "b", "victim": "a"}, None),
     ]
     table = tables.transfer_table(records, rows=["model"], published=True)
-    first, second = rows_of(table)
+    first, second = table.rows
     assert (first["a.asr"], first["b.asr"], first["b.control"]) == (0.9, 0.3, 0.2)
     assert (first["chance"], first["b.published"]) == (0.1, 0.4)
     assert set(second.values()) == {"b", None}
@@ -130,9 +125,9 @@ def test_significance_leaves_gaps():
     table = tables.significance_table(
         [{"model": "a", "num_done": 0, "num_trials": 2}], rows=["model"]
     )
-    (row,) = rows_of(table)
-    assert (row["model"], row["num_done"], row["z"]) == ("a", 0, None)
-    assert "| a | 0 / 2 | - | - |" in table_formats.to_markdown(table)
+    (row,) = table.rows
+    assert (row["model"], row["num_done"], row.get("z")) == ("a", 0, None)
+    assert "| a | 0 / 2 | - | - |" in formats.to_markdown(table)
 
 
 @pytest.fixture
@@ -142,7 +137,7 @@ def table():
 
 
 def test_markdown(table):
-    lines = table_formats.to_markdown(table).splitlines()
+    lines = formats.to_markdown(table).splitlines()
     assert lines == [
         "| target | trials: done / of | test ASR: here / noise |",
         "| --- | --- | --- |",
@@ -152,10 +147,10 @@ def test_markdown(table):
 
 
 def test_csv_and_json_hold_all_digits(table):
-    rows = list(csv.DictReader(io.StringIO(table_formats.to_csv(table))))
+    rows = list(csv.DictReader(io.StringIO(formats.to_csv(table))))
     assert rows[0]["test.asr"] == "0.81234"
     assert rows[1]["test.asr"] == ""
-    stored = json.loads(table_formats.to_json(table, {"name": "try"}))
+    stored = json.loads(formats.to_json(table, {"name": "try"}))
     assert stored["name"] == "try"
     assert stored["rows"][0] == {
         **{"target": "a|b_c", "num_done": 1, "num_trials": 1},
@@ -165,12 +160,7 @@ def test_csv_and_json_hold_all_digits(table):
 
 
 def test_latex_is_escaped(table):
-    text = table_formats.to_latex(table)
+    text = formats.to_latex(table)
     assert r"a|b\_c & 1 / 1 & 0.812 / 0.100 \\" in text
     assert r"d\&e\% & 0 / 1" in text
     assert text.count(r"\hline") == 3
-
-
-def test_flatten():
-    tree = {"a": 1, "b": {"c": [2], "d": {"e": None}}, "f": {}}
-    assert tables.flatten(tree) == {"a": 1, "b.c": [2], "b.d.e": None}

@@ -59,7 +59,10 @@ def to_csv(table: Table) -> str:
 
 def to_json(table: Table, about: Mapping[str, Any]) -> str:
     """Returns one object: `about`, and "rows" and "remarks" as lists of objects."""
-    rows = [{column.key: row.get(column.key) for column in table.columns} for row in table.rows]
+    rows = [
+        {column.key: row.get(column.key) for column in table.columns}
+        for row in table.rows
+    ]
     remarks = [remark._asdict() for remark in table.remarks]
     return json.dumps({**about, "rows": rows, "remarks": remarks}, indent=2) + "\n"
 

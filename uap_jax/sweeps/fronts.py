@@ -133,7 +133,9 @@ def series_names(keys: Sequence[tuple[Any, ...]]) -> list[str]:
     if not any(differing):
         differing = [True] * len(differing)
     return [
-        " ".join(str(value) for value, shown in zip(key, differing, strict=True) if shown)
+        " ".join(
+            str(value) for value, shown in zip(key, differing, strict=True) if shown
+        )
         for key in keys
     ]
 

@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from uap_jax import files
 from uap_jax.data.corpora import BUILT_IN, DEFAULT_CORPORA
 from uap_jax.errors import UsageError
-from uap_jax.files import fingerprint
+from uap_jax.files import fingerprint, flatten
 from uap_jax.models.registry import default_num_samples
 from uap_jax.sweeps import manifest
-from uap_jax.sweeps.tables import flatten
 
 if TYPE_CHECKING:
     from uap_jax.data.dataset import Dataset

@@ -7,9 +7,9 @@ from typing import Any
 
 from uap_jax.reporting import pages
 from uap_jax.reporting.formats import audio_uri
-from uap_jax.sweeps import figures, fronts, table_formats
+from uap_jax.sweeps import figures, formats
+from uap_jax.sweeps.formats import Column, Remark, Table
 from uap_jax.sweeps.published import Published
-from uap_jax.sweeps.table_formats import Column, Table
 
 _TEMPLATE = "sweep_report.html"
 MAX_BYTES = 15_000_000
@@ -226,7 +226,7 @@ def _describe(section: Section, synthetic: Sequence[str]) -> dict[str, Any]:
             title=about["title"],
         )
     elif spec["kind"] == "front":
-        drawn = fronts.draw_fronts(
+        drawn = figures.draw_fronts(
             section.table, series=spec["rows"], title=about["title"]
         )
     accuracies = [
@@ -252,37 +252,28 @@ def _describe(section: Section, synthetic: Sequence[str]) -> dict[str, Any]:
 def _grid(table: Table) -> dict[str, Any]:
     """Returns header and rows of a table as texts; leading texts name a row."""
     columns = table.columns
-    num_names = next(
-        (place for place, column in enumerate(columns) if column.format), len(columns)
-    )
-    groups: list[list[Any]] = []
-    for column in columns[num_names:]:
-        if column.group and groups and groups[-1][0] == column.group:
-            groups[-1][1].append(column)
-        else:
-            groups.append([column.group, [column]])
-    marked = table_formats.marks(table)
+    num_names = next((i for i, c in enumerate(columns) if c.format), len(columns))
+    names, numbers = columns[:num_names], columns[num_names:]
+    marked = formats.marks(table)
     rows = [
         {
-            "names": [table_formats.show(value, c) for value, c in pairs[:num_names]],
+            "names": [formats.show(row.get(column.key), column) for column in names],
             "cells": [
                 {
-                    "text": table_formats.show(value, column),
-                    "kind": _kind(value, column),
-                    "mark": marked.get((place, column.key)),
+                    "text": formats.show(row.get(column.key), column),
+                    "kind": _kind(row.get(column.key), column),
+                    "mark": marked.get((index, column.key)),
                 }
-                for value, column in pairs[num_names:]
+                for column in numbers
             ],
         }
-        for place, pairs in enumerate(
-            list(zip(row, columns, strict=True)) for row in table.rows
-        )
+        for index, row in enumerate(table.rows)
     ]
     return {
-        "names": [column.label for column in columns[:num_names]],
-        "groups": groups,
+        "names": [column.label for column in names],
+        "groups": [(span[0].group, span) for span in formats.spans(numbers)],
         "rows": rows,
-        "remarks": table_formats.numbered(table),
+        "remarks": formats.numbered(table),
     }
 
 
@@ -306,14 +297,11 @@ def _as_table(published: Published) -> Table:
         for key in keys
     )
     rows = tuple(
-        tuple(
-            "untargeted" if key == "target" and cell[key] is None else cell[key]
-            for key in keys
-        )
+        {**cell, "target": cell["target"] or "untargeted"} if "target" in cell else cell
         for cell in published.cells
     )
     remarks = tuple(
-        table_formats.Remark(place, key, f"the paper's number: {text}")
+        Remark(place, key, f"the paper's number: {text}")
         for place, cell in enumerate(published.cells)
         for key, text in cell.get("errors", {}).items()
     )

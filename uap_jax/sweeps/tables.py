@@ -195,17 +195,6 @@ def transfer_table(
     return Table(tuple(columns), tuple(lines))
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns nested settings or numbers by dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
 def mean_of(records: Iterable[Record], name: str) -> float | None:
     """Returns the mean of a number over the trials that have it, or None."""
     values = [record.values.get(name) for record in records if record.values]

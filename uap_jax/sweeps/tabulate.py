@@ -7,12 +7,12 @@ from typing import Any
 
 from uap_jax import files
 from uap_jax.errors import UsageError
-from uap_jax.sweeps import fronts, table_formats, tables
+from uap_jax.sweeps import formats, fronts, tables
 from uap_jax.sweeps.comparisons import compare_methods
+from uap_jax.sweeps.formats import Table
 from uap_jax.sweeps.manifest import Manifest
 from uap_jax.sweeps.plan import Trial, facts_of, read_index
 from uap_jax.sweeps.published import Published, load_published, published_cell
-from uap_jax.sweeps.table_formats import Table
 from uap_jax.sweeps.tables import Record
 from uap_jax.sweeps.trials import fault_of, read_result, transfers
 
@@ -68,12 +68,12 @@ def write_files(table: Table, about: Mapping[str, Any], *, workdir: Path) -> Pat
     folder = workdir / "tables"
     folder.mkdir(parents=True, exist_ok=True)
     lines = list(_describe(about))
-    markdown = [f"# {about['title']}\n", table_formats.to_markdown(table)]
+    markdown = [f"# {about['title']}\n", formats.to_markdown(table)]
     markdown.append("".join(f"- {line}\n" for line in lines))
-    latex = "".join(f"% {line}\n" for line in lines) + table_formats.to_latex(table)
+    latex = "".join(f"% {line}\n" for line in lines) + formats.to_latex(table)
     for suffix, text in {
-        "csv": table_formats.to_csv(table),
-        "json": table_formats.to_json(table, about),
+        "csv": formats.to_csv(table),
+        "json": formats.to_json(table, about),
         "tex": latex,
         "md": "\n".join(markdown),
     }.items():
@@ -143,7 +143,7 @@ def _record(trial: Trial, result: dict[str, Any] | None, workdir: Path) -> Recor
 
 def _numbers(result: Mapping[str, Any]) -> dict[str, Any]:
     low, high = result["test"].get("asr_ci95") or (None, None)
-    return tables.flatten(result) | {"test.asr.low": low, "test.asr.high": high}
+    return files.flatten(result) | {"test.asr.low": low, "test.asr.high": high}
 
 
 def _build_front(
