@@ -1,6 +1,6 @@
 """Experiments declared in TOML: which trials, and how they become a table.
 
-What a manifest may hold is in `manifests/README.md`.
+What a manifest may hold is in `docs/sweeps.md`.
 """
 
 import dataclasses
