@@ -8,21 +8,84 @@ Source: Rony et al., "Decoupling Direction and Norm for Efficient Gradient-Based
 Adversarial Attacks and Defenses", 2019; the settings are those of Abdoli et al.
 """
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from uap_jax.attacks import checks, types
-from uap_jax.attacks.objectives import cross_entropy_ascent
-from uap_jax.attacks.passes import even_share
-from uap_jax.attacks.types import DDNConfig, DDNResult, LogitsFn
+from uap_jax.attacks import checks
+from uap_jax.attacks.batches import even_share
+from uap_jax.attacks.equations import cross_entropy_ascent
+from uap_jax.attacks.types import Classify, LogitsFn, Number, Variables, static
+
+# The outcome for each clip: `DDNResult.status` is an index into this.
+STATUSES = (
+    "found",
+    "already_adversarial",
+    "not_found",
+    "budget_too_small",
+    "non_finite_logits",
+)
+(
+    FOUND,
+    ALREADY_ADVERSARIAL,
+    NOT_FOUND,
+    BUDGET_TOO_SMALL,
+    NON_FINITE,
+) = range(len(STATUSES))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DDNResult:
+    """The smallest adversarial perturbation of each clip.
+
+    Attributes:
+        delta: `[B, N]`; x + delta lies in [0, 1]. Zero where nothing was found.
+        l2: `[B]`, ||delta||_2; says something only where `success`.
+        success: `[B]` bool; whether x + delta was seen to be adversarial.
+        status: `[B]` int32 index into `STATUSES`. "budget_too_small": nothing was
+            found up to a norm of `reach_l2`, which the box would have let grow; more
+            steps or a larger first norm may find something. "not_found": nothing was
+            found up to the largest norm in the box.
+        reach_l2: `[B]`, the largest norm that the steps can try:
+            init_norm (1 + gamma)^(num_steps - 1), or what the box holds if that is
+            less. What the box cuts off a step is not made up for.
+    """
+
+    delta: jax.Array
+    l2: jax.Array
+    success: jax.Array
+    status: jax.Array
+    reach_l2: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DDNConfig:
+    """Settings of DDN; the defaults are the paper's and the authors'.
+
+    Attributes:
+        num_steps: K, evaluations of the classifier; the first is of the clip itself.
+        init_norm: epsilon_0; the first step aims at this norm times 1 + gamma.
+        gamma: The norm shrinks by this share after a success, else it grows.
+        quantization_levels: delta is rounded to this many levels in [0, 1] after each
+            step (the authors: 65536); None: not at all.
+        micro_batch_size: Clips that are attacked at once; None: at most 32.
+    """
+
+    num_steps: int = static(50)
+    init_norm: Number = 0.2
+    gamma: Number = 0.05
+    quantization_levels: int | None = static(None)
+    micro_batch_size: int | None = static(None)
 
 
 def ddn(
     logits_fn: LogitsFn,
-    variables: types.Variables,
+    variables: Variables,
     x: jax.Array,
     labels: jax.Array,
     *,
@@ -54,23 +117,54 @@ def ddn(
     Raises:
         ValueError: An input or setting is out of its range.
     """
-    checks.check_attack_inputs(logits_fn, variables, x, labels, target=None)
-    checks.check_ddn_config(config)
-    return search(
+    checks.check_attack_inputs(logits_fn, variables, x, labels)
+    checks.check_config(config, DDNConfig)
+    check_ddn_config(config)
+    return _ddn(
         logits_fn,
         variables,
         x,
         labels,
         jax.random.key(0) if key is None else key,
-        config=checks.as_arrays(config),
+        checks.as_arrays(config),
         targeted=targeted,
     )
 
 
+def check_ddn_config(config: DDNConfig) -> None:
+    """Checks the settings of DDN.
+
+    Raises:
+        ValueError: A setting is out of its range.
+    """
+    checks.check_size("num_steps", config.num_steps)
+    checks.check_positive("init_norm", config.init_norm)
+    checks.check_setting(
+        "gamma", config.gamma, "a number in (0, 1)", lambda g: 0 < g < 1
+    )
+    if config.quantization_levels is not None:
+        checks.check_size("quantization_levels", config.quantization_levels, at_least=2)
+    if config.micro_batch_size is not None:
+        checks.check_size("micro_batch_size", config.micro_batch_size)
+
+
 @functools.partial(jax.jit, static_argnames=("logits_fn", "targeted"))
-def search(
+def _ddn(
     logits_fn: LogitsFn,
-    variables: types.Variables,
+    variables: Variables,
+    x: jax.Array,
+    labels: jax.Array,
+    key: jax.Array,
+    config: DDNConfig,
+    *,
+    targeted: bool,
+) -> DDNResult:
+    classify = functools.partial(logits_fn, variables)
+    return search(classify, x, labels, key, config=config, targeted=targeted)
+
+
+def search(
+    classify: Classify,
     x: jax.Array,
     labels: jax.Array,
     key: jax.Array,
@@ -84,10 +178,7 @@ def search(
     num_batches = -(-num_clips // size)
 
     def attack(batch: tuple[jax.Array, jax.Array]) -> DDNResult:
-        clips, classes = batch
-        return _search_together(
-            logits_fn, variables, clips, classes, key, config=config, targeted=targeted
-        )
+        return _search_together(classify, *batch, key, config=config, targeted=targeted)
 
     if num_batches == 1:
         return attack((x, labels))
@@ -96,9 +187,9 @@ def search(
     x = jnp.concatenate([x, jnp.broadcast_to(x[:1], (filling, num_samples))])
     labels = jnp.concatenate([labels, jnp.broadcast_to(labels[:1], (filling,))])
     batches = x.reshape(num_batches, size, num_samples), labels.reshape(-1, size)
-    found = jax.lax.map(attack, batches)
+    results = jax.lax.map(attack, batches)
     return jax.tree.map(
-        lambda part: part.reshape(-1, *part.shape[2:])[:num_clips], found
+        lambda part: part.reshape(-1, *part.shape[2:])[:num_clips], results
     )
 
 
@@ -114,8 +205,7 @@ class _Search(NamedTuple):
 
 
 def _search_together(
-    logits_fn: LogitsFn,
-    variables: types.Variables,
+    classify: Classify,
     x: jax.Array,
     labels: jax.Array,
     key: jax.Array,
@@ -127,12 +217,12 @@ def _search_together(
     # Nothing in the box is farther from x than this.
     widest = _l2(jnp.maximum(x, 1 - x))
 
-    def should_go_on(state: _Search) -> jax.Array:
+    def should_continue(state: _Search) -> jax.Array:
         # Nothing is smaller than a delta of zero.
         return (state.step < config.num_steps) & jnp.any(state.best_l2 > 0)
 
     def step(state: _Search) -> _Search:
-        logits, pull_back = jax.vjp(lambda z: logits_fn(variables, z), x + state.delta)
+        logits, pull_back = jax.vjp(classify, x + state.delta)
         is_finite = jnp.all(jnp.isfinite(logits), axis=1)
         is_label = jnp.argmax(logits, axis=1).astype(jnp.int32) == labels
         is_adversarial = (is_label if targeted else ~is_label) & is_finite
@@ -156,7 +246,7 @@ def _search_together(
     num_clips = x.shape[0]
     first_norm = jnp.full(num_clips, 1.0, jnp.float32) * config.init_norm
     end = jax.lax.while_loop(
-        should_go_on,
+        should_continue,
         step,
         _Search(
             step=jnp.zeros((), jnp.int32),
@@ -238,13 +328,13 @@ def _l2(delta: jax.Array) -> jax.Array:
 
 def _status(end: _Search, *, reach: jax.Array, widest: jax.Array) -> jax.Array:
     cases = (
-        (end.best_l2 == 0, types.DDN_ALREADY_ADVERSARIAL),
-        (jnp.isfinite(end.best_l2), types.DDN_FOUND),
-        (end.saw_fault, types.DDN_NON_FINITE_LOGITS),
-        (reach < widest, types.DDN_BUDGET_TOO_SMALL),
+        (end.best_l2 == 0, ALREADY_ADVERSARIAL),
+        (jnp.isfinite(end.best_l2), FOUND),
+        (end.saw_fault, NON_FINITE),
+        (reach < widest, BUDGET_TOO_SMALL),
     )
     conditions, values = zip(*cases, strict=True)
-    status = jnp.full(reach.shape, types.DDN_NOT_FOUND, jnp.int32)
+    status = jnp.full(reach.shape, NOT_FOUND, jnp.int32)
     for condition, value in zip(reversed(conditions), reversed(values), strict=True):
         status = jnp.where(condition, value, status)
     return status

@@ -4,28 +4,73 @@ Clips are visited one after the other. One that v already fools is skipped; else
 finds the smallest delta that fools it from clip(x + v), and
 
     v <- P_{p,xi}(v + delta).
-
-`greedy` runs it to the end. It is a loop over `greedy_init`, `greedy_segment` and
-`greedy_result`, for those who log, store or stop in between.
 """
 
 import dataclasses
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from uap_jax.attacks import checks, greedy_steps, passes, types
-from uap_jax.attacks.greedy_steps import (
-    HISTORY_FIELDS,
-    PROJECTIONS,
-    GreedyProblem,
-    GreedyState,
+from uap_jax.attacks import checks, loop, types
+from uap_jax.attacks.batches import fault_of
+from uap_jax.attacks.ddn import FOUND, DDNConfig, check_ddn_config, search
+from uap_jax.attacks.equations import is_success, perturb, project_l2, project_linf
+from uap_jax.attacks.types import (
+    At,
+    AttackResult,
+    Classify,
+    LogitsFn,
+    Method,
+    Number,
+    PassConfig,
+    PassEnd,
+    Problem,
+    Step,
+    static,
 )
-from uap_jax.attacks.types import AttackResult, GreedyConfig, LogitsFn, Perturbation
 
 LABELS = ("clean", "true")
 AGGREGATIONS = ("sum", "mean")
+PROJECTIONS = {"linf": project_linf, "l2": project_l2}
+
+# Right after an update most of the next clips may not be fooled, and looking at many
+# would be in vain.
+SHORT_BLOCK_SIZE = 4
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class GreedyConfig(PassConfig):
+    """Settings of the greedy attack; the defaults are the paper's.
+
+    Attributes:
+        batch_size: Clips whose DDN starts from the same v. 1 is the paper's method.
+            More is another one, faster where clips are cheaper together: their deltas
+            are aggregated and the sum is projected once.
+        norm: p of the ball that v is kept in, "linf" or "l2".
+        radius: xi; None: 0.12 targeted, 0.2 untargeted for "linf". The paper gives
+            none for "l2".
+        shuffle: Whether each pass visits the clips in a new random order, or all in
+            the order given, as the authors do.
+        aggregation: "sum" or "mean" of the deltas of a batch.
+        labels: What DDN leads away from when untargeted: the "clean" prediction (Eq.
+            1) or the "true" label (the authors' code).
+        ddn: Settings of the inner attack.
+    """
+
+    batch_size: int | None = static(1)
+    norm: str = static("linf")
+    radius: Number | None = None
+    shuffle: bool = static(False)
+    aggregation: str = static("sum")
+    labels: str = static("clean")
+    ddn: DDNConfig = DDNConfig()
+
+    @property
+    def method(self) -> Method:
+        return GREEDY
 
 
 def greedy(
@@ -38,7 +83,7 @@ def greedy(
     target: int | None = None,
     config: GreedyConfig = GreedyConfig(),
 ) -> AttackResult:
-    """Finds a universal perturbation with the greedy method.
+    """Crafts a universal perturbation with the greedy method.
 
     Args:
         logits_fn: The classifier, `logits_fn(variables, x) -> [B, C]`.
@@ -60,29 +105,26 @@ def greedy(
 
     Source: Abdoli et al., "Universal Adversarial Audio Perturbations", section 3.1.
     """
-    problem, state = greedy_init(
+    checks.check_config(config, GreedyConfig)
+    return loop.run(
         logits_fn, variables, x, labels, key=key, target=target, config=config
     )
-    while int(state.stop_reason) == types.RUNNING:
-        state = greedy_segment(logits_fn, variables, problem, state, config=config)
-    return greedy_result(state)
 
 
-def resolve_greedy_config(
-    config: GreedyConfig, *, targeted: bool, num_clips: int
-) -> GreedyConfig:
-    """Fills in what depends on the scenario and the number of clips, and checks all.
+class _Own(NamedTuple):
+    value: jax.Array  # [N], v
+    pending: jax.Array  # [batch_size] int32, clips waiting for their DDN
+    num_pending: jax.Array  # [] int32
+    looks_far: jax.Array  # [] bool, the last block was fooled as a whole
 
-    Raises:
-        ValueError: A setting is out of its range.
-    """
+
+def _resolve(config: GreedyConfig, *, targeted: bool, num_clips: int) -> GreedyConfig:
     checks.check_choice("norm", config.norm, tuple(PROJECTIONS))
     checks.check_choice("labels", config.labels, LABELS)
     checks.check_choice("aggregation", config.aggregation, AGGREGATIONS)
     checks.check_choice("shuffle", config.shuffle, (False, True))
-    for field in ("batch_size", "max_passes"):
-        checks.check_size(field, getattr(config, field))
-    checks.check_ddn_config(config.ddn)
+    checks.check_size("batch_size", config.batch_size)
+    check_ddn_config(config.ddn)
     radius = config.radius
     if radius is None:
         if config.norm != "linf":
@@ -92,139 +134,148 @@ def resolve_greedy_config(
             )
         radius = 0.12 if targeted else 0.2
     checks.check_positive("radius", radius)
-    checks.check_rate("target_asr", config.target_asr)
-    micro_batch_size = config.micro_batch_size
-    if micro_batch_size is None:
-        micro_batch_size = passes.even_share(num_clips)
-    checks.check_size("micro_batch_size", micro_batch_size)
-    return dataclasses.replace(
-        config,
-        radius=radius,
-        batch_size=min(config.batch_size, num_clips),
-        micro_batch_size=min(micro_batch_size, num_clips),
+    return dataclasses.replace(config, radius=radius)
+
+
+def _init(classify: Classify, problem: Problem) -> _Own:
+    return _Own(
+        value=jnp.zeros(problem.x.shape[1], jnp.float32),
+        pending=jnp.zeros(problem.config.batch_size, jnp.int32),
+        num_pending=jnp.zeros((), jnp.int32),
+        looks_far=jnp.zeros((), jnp.bool_),
     )
 
 
-def greedy_init(
-    logits_fn: LogitsFn,
-    variables: types.Variables,
-    x: jax.Array,
-    labels: jax.Array,
-    *,
-    key: jax.Array,
-    target: int | None = None,
-    config: GreedyConfig,
-) -> tuple[GreedyProblem, GreedyState]:
-    """Prepares an attack: the clips' clean predictions, v = 0.
+def _step(classify: Classify, problem: Problem, own: _Own, at: At) -> Step:
+    """Looks at a block of clips with the current v, and moves v at the first open one.
 
-    Args:
-        logits_fn, variables, x, labels, key, target: As for `greedy`.
-        config: Settings.
-
-    Returns:
-        The problem, which stays fixed, and the first state.
-
-    Raises:
-        ValueError: An input or setting is out of its range.
+    The clips before it are skipped, as they would be one by one.
     """
-    checks.check_attack_inputs(logits_fn, variables, x, labels, target=target)
-    config = resolve_greedy_config(
-        config, targeted=target is not None, num_clips=x.shape[0]
+    config = problem.config
+    own, num_seen, fault = _look(classify, problem, own, at)
+    is_full = own.num_pending == config.batch_size
+    is_last = (at.position + num_seen >= problem.num_clips) & (own.num_pending > 0)
+    moves = (is_full | is_last) & (fault == types.RUNNING)
+    nothing = {name: jnp.zeros((), jnp.float32) for name in GREEDY.sums}
+    own, sums = jax.lax.cond(
+        moves,
+        lambda own: _move(classify, problem, own, at),
+        lambda own: (own, nothing),
+        own,
     )
-    clean_predictions = passes.predict(
-        logits_fn, variables, x, checks.known(config.micro_batch_size)
+    cost = jnp.where(moves, config.ddn.num_steps, 1)
+    return Step(own, num_seen, sums, fault, cost)
+
+
+def _look(
+    classify: Classify, problem: Problem, own: _Own, at: At
+) -> tuple[_Own, jax.Array, jax.Array]:
+    """Skips clips that are fooled, up to the one that fills the batch."""
+    num_clips, config = problem.num_clips, problem.config
+
+    def look_at(block_size: int, own: _Own) -> tuple[_Own, jax.Array, jax.Array]:
+        index = at.position + jnp.arange(block_size, dtype=jnp.int32)
+        clips = at.order[jnp.minimum(index, num_clips - 1)]
+        logits = classify(perturb(problem.x[clips], own.value, space="signal"))
+        fooled = is_success(logits, problem.clean_predictions[clips], problem.target)
+        is_open = (index < num_clips) & ~fooled
+        # The clip that fills the batch ends the look: v changes after it.
+        rank = own.num_pending + jnp.cumsum(is_open, dtype=jnp.int32) - 1
+        taken = is_open & (rank < config.batch_size)
+        # Slots past the end of `pending` are dropped.
+        slots = jnp.where(taken, rank, config.batch_size)
+        fills = taken & (rank == config.batch_size - 1)
+        num_seen = jnp.where(
+            jnp.any(fills), jnp.argmax(fills).astype(jnp.int32) + 1, block_size
+        ).astype(jnp.int32)
+        is_seen = jnp.arange(block_size, dtype=jnp.int32) < num_seen
+        looked = own._replace(
+            pending=own.pending.at[slots].set(clips, mode="drop"),
+            num_pending=own.num_pending + jnp.sum(taken, dtype=jnp.int32),
+            looks_far=~jnp.any(taken),
+        )
+        return looked, num_seen, fault_of(jnp.where(is_seen[:, None], logits, 0.0))
+
+    longest = config.micro_batch_size
+    shortest = min(longest, max(SHORT_BLOCK_SIZE, config.batch_size))
+    return jax.lax.cond(
+        own.looks_far,
+        functools.partial(look_at, longest),
+        functools.partial(look_at, shortest),
+        own,
     )
-    if target is not None:
-        classes = jnp.full_like(labels, target)
+
+
+def _move(
+    classify: Classify, problem: Problem, own: _Own, at: At
+) -> tuple[_Own, dict[str, jax.Array]]:
+    """v <- P_{p,xi}(v + sum_i delta_i), delta_i from DDN at clip(x_i + v), Eq. 1, 2."""
+    config = problem.config
+    is_there = jnp.arange(config.batch_size, dtype=jnp.int32) < own.num_pending
+    # An empty slot repeats the first clip.
+    clips = jnp.where(is_there, own.pending, own.pending[0])
+    if problem.target is not None:
+        classes = jnp.full(clips.shape, problem.target, jnp.int32)
+    elif config.labels == "true":
+        classes = problem.labels[clips]
     else:
-        classes = jnp.asarray(labels) if config.labels == "true" else clean_predictions
-    problem = GreedyProblem(
-        x=jnp.asarray(x),
-        classes=classes,
-        clean_predictions=clean_predictions,
-        target=jnp.asarray(-1 if target is None else target, jnp.int32),
+        classes = problem.clean_predictions[clips]
+    inner = search(
+        classify,
+        perturb(problem.x[clips], own.value, space="signal"),
+        classes,
+        jax.random.fold_in(at.key, clips[0]),
+        config=config.ddn,
+        targeted=problem.targeted,
     )
-    # A buffer of its own for every field: states may be donated.
-    zero = functools.partial(jnp.zeros, (), jnp.int32)
-    no = functools.partial(jnp.zeros, (), jnp.bool_)
-    state = GreedyState(
-        value=jnp.zeros(x.shape[1], jnp.float32),
-        key=key,
-        num_passes=zero(),
-        position=zero(),
-        pending=jnp.zeros(config.batch_size, jnp.int32),
-        num_pending=zero(),
-        looks_far=no(),
-        num_visited=zero(),
-        num_failed=zero(),
-        has_moved=no(),
-        block=zero(),
-        num_fooled=zero(),
-        stop_reason=zero(),
-        history={
-            field: jnp.full(config.max_passes, jnp.nan, jnp.float32)
-            for field in HISTORY_FIELDS
-        },
-    )
-    return problem, state
+    update = jnp.sum(jnp.where(is_there[:, None], inner.delta, 0.0), axis=0)
+    if config.aggregation == "mean":
+        update = update / own.num_pending.astype(jnp.float32)
+    value = PROJECTIONS[config.norm](own.value + update, radius=config.radius)
+    failed = is_there & (inner.status != FOUND)
+    sums = {
+        "visited": own.num_pending.astype(jnp.float32),
+        "failed": jnp.sum(failed, dtype=jnp.float32),
+        "moved": jnp.any(value != own.value).astype(jnp.float32),
+    }
+    return own._replace(value=value, num_pending=jnp.zeros_like(own.num_pending)), sums
 
 
-def greedy_segment(
-    logits_fn: LogitsFn,
-    variables: types.Variables,
-    problem: GreedyProblem,
-    state: GreedyState,
+def _end_pass(
+    problem: Problem,
+    own: _Own,
+    asr: jax.Array,
     *,
-    config: GreedyConfig,
-    max_steps: int | None = None,
-) -> GreedyState:
-    """Goes on with an attack, at most to the end of the running pass.
-
-    One call is one compiled program: visits while the pass has clips left, else the
-    evaluation of the pass. How the work is cut into segments does not change a bit of
-    the result.
-
-    Args:
-        logits_fn, variables, config: As for `greedy_init`.
-        problem: From `greedy_init`.
-        state: From `greedy_init` or the last segment; unchanged if it has stopped.
-        max_steps: About the most calls of the classifier in this segment: a block of
-            clips is one, a DDN as many as it has steps; None: no limit.
-
-    Returns:
-        The state after it.
-    """
-    num_clips = problem.x.shape[0]
-    targeted = bool(problem.target >= 0)
-    config = resolve_greedy_config(config, targeted=targeted, num_clips=num_clips)
-    phase, *_ = greedy_progress(problem, state, config=config)
-    advance = greedy_steps.visit if phase == "visit" else greedy_steps.evaluate
-    return advance(
-        logits_fn,
-        variables,
-        problem,
-        state,
-        checks.as_arrays(config),
-        checks.steps_limit(max_steps),
-        targeted=targeted,
+    sums: dict[str, jax.Array],
+    num_passes: jax.Array,
+) -> PassEnd:
+    # A pass that has not moved v would be repeated by the next.
+    stalled = jnp.where(sums["moved"] > 0, types.RUNNING, types.STALLED)
+    metrics = {
+        "linf": jnp.max(jnp.abs(own.value)),
+        "l2": jnp.linalg.norm(own.value),
+        "visited": sums["visited"],
+        "skipped": problem.num_clips - sums["visited"],
+        "failed": sums["failed"],
+    }
+    return PassEnd(
+        own._replace(looks_far=jnp.zeros_like(own.looks_far)),
+        metrics,
+        jnp.where(asr >= problem.config.target_asr, types.CONVERGED, stalled),
     )
 
 
-def greedy_progress(
-    problem: GreedyProblem, state: GreedyState, *, config: GreedyConfig
-) -> tuple[str, int, int]:
-    """Returns what the next segment does, "visit" or "evaluate", and how far it is.
-
-    Returns:
-        The phase, and how many clips of how many are done with in it.
-    """
-    num_clips = problem.x.shape[0]
-    if bool(greedy_steps.has_visited_all(state, num_clips)):
-        block_size = checks.known(config.micro_batch_size)
-        return "evaluate", min(int(state.block) * block_size, num_clips), num_clips
-    return "visit", int(state.position), num_clips
-
-
-def greedy_result(state: GreedyState) -> AttackResult:
-    """Reads the result off a state; also off one that is still running."""
-    return passes.result_of(state, Perturbation(state.value, space="signal"))
+GREEDY = Method(
+    name="greedy",
+    config_type=GreedyConfig,
+    resolve=_resolve,
+    most_at_once=lambda config, num_clips: num_clips,
+    shuffles=lambda config: config.shuffle,
+    init=_init,
+    step=_step,
+    value=lambda own: own.value,
+    end_pass=_end_pass,
+    space="signal",
+    sums=("visited", "failed", "moved"),
+    metrics=("linf", "l2", "visited", "skipped", "failed"),
+)

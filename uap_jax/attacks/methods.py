@@ -1,94 +1,36 @@
-"""The universal attacks by name, with one set of functions each.
+"""The universal attacks by name, for those who run any of them."""
 
-For those who run either: a launcher, a sweep, a benchmark.
-"""
+import importlib
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from uap_jax.attacks.decoupled import DECOUPLED
+from uap_jax.attacks.greedy import GREEDY
+from uap_jax.attacks.penalty import PENALTY
+from uap_jax.attacks.types import Method
 
-import jax.numpy as jnp
-
-from uap_jax.attacks import decoupled_steps, greedy_steps, penalty_steps, types
-from uap_jax.attacks.decoupled import (
-    decoupled_init,
-    decoupled_progress,
-    decoupled_restart,
-    decoupled_result,
-    decoupled_segment,
-    resolve_decoupled_config,
-)
-from uap_jax.attacks.greedy import (
-    greedy_init,
-    greedy_progress,
-    greedy_result,
-    greedy_segment,
-    resolve_greedy_config,
-)
-from uap_jax.attacks.penalty import (
-    penalty_init,
-    penalty_progress,
-    penalty_result,
-    penalty_segment,
-    resolve_penalty_config,
-)
+METHODS = {method.name: method for method in (PENALTY, GREEDY, DECOUPLED)}
 
 
-class Method(NamedTuple):
-    """What an attack consists of; arguments as of the functions named."""
+def resolve_method(name: str) -> Method:
+    """The method of a name in `METHODS`, or of `package.module:NAME`.
 
-    config_class: type
-    resolve: Callable[..., Any]  # as `resolve_penalty_config`
-    init: Callable[..., tuple[Any, Any]]  # as `penalty_init`
-    progress: Callable[..., tuple[str, int, int]]  # as `penalty_progress`
-    segment: Callable[..., Any]  # as `penalty_segment`
-    result: Callable[[Any], types.AttackResult]  # as `penalty_result`
-    phases: Mapping[str, Callable[..., Any]]  # the compiled parts, by phase
-    own: tuple[str, ...]  # fields of the problem that follow from the target
-    retarget: Callable[[Any, int], Any]  # a targeted problem with another target
-    # As `decoupled_restart`; None where first states do not follow from the problem.
-    restart: Callable[..., Any] | None = None
-
-
-METHODS = {
-    "penalty": Method(
-        types.PenaltyConfig,
-        resolve_penalty_config,
-        penalty_init,
-        penalty_progress,
-        penalty_segment,
-        penalty_result,
-        {"descend": penalty_steps.descend, "evaluate": penalty_steps.evaluate},
-        ("target",),
-        lambda problem, target: problem._replace(
-            target=jnp.full_like(problem.target, target)
-        ),
-    ),
-    "greedy": Method(
-        types.GreedyConfig,
-        resolve_greedy_config,
-        greedy_init,
-        greedy_progress,
-        greedy_segment,
-        greedy_result,
-        {"visit": greedy_steps.visit, "evaluate": greedy_steps.evaluate},
-        ("classes", "target"),
-        lambda problem, target: problem._replace(
-            target=jnp.full_like(problem.target, target),
-            classes=jnp.full_like(problem.classes, target),
-        ),
-    ),
-    "decoupled": Method(
-        types.DecoupledConfig,
-        resolve_decoupled_config,
-        decoupled_init,
-        decoupled_progress,
-        decoupled_segment,
-        decoupled_result,
-        {"descend": decoupled_steps.descend, "evaluate": decoupled_steps.evaluate},
-        ("target",),
-        lambda problem, target: problem._replace(
-            target=jnp.full_like(problem.target, target)
-        ),
-        decoupled_restart,
-    ),
-}
+    Raises:
+        ValueError: There is none, or it is no `Method`.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    module_name, colon, attribute = name.partition(":")
+    if not colon:
+        raise ValueError(
+            f"method: expected one of {', '.join(METHODS)} or package.module:NAME, "
+            f"got {name!r}"
+        )
+    try:
+        method = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"method: expected {name} to exist, got {error}") from error
+    if not isinstance(method, Method):
+        raise ValueError(
+            f"method: expected {name} to be an attacks.Method, "
+            f"got {type(method).__name__}"
+        )
+    return method

@@ -1,28 +1,77 @@
 """The penalty method: sound level plus a hinge loss over batches (Algorithm 1).
 
 minimise over v'   SPL(v') + c sum_i G(w_i),   w_i = (tanh(x'_i + v') + 1) / 2
-
-`penalty` runs it to the end. It is a loop over `penalty_init`, `penalty_segment` and
-`penalty_result`, for those who log, store or stop in between.
 """
 
 import dataclasses
-import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from uap_jax.attacks import checks, passes, penalty_steps, types
-from uap_jax.attacks.penalty_steps import (
-    HINGE_REDUCTIONS,
-    HISTORY_FIELDS,
-    PenaltyProblem,
-    PenaltyState,
-    optimizer_of,
+from uap_jax.attacks import checks, loop, types
+from uap_jax.attacks.batches import batch_loss, batch_of, classes_of, gradient_fault
+from uap_jax.attacks.equations import hinge, perturb, project_l2
+from uap_jax.attacks.types import (
+    At,
+    AttackResult,
+    Classify,
+    LogitsFn,
+    Method,
+    Number,
+    PassConfig,
+    PassEnd,
+    Problem,
+    Step,
+    static,
 )
-from uap_jax.attacks.types import AttackResult, LogitsFn, PenaltyConfig, Perturbation
-from uap_jax.audio.box import EPSILON
+from uap_jax.audio.levels import spl_db
+
+HINGE_REDUCTIONS = ("sum", "released")
+
+# What the paper compares.
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "adam": optax.adam,
+    "adagrad": optax.adagrad,
+    "sgd": optax.sgd,
+    "nesterov": lambda rate: optax.sgd(rate, momentum=0.9, nesterov=True),
+    "rmsprop": optax.rmsprop,
+}
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PenaltyConfig(PassConfig):
+    """Settings of the penalty method; the defaults are the paper's.
+
+    Attributes:
+        learning_rate: None: 0.0035 targeted, 0.006 untargeted.
+        penalty_coefficient: c; None: 0.15 targeted, 0.2 untargeted.
+        confidence: kappa; None: 10 targeted, 40 untargeted.
+        hinge_reduction: "sum": SPL + c times the sum of the batch's hinges,
+            differentiated with respect to v'. "released": the gradient of the
+            authors' code, of the hinges alone and with respect to w.
+        optimizer: "adam", "adagrad", "sgd", "nesterov", "rmsprop"; or a function from
+            a learning rate to an optax optimizer.
+        l2_radius: v' is projected to the l2 ball of this radius after every step;
+            None: not at all.
+        min_passes: Passes before which `target_asr` does not stop the attack; None:
+            it stops after the first that reaches it.
+    """
+
+    learning_rate: Number | None = None
+    penalty_coefficient: Number | None = None
+    confidence: Number | None = None
+    hinge_reduction: str = static("sum")
+    optimizer: str | Callable[..., optax.GradientTransformation] = static("adam")
+    l2_radius: Number | None = None
+    min_passes: int | None = static(None)
+
+    @property
+    def method(self) -> Method:
+        return PENALTY
 
 
 def penalty(
@@ -35,7 +84,7 @@ def penalty(
     target: int | None = None,
     config: PenaltyConfig = PenaltyConfig(),
 ) -> AttackResult:
-    """Finds a universal perturbation with the penalty method (Algorithm 1).
+    """Crafts a universal perturbation with the penalty method (Algorithm 1).
 
     Every pass visits the clips in new random batches and takes one optimizer step a
     batch; after it the success rate on all clips decides whether to stop.
@@ -59,29 +108,26 @@ def penalty(
 
     Source: Abdoli et al., "Universal Adversarial Audio Perturbations", section 3.2.
     """
-    problem, state = penalty_init(
+    checks.check_config(config, PenaltyConfig)
+    return loop.run(
         logits_fn, variables, x, labels, key=key, target=target, config=config
     )
-    while int(state.stop_reason) == types.RUNNING:
-        state = penalty_segment(logits_fn, variables, problem, state, config=config)
-    return penalty_result(state)
 
 
-def resolve_penalty_config(
-    config: PenaltyConfig, *, targeted: bool, num_clips: int
-) -> PenaltyConfig:
-    """Fills in what depends on the scenario and the number of clips, and checks all.
+class _Own(NamedTuple):
+    value: jax.Array  # [N], v'
+    opt_state: Any
 
-    Raises:
-        ValueError: A setting is out of its range.
-    """
-    scenario = (0.0035, 0.15, 10.0) if targeted else (0.006, 0.2, 40.0)
-    fields = ("learning_rate", "penalty_coefficient", "confidence")
-    defaults: dict[str, Any] = dict(zip(fields, scenario, strict=True))
+
+def _resolve(config: PenaltyConfig, *, targeted: bool, num_clips: int) -> PenaltyConfig:
+    defaults: dict[str, Any] = dict(
+        learning_rate=0.0035 if targeted else 0.006,
+        penalty_coefficient=0.15 if targeted else 0.2,
+        confidence=10.0 if targeted else 40.0,
+    )
     unset = {name: v for name, v in defaults.items() if getattr(config, name) is None}
     config = dataclasses.replace(config, **unset)
-    for field in ("batch_size", "max_passes"):
-        checks.check_size(field, getattr(config, field))
+    checks.check_size("batch_size", config.batch_size)
     if config.min_passes is not None:
         checks.check_size("min_passes", config.min_passes)
         if config.min_passes > config.max_passes:
@@ -89,140 +135,122 @@ def resolve_penalty_config(
                 f"min_passes: expected at most {config.max_passes}, as max_passes, "
                 f"got {config.min_passes}"
             )
-    batch_size = min(config.batch_size, num_clips)
-    micro_batch_size = config.micro_batch_size
-    if micro_batch_size is None:
-        micro_batch_size = passes.even_share(batch_size)
-    checks.check_size("micro_batch_size", micro_batch_size)
-    checks.check_rate("target_asr", config.target_asr)
     checks.check_positive("learning_rate", config.learning_rate)
     for field in ("penalty_coefficient", "confidence"):
         checks.check_setting(field, getattr(config, field), ">= 0", lambda c: c >= 0)
     if config.l2_radius is not None:
         checks.check_positive("l2_radius", config.l2_radius)
     checks.check_choice("hinge_reduction", config.hinge_reduction, HINGE_REDUCTIONS)
-    optimizer_of(config)
-    return dataclasses.replace(
-        config,
-        batch_size=batch_size,
-        micro_batch_size=min(micro_batch_size, batch_size),
-    )
+    if not callable(config.optimizer):
+        checks.check_choice("optimizer", config.optimizer, tuple(OPTIMIZERS))
+    return config
 
 
-def penalty_init(
-    logits_fn: LogitsFn,
-    variables: types.Variables,
-    x: jax.Array,
-    labels: jax.Array,
-    *,
-    key: jax.Array,
-    target: int | None = None,
-    config: PenaltyConfig,
-) -> tuple[PenaltyProblem, PenaltyState]:
-    """Prepares an attack: the clips in tanh space, their clean predictions, v' = 0.
-
-    Args:
-        logits_fn, variables, x, labels, key, target: As for `penalty`.
-        config: From `resolve_penalty_config`.
-
-    Returns:
-        The problem, which stays fixed, and the first state.
-
-    Raises:
-        ValueError: An input is out of its range.
-    """
-    checks.check_attack_inputs(logits_fn, variables, x, labels, target=target)
-    config = resolve_penalty_config(
-        config, targeted=target is not None, num_clips=x.shape[0]
-    )
-    problem = PenaltyProblem(
-        x_tanh=penalty_steps.all_to_tanh_space(x),
-        labels=jnp.asarray(labels),
-        clean_predictions=passes.predict(
-            logits_fn, variables, x, config.micro_batch_size
-        ),
-        target=jnp.asarray(-1 if target is None else target, jnp.int32),
-    )
-    value = jnp.zeros(x.shape[1], jnp.float32)
-    nothing_yet = jnp.full(config.max_passes, jnp.nan, jnp.float32)
-    # A buffer of its own for every field: states may be donated.
-    zero, zero_float = functools.partial(jnp.zeros, (), jnp.int32), jnp.zeros
-    state = PenaltyState(
-        value=value,
-        opt_state=optimizer_of(config).init(value),
-        key=key,
-        num_passes=zero(),
-        batch=zero(),
-        block=zero(),
-        num_fooled=zero(),
-        objective_sum=zero_float((), jnp.float32),
-        hinge_sum=zero_float((), jnp.float32),
-        stop_reason=zero(),
-        history={field: nothing_yet for field in HISTORY_FIELDS},
-    )
-    return problem, state
+def _optimizer(config: Any) -> optax.GradientTransformation:
+    make = config.optimizer
+    return (make if callable(make) else OPTIMIZERS[make])(config.learning_rate)
 
 
-def penalty_segment(
-    logits_fn: LogitsFn,
-    variables: types.Variables,
-    problem: PenaltyProblem,
-    state: PenaltyState,
-    *,
-    config: PenaltyConfig,
-    max_steps: int | None = None,
-) -> PenaltyState:
-    """Goes on with an attack, at most to the end of the running pass.
+def _init(classify: Classify, problem: Problem) -> _Own:
+    value = jnp.zeros(problem.x.shape[1], jnp.float32)
+    return _Own(value, _optimizer(problem.config).init(value))
 
-    One call is one compiled program: optimizer steps while the pass has batches left,
-    else the evaluation of the pass. How the work is cut into segments does not change
-    a bit of the result.
+
+def batch_objective(
+    classify: Classify,
+    problem: Problem,
+    v: jax.Array,
+    clips: jax.Array,
+    weights: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """SPL(v') + c sum_i G(w_i) of a batch and its gradient, Eq. 10 and 11.
+
+    With `hinge_reduction="released"` the gradient is that of the authors' code:
+    c sum_i dG(w_i) / dw_i.
 
     Args:
-        logits_fn, variables, config: As for `penalty_init`.
-        problem: From `penalty_init`.
-        state: From `penalty_init` or the last segment; unchanged if it has stopped.
-        max_steps: Most batches (or blocks of clips to evaluate) in this call; None:
-            no limit.
+        classify: Clips in the box to logits.
+        problem: The attack clips and settings.
+        v: `[N]`, v'.
+        clips: `[K, S]` int32, the batch as micro-batches of indices.
+        weights: `[K, S]`, 1, or 0 for what only fills up the last micro-batch.
 
     Returns:
-        The state after it.
+        The objective `[]`, the sum of hinges `[]`, the gradient `[N]`.
     """
-    num_clips = problem.labels.shape[0]
-    config = resolve_penalty_config(
-        config, targeted=bool(problem.target >= 0), num_clips=num_clips
+    config = problem.config
+    is_released = config.hinge_reduction == "released"
+
+    def hinges(v: jax.Array, clips: jax.Array) -> jax.Array:
+        w = perturb(problem.x[clips], v, space="tanh")
+        if is_released:  # dw / dv' taken as 1
+            w = jax.lax.stop_gradient(w) + (v - jax.lax.stop_gradient(v))[None]
+        return hinge(
+            classify(w),
+            classes_of(problem, problem.labels, clips),
+            confidence=config.confidence,
+            targeted=problem.targeted,
+        )
+
+    total, gradient = batch_loss(hinges, v, clips, weights)
+    level_db, level_gradient = jax.value_and_grad(spl_db)(v)
+    gradient = config.penalty_coefficient * gradient
+    if not is_released:
+        gradient = gradient + level_gradient
+    return level_db + config.penalty_coefficient * total, total, gradient
+
+
+def _step(classify: Classify, problem: Problem, own: _Own, at: At) -> Step:
+    """One optimizer step on a batch, and the projection if there is a radius."""
+    config = problem.config
+    objective, hinges, gradient = batch_objective(
+        classify, problem, own.value, *batch_of(problem, at)
     )
-    phase, *_ = penalty_progress(problem, state, config=config)
-    advance = penalty_steps.descend if phase == "descend" else penalty_steps.evaluate
-    return advance(
-        logits_fn,
-        variables,
-        problem,
-        state,
-        checks.as_arrays(config),
-        checks.steps_limit(max_steps),
-        targeted=bool(problem.target >= 0),
+    # Optax mixes dtypes in places, which a caller's strict setting forbids.
+    with jax.numpy_dtype_promotion("standard"):
+        updates, opt_state = _optimizer(config).update(
+            gradient, own.opt_state, own.value
+        )
+    value = jnp.asarray(optax.apply_updates(own.value, updates))
+    if config.l2_radius is not None:
+        value = project_l2(value, radius=config.l2_radius)
+    return Step(
+        _Own(value, opt_state),
+        config.batch_size,
+        sums={"objective": objective, "hinge": hinges},
+        fault=gradient_fault(objective, gradient, value),
     )
 
 
-def penalty_progress(
-    problem: PenaltyProblem, state: PenaltyState, *, config: PenaltyConfig
-) -> tuple[str, int, int]:
-    """Returns what the next segment does, "descend" or "evaluate", and how far it is.
+def _end_pass(
+    problem: Problem,
+    own: _Own,
+    asr: jax.Array,
+    *,
+    sums: dict[str, jax.Array],
+    num_passes: jax.Array,
+) -> PassEnd:
+    config = problem.config
+    reached = asr >= config.target_asr
+    if config.min_passes is not None:
+        reached &= num_passes + 1 >= config.min_passes
+    num_batches = -(-problem.num_clips // config.batch_size)
+    metrics = {
+        "objective": sums["objective"] / num_batches,
+        "hinge": sums["hinge"] / problem.num_clips,
+    }
+    return PassEnd(own, metrics, jnp.where(reached, types.CONVERGED, types.RUNNING))
 
-    Returns:
-        The phase, and how many clips of how many are done with in it.
-    """
-    num_clips = problem.labels.shape[0]
-    batch_size = min(config.batch_size, num_clips)
-    done = min(int(state.batch) * batch_size, num_clips)
-    if done < num_clips:
-        return "descend", done, num_clips
-    block_size = checks.known(config.micro_batch_size)
-    return "evaluate", min(int(state.block) * block_size, num_clips), num_clips
 
-
-def penalty_result(state: PenaltyState) -> AttackResult:
-    """Reads the result off a state; also off one that is still running."""
-    perturbation = Perturbation(state.value, space="tanh", epsilon=EPSILON)
-    return passes.result_of(state, perturbation)
+PENALTY = Method(
+    name="penalty",
+    config_type=PenaltyConfig,
+    resolve=_resolve,
+    init=_init,
+    step=_step,
+    value=lambda own: own.value,
+    end_pass=_end_pass,
+    space="tanh",
+    sums=("objective", "hinge"),
+    metrics=("objective", "hinge"),
+)

@@ -1,34 +1,40 @@
 """Many attacks on one classifier and one set of clips, several in one program.
 
 Targets, keys and the numbers of a config may differ from trial to trial; shapes may
-not. Each trial keeps an ordinary state of its own, so that it can be stored, resumed
-and finished like a lone attack.
+not. Each trial keeps an ordinary state, so that it can be stored, resumed and finished
+like a lone attack: the loop is the same, under vmap.
 """
 
+import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 
-from uap_jax.attacks import checks, types
-from uap_jax.attacks.methods import METHODS, Method
-from uap_jax.attacks.types import AttackResult, LogitsFn
+from uap_jax.attacks import checks, loop
+from uap_jax.attacks.types import (
+    AttackResult,
+    LogitsFn,
+    PassConfig,
+    Problem,
+    State,
+    Variables,
+)
 
 T = TypeVar("T")
 
 
 def together(
-    method: str,
     logits_fn: LogitsFn,
-    variables: types.Variables,
+    variables: Variables,
     x: jax.Array,
     labels: jax.Array,
     *,
     keys: Sequence[jax.Array],
     targets: Sequence[int] | None = None,
-    configs: Any = None,
+    configs: PassConfig | Sequence[PassConfig],
     width: int = 1,
 ) -> list[AttackResult]:
     """Runs an attack for each key, several of them in one compiled program.
@@ -38,14 +44,15 @@ def together(
     takes no more time.
 
     Args:
-        method: A name in `methods.METHODS`.
-        logits_fn, variables, x, labels: As for `penalty`; shared by all trials.
+        logits_fn: The classifier.
+        variables: Its weights.
+        x: `[M, N]` float32 attack clips in the box, shared by all trials.
+        labels: `[M]` int32 true classes.
         keys: T random keys.
         targets: T classes, or None for untargeted attacks.
-        configs: T configs that differ in their numbers only, or one for all; None:
-            the method's defaults.
-        width: Most trials in one program. A processor is as fast with 1; what an
-            accelerator's memory holds is told by `fitting_width`.
+        configs: T configs that differ in their numbers only, or one for all.
+        width: Most trials in one program. A CPU is as fast with 1; `fitting_width`
+            tells what fits an accelerator's memory.
 
     Returns:
         T results.
@@ -53,306 +60,183 @@ def together(
     Raises:
         ValueError: An input or setting is out of its range.
     """
-    problems, states, resolved = together_init(
-        method,
-        logits_fn,
-        variables,
-        x,
-        labels,
-        keys=keys,
-        targets=targets,
-        configs=configs,
+    problems, states = begin_together(
+        logits_fn, variables, x, labels, keys=keys, targets=targets, configs=configs
     )
-    while any(is_running(state) for state in states):
-        states = together_segment(
-            method,
-            logits_fn,
-            variables,
-            problems,
-            states,
-            configs=resolved,
-            width=width,
-        )
-    return [METHODS[method].result(state) for state in states]
+    while any(loop.is_running(state) for state in states):
+        states = advance_together(logits_fn, variables, problems, states, width=width)
+    return [loop.result(state) for state in states]
 
 
-def together_init(
-    method: str,
+def begin_together(
     logits_fn: LogitsFn,
-    variables: types.Variables,
+    variables: Variables,
     x: jax.Array,
     labels: jax.Array,
     *,
     keys: Sequence[jax.Array],
     targets: Sequence[int] | None = None,
-    configs: Any = None,
-) -> tuple[list[Any], list[Any], list[Any]]:
-    """Prepares the trials; what they share is computed and kept once.
+    configs: PassConfig | Sequence[PassConfig],
+) -> tuple[list[Problem], list[State]]:
+    """Prepares the trials; what they share is computed and stored once.
 
-    Args:
-        method, logits_fn, variables, x, labels, keys, targets, configs: As for
-            `together`.
+    The arguments are those of `together`.
 
     Returns:
-        A problem, a first state and a resolved config for each trial.
+        A problem and a first state for each trial.
 
     Raises:
         ValueError: An input or setting is out of its range.
     """
-    steps = _method(method)
     num_trials = len(keys)
     checks.check_size("len(keys)", num_trials)
     if targets is not None and len(targets) != num_trials:
         raise ValueError(f"targets: expected {num_trials} as keys, got {len(targets)}")
-    if configs is None:
-        configs = steps.config_class()
-    if isinstance(configs, steps.config_class):
+    if isinstance(configs, PassConfig):
         configs = [configs] * num_trials
     if len(configs) != num_trials:
         raise ValueError(f"configs: expected {num_trials} as keys, got {len(configs)}")
-    targeted = targets is not None
+    targets_or_none = targets or [None] * num_trials
     resolved = [
-        steps.resolve(config, targeted=targeted, num_clips=x.shape[0])
+        loop.resolve_config(config, targeted=targets is not None, num_clips=x.shape[0])
         for config in configs
     ]
     _check_same_shapes(resolved)
-    for target in targets or ():
-        checks.check_attack_inputs(logits_fn, variables, x, labels, target=target)
-    first, state = steps.init(
-        logits_fn,
-        variables,
-        x,
-        labels,
-        key=keys[0],
-        target=targets[0] if targets is not None else None,
-        config=resolved[0],
-    )
-    problems = [first]
-    for target in (targets or [None] * num_trials)[1:]:
-        problems.append(first if target is None else steps.retarget(first, target))
-    states = [state._replace(key=key) for key in keys]
-    if steps.restart is not None:
-        states = [
-            steps.restart(logits_fn, variables, *each, config=config)
-            for *each, config in zip(problems, states, resolved, strict=True)
-        ]
-    return problems, states, resolved
+    problems, states = [], []
+    for key, target, config in zip(keys, targets_or_none, resolved, strict=True):
+        if not problems:
+            problem, state = loop.begin(
+                logits_fn, variables, x, labels, key=key, target=target, config=config
+            )
+        else:
+            checks.check_attack_inputs(logits_fn, variables, x, labels, target=target)
+            checks.check_key(key)
+            problem = dataclasses.replace(
+                problems[0],
+                target=None if target is None else jnp.asarray(target, jnp.int32),
+                config=checks.as_arrays(config),
+            )
+            state = loop.first_state(logits_fn, variables, problem, key)
+        problems.append(problem)
+        states.append(state)
+    return problems, states
 
 
-def together_segment(
-    method: str,
+def advance_together(
     logits_fn: LogitsFn,
-    variables: types.Variables,
-    problems: Sequence[Any],
-    states: Sequence[Any],
+    variables: Variables,
+    problems: Sequence[Problem],
+    states: Sequence[State],
     *,
-    configs: Sequence[Any],
     width: int = 1,
     max_steps: int | None = None,
-) -> list[Any]:
-    """Goes on with at most `width` trials, those that are least far.
+) -> list[State]:
+    """Advances at most `width` running trials, the least advanced ones.
 
     Args:
-        method, logits_fn, variables, width: As for `together`.
-        problems, configs: From `together_init`.
-        states: From `together_init` or the last segment.
-        max_steps: As for the method's own segment; counted for each trial.
+        logits_fn: The classifier.
+        variables: Its weights.
+        problems: From `begin_together`.
+        states: From `begin_together` or the last call.
+        width: Most trials in one program.
+        max_steps: As of `advance`, for each trial.
 
     Returns:
         All states; those of other trials and of stopped ones as they were.
     """
-    steps = _method(method)
+    checks.check_size("width", width)
     states = list(states)
-    if not any(is_running(state) for state in states):
-        return states
-    phase, chosen = next_trials(method, problems, states, configs=configs, width=width)
-    advance = functools.partial(
-        _advance,
-        steps.phases[phase],
-        logits_fn,
-        variables,
-        targeted=bool(problems[chosen[0]].target >= 0),
-        own=steps.own,
-    )
-    # Widths are powers of two, so that few programs are compiled as trials finish.
-    filled = [*chosen, *[chosen[0]] * (_next_power_of_two(len(chosen)) - len(chosen))]
-    found = advance(
-        [problems[i] for i in filled],
-        [states[i] for i in filled],
-        [checks.as_arrays(configs[i]) for i in filled],
-        checks.steps_limit(max_steps),
-    )
-    for i, state in zip(chosen, found, strict=False):
-        states[i] = state
+    running = [i for i, state in enumerate(states) if loop.is_running(state)]
+    running.sort(key=lambda i: (int(states[i].num_passes), int(states[i].position)))
+    chosen = running[:width]
+    if len(chosen) == 1:
+        (i,) = chosen
+        states[i] = loop.advance(
+            logits_fn, variables, problems[i], states[i], max_steps=max_steps
+        )
+    elif chosen:
+        # Widths are powers of two, so that few programs are compiled as trials finish.
+        missing = _next_power_of_two(len(chosen)) - len(chosen)
+        filled = [*chosen, *[chosen[0]] * missing]
+        advanced = _advance_stacked(
+            logits_fn,
+            variables,
+            *_stacked([problems[i] for i in filled], [states[i] for i in filled]),
+            checks.steps_limit(max_steps),
+        )
+        for index, i in enumerate(chosen):
+            states[i] = jax.tree.map(lambda leaf, index=index: leaf[index], advanced)
     return states
 
 
-def next_trials(
-    method: str,
-    problems: Sequence[Any],
-    states: Sequence[Any],
-    *,
-    configs: Sequence[Any],
-    width: int = 1,
-) -> tuple[str, list[int]]:
-    """Returns what the next segment does, and with which trials.
-
-    Args:
-        method, problems, states, configs, width: As for `together_segment`; not all
-            trials have stopped.
-
-    Returns:
-        The phase, as of the method's progress; indices, that of the least far first.
-    """
-    steps = _method(method)
-    checks.check_size("width", width)
-    running = [i for i, state in enumerate(states) if is_running(state)]
-    running.sort(key=lambda i: int(states[i].num_passes))
-    phases = {
-        i: steps.progress(problems[i], states[i], config=configs[i])[0] for i in running
-    }
-    phase = phases[running[0]]
-    return phase, [i for i in running if phases[i] == phase][:width]
-
-
-def is_running(state: Any) -> bool:
-    """Whether an attack has not stopped."""
-    return int(state.stop_reason) == types.RUNNING
-
-
 def fitting_width(
-    method: str,
     logits_fn: LogitsFn,
-    variables: types.Variables,
-    problem: Any,
-    state: Any,
+    variables: Variables,
+    problem: Problem,
+    state: State,
     *,
-    config: Any,
     num_trials: int,
     memory_bytes: int,
 ) -> int:
-    """Returns how many trials in one program fit into a device's memory.
+    """How many trials in one program fit into a device's memory.
 
     Programs are compiled, from as many as there are trials downwards, and asked what
-    they take; what is compiled is found in the compilation cache when it is run.
+    they take; the compilation cache has them when they are run.
 
     Args:
-        method, logits_fn, variables: As for `together`.
-        problem, state, config: Of any trial, from `together_init`.
+        logits_fn: The classifier.
+        variables: Its weights.
+        problem: Of any trial, from `begin_together`.
+        state: Of that trial.
         num_trials: T.
         memory_bytes: What may be used beside the weights and clips.
 
     Returns:
         A power of two, or 1 if nothing fits.
     """
-    steps = _method(method)
     width = _next_power_of_two(num_trials)
-    targeted = bool(problem.target >= 0)
     while width > 1:
-        arguments = (
-            [problem] * width,
-            [state] * width,
-            [checks.as_arrays(config)] * width,
-        )
-        need = 0
-        for phase in steps.phases.values():
-            compiled = _advance_stacked.lower(
-                phase,
-                logits_fn,
-                variables,
-                *_stacked(steps.own, *arguments),
-                checks.steps_limit(None),
-                own=steps.own,
-                targeted=targeted,
-            ).compile()
-            analysis = compiled.memory_analysis()
-            if analysis is None:
-                return 1
-            need = max(need, analysis.temp_size_in_bytes)
-        if need <= memory_bytes:
+        stacked = _stacked([problem] * width, [state] * width)
+        limit = checks.steps_limit(None)
+        compiled = _advance_stacked.lower(
+            logits_fn, variables, *stacked, limit
+        ).compile()
+        analysis = compiled.memory_analysis()
+        if analysis is None:
+            return 1
+        if analysis.temp_size_in_bytes <= memory_bytes:
             return width
         width //= 2
     return 1
 
 
-def _advance(
-    phase: Callable[..., Any],
-    logits_fn: LogitsFn,
-    variables: types.Variables,
-    problems: Sequence[Any],
-    states: Sequence[Any],
-    configs: Sequence[Any],
-    max_steps: jax.Array,
-    *,
-    own: tuple[str, ...],
-    targeted: bool,
-) -> list[Any]:
-    if len(states) == 1:
-        lone = phase(
-            logits_fn,
-            variables,
-            problems[0],
-            states[0],
-            configs[0],
-            max_steps,
-            targeted=targeted,
-        )
-        return [lone]
-    found = _advance_stacked(
-        phase,
-        logits_fn,
-        variables,
-        *_stacked(own, problems, states, configs),
-        max_steps,
-        own=own,
-        targeted=targeted,
-    )
-    return [jax.tree.map(lambda leaf, i=i: leaf[i], found) for i in range(len(states))]
-
-
 def _stacked(
-    own: tuple[str, ...],
-    problems: Sequence[Any],
-    states: Sequence[Any],
-    configs: Sequence[Any],
-) -> tuple[Any, Any, Any]:
-    """Returns one problem, state and config with the trials along a first axis."""
-    fields = {
-        name: jnp.stack([getattr(problem, name) for problem in problems])
-        for name in own
-    }
-    return problems[0]._replace(**fields), _stack(states), _stack(configs)
+    problems: Sequence[Problem], states: Sequence[State]
+) -> tuple[Problem, Any, State]:
+    """What all share, and targets, configs and states along a first axis."""
+    own = [(problem.target, problem.config) for problem in problems]
+    return problems[0], _stack(own), _stack(states)
 
 
 def _stack(trees: Sequence[T]) -> T:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
-@functools.partial(jax.jit, static_argnames=("phase", "logits_fn", "own", "targeted"))
+@functools.partial(jax.jit, static_argnames="logits_fn")
 def _advance_stacked(
-    phase: Callable[..., Any],
     logits_fn: LogitsFn,
-    variables: types.Variables,
-    problem: Any,
-    states: Any,
-    configs: Any,
+    variables: Variables,
+    shared: Problem,
+    own: Any,
+    states: State,
     max_steps: jax.Array,
-    *,
-    own: tuple[str, ...],
-    targeted: bool,
-) -> Any:
-    def advance(problem: Any, state: Any, config: Any) -> Any:
-        return phase(
-            logits_fn, variables, problem, state, config, max_steps, targeted=targeted
-        )
+) -> State:
+    def advance(own: Any, state: State) -> State:
+        target, config = own
+        problem = dataclasses.replace(shared, target=target, config=config)
+        return loop.advance_pass(logits_fn, variables, problem, state, max_steps)
 
-    axes = type(problem)(*(0 if name in own else None for name in problem._fields))
-    return jax.vmap(advance, in_axes=(axes, 0, 0))(problem, states, configs)
-
-
-def _method(name: str) -> Method:
-    checks.check_choice("method", name, tuple(METHODS))
-    return METHODS[name]
+    return jax.vmap(advance)(own, states)
 
 
 def _check_same_shapes(configs: Sequence[Any]) -> None:
