@@ -20,12 +20,12 @@ from absl import app, flags
 from art.attacks.evasion import UniversalPerturbation
 from art.attacks.evasion import universal_perturbation as art_module
 from art.estimators.classification import PyTorchClassifier
-
-from uap_jax import attacks
-from uap_jax.attacks import greedy_steps
 from uap_jax.attacks.objectives import is_fooled
 from uap_jax.attacks.passes import predict
 from uap_jax.attacks.projections import project_linf
+
+from uap_jax import attacks
+from uap_jax.attacks import greedy_steps
 from uap_jax.audio.levels import snr_db
 from uap_jax.files import default_cache_dir
 from uap_jax.runs import beginning, judge, victim

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 import torch_twin
+from uap_jax.attacks.penalty_steps import batch_objective
 
 from uap_jax.attacks import PenaltyConfig, PenaltyProblem
-from uap_jax.attacks.penalty_steps import batch_objective
 from uap_jax.audio.box import to_tanh_space
 from uap_jax.models import Architecture
 

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import reference
+from uap_jax.attacks.greedy_steps import visiting_order
 
 from uap_jax import attacks
-from uap_jax.attacks.greedy_steps import visiting_order
 
 
 class Found(NamedTuple):

@@ -15,10 +15,10 @@ import pytest
 import reference
 from greedy_reference import cross_entropy_gradient, ddn
 from toy_networks import linear_logits, mlp_clips, mlp_logits, mlp_weights, predictions
-
-from uap_jax import attacks
 from uap_jax.attacks.objectives import cross_entropy_ascent
 from uap_jax.attacks.projections import project_l2, project_linf
+
+from uap_jax import attacks
 
 with warnings.catch_warnings():
     # SciPy tells Foolbox that a namespace has moved.

@@ -16,9 +16,9 @@ from toy_networks import (
     mlp_problem,
     predictions,
 )
+from uap_jax.attacks.decoupled_state import DecoupledProblem
 
 from uap_jax import attacks
-from uap_jax.attacks.decoupled_state import DecoupledProblem
 
 # Settings that are quick on the linear problem.
 EASY = {"batch_size": 16, "max_passes": 12, "level_passes": 4, "max_shift": 0}

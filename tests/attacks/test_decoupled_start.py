@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from toy_networks import constant_logits, linear_logits, linear_problem, predictions
-
-from uap_jax import attacks
 from uap_jax.attacks.decoupled_pass import lead
 from uap_jax.attacks.decoupled_start import LOUDER, MOST_CANDIDATES, MOST_PROBES
 from uap_jax.attacks.decoupled_state import Leader
+
+from uap_jax import attacks
 
 # With more, clips are fooled for certain and many candidates are equally good.
 INIT_NORM, TEMPERATURE = {"tanh": 0.7, "signal": 0.15}, 0.2

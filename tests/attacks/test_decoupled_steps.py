@@ -6,8 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from toy_networks import linear_logits, linear_problem
-
-from uap_jax import attacks
 from uap_jax.attacks.decoupled_pass import begin_level, keep_quietest
 from uap_jax.attacks.decoupled_schedule import (
     adapt_norm,
@@ -19,6 +17,8 @@ from uap_jax.attacks.decoupled_schedule import (
 from uap_jax.attacks.decoupled_state import DecoupledProblem, Leader
 from uap_jax.attacks.decoupled_steps import batch_objective, max_shift, move
 from uap_jax.attacks.objectives import soft_hinge
+
+from uap_jax import attacks
 
 
 def test_soft_hinge():

@@ -21,10 +21,10 @@ from toy_networks import (
     mlp_problem,
     predictions,
 )
+from uap_jax.attacks.passes import all_logits
 
 from uap_jax import attacks
 from uap_jax.attacks import greedy_steps
-from uap_jax.attacks.passes import all_logits
 
 KEY = 5
 

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from toy_networks import linear_logits, linear_problem
+from uap_jax.attacks.passes import all_logits
 
 from uap_jax import attacks
 from uap_jax.attacks.ddn import search
 from uap_jax.attacks.greedy import AGGREGATIONS, LABELS
-from uap_jax.attacks.passes import all_logits
 
 
 def greedy(logits_fn=linear_logits, **changes):

@@ -9,11 +9,11 @@ import optax
 import pytest
 import reference
 from toy_networks import mlp_clips, mlp_logits, mlp_weights
-
-from uap_jax.attacks import PenaltyConfig, penalty_init, resolve_penalty_config
 from uap_jax.attacks.objectives import hinge, is_fooled
 from uap_jax.attacks.penalty_steps import batch_objective
 from uap_jax.attacks.projections import project_l2
+
+from uap_jax.attacks import PenaltyConfig, penalty_init, resolve_penalty_config
 
 # The nearest to the paper's 1e-7 that float32 can keep from 1.
 EPSILON = 1 - float(np.float32(1 - reference.EPSILON))

@@ -17,10 +17,10 @@ from toy_networks import (
     mlp_problem,
     predictions,
 )
-
-from uap_jax import attacks
 from uap_jax.attacks.passes import all_logits
 from uap_jax.attacks.penalty_steps import all_to_tanh_space, descend, evaluate
+
+from uap_jax import attacks
 
 # Settings that leave v' = 0 quickly on the linear problem.
 EASY = {

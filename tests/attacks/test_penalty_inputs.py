@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from toy_networks import linear_logits, linear_problem
+from uap_jax.attacks.penalty_steps import OPTIMIZERS
 
 from uap_jax import attacks
-from uap_jax.attacks.penalty_steps import OPTIMIZERS
 
 
 def penalty(logits_fn=linear_logits, **changes):

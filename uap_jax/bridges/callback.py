@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.buffer_callback import buffer_callback
 
-from uap_jax.attacks import LogitsFn, Variables
 from uap_jax.attacks.checks import check_choice, check_size
+from uap_jax.attacks.types import LogitsFn, Variables
 from uap_jax.bridges import checks
 from uap_jax.models.classifier import Classifier
 

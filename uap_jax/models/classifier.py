@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from uap_jax.attacks import LogitsFn, Variables
+from uap_jax.attacks.types import LogitsFn, Variables
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -11,7 +11,6 @@ import jax
 
 from uap_jax import attacks
 from uap_jax.attacks import types
-from uap_jax.attacks.methods import METHODS
 from uap_jax.models import Classifier
 from uap_jax.runs.config import RunConfig
 from uap_jax.runs.console import Console
@@ -99,8 +98,6 @@ def run_attacks(
     Raises:
         ValueError: An input is out of its range, or attacks are not alike.
     """
-    name = tasks[0].config.method
-    method = METHODS[name]
     logits_fn, variables = classifier.logits, classifier.variables
     devices = jax.devices()
     if len(devices) > 1:
@@ -109,8 +106,7 @@ def run_attacks(
             task.console.say(f"each batch is spread over {len(devices)} devices")
     place = functools.partial(attacks.replicated, devices=devices)
     variables, x, labels, keys = place((variables, x, labels, [t.key for t in tasks]))
-    problems, states, configs = attacks.together_init(
-        name,
+    problems, states = attacks.begin_together(
         logits_fn,
         variables,
         x,
@@ -121,8 +117,7 @@ def run_attacks(
     )
     # Like the states that steps return; else a second program is compiled for those.
     problems, states = place((problems, states))
-    # A step of one phase takes another time than one of the other.
-    max_steps: dict[str, int] = {}
+    max_steps = 1
     with contextlib.ExitStack() as stack:
         trails = [
             stack.enter_context(
@@ -142,12 +137,10 @@ def run_attacks(
         started = time.perf_counter()
         if at_once is None:
             at_once = _fitting_width(
-                name,
                 logits_fn,
                 variables,
                 [problems[i] for i in running],
                 [states[i] for i in running],
-                [configs[i] for i in running],
             )
         seconds = time.perf_counter() - started
         for i in running:
@@ -156,60 +149,57 @@ def run_attacks(
                 line = f"one of {len(running)} attacks, {at_once} at once"
                 trails[i].console.say(line)
         while any(attacks.is_running(state) for state in states):
-            phase, chosen = attacks.next_trials(
-                name, problems, states, configs=configs, width=at_once
+            first = min(
+                (i for i, state in enumerate(states) if attacks.is_running(state)),
+                key=lambda i: (int(states[i].num_passes), int(states[i].position)),
             )
-            first = chosen[0]
-            _, done, total = method.progress(
-                problems[first], states[first], config=configs[first]
-            )
+            phase, done, total = attacks.progress(problems[first], states[first])
             what = f"pass {int(states[first].num_passes) + 1}, {phase}"
             trails[first].console.progress(what, done, total)
-            steps = max_steps.setdefault(phase, 1)
             started = time.perf_counter()
-            states = attacks.together_segment(
-                name,
+            advanced = attacks.advance_together(
                 logits_fn,
                 variables,
                 problems,
                 states,
-                configs=configs,
                 width=at_once,
-                max_steps=steps,
+                max_steps=max_steps,
             )
-            jax.block_until_ready(states)
+            jax.block_until_ready(advanced)
             seconds = time.perf_counter() - started
             if seconds < SHORT_SEGMENT_S:
-                max_steps[phase] = min(2 * steps, MAX_SEGMENT_STEPS)
+                max_steps = min(2 * max_steps, MAX_SEGMENT_STEPS)
             elif seconds > LONG_SEGMENT_S:
-                max_steps[phase] = max(1, steps // 2)
+                max_steps = max(1, max_steps // 2)
+            chosen = [
+                i
+                for i, (new, old) in enumerate(zip(advanced, states, strict=True))
+                if new is not old
+            ]
+            states = advanced
             for i in chosen:
                 trails[i].follow(states[i], seconds / len(chosen))
-    results = [method.result(state) for state in states]
+    results = [attacks.result(state) for state in states]
     for task, result in zip(tasks, results, strict=True):
         _explain(task.config, result, task.console)
     return results
 
 
 def _fitting_width(
-    method: str,
     logits_fn: types.LogitsFn,
     variables: Any,
     problems: Sequence[Any],
     states: Sequence[Any],
-    configs: Sequence[Any],
 ) -> int:
     """Returns how many attacks fit into a device's memory, at most as many as run."""
     memory_bytes = _free_bytes()
     if len(states) < 2 or memory_bytes is None:
         return 1
     return attacks.fitting_width(
-        method,
         logits_fn,
         variables,
         problems[0],
         states[0],
-        config=configs[0],
         # No place of a program goes empty while all of them run.
         num_trials=1 << (len(states).bit_length() - 1),
         memory_bytes=int(MEMORY_SHARE * memory_bytes),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from uap_jax.attacks import DecoupledConfig, GreedyConfig, PenaltyConfig
+from uap_jax.attacks.loop import resolve_config
 from uap_jax.attacks.methods import METHODS
 from uap_jax.audio.box import check_scaling
 from uap_jax.data.corpora import BUILT_IN, CORPUS_NAMES, DEFAULT_CORPORA
@@ -170,7 +171,7 @@ def resolve(
             raise UsageError(f"--{name}: expected 1 or more, got {count}")
     attack, training = apply_overrides(
         (
-            METHODS[method].config_class(),
+            METHODS[method].config_type(),
             None if is_own else recipe_for(model, dataset),
         ),
         [*PRESET_OVERRIDES.get((preset, method), ()), *overrides],
@@ -181,7 +182,7 @@ def resolve(
         attack = dataclasses.replace(attack, micro_batch_size=fastest)
     with user_mistakes():
         check_scaling(scaling or chosen["scaling"])
-        resolved = METHODS[method].resolve(
+        resolved = resolve_config(
             attack, targeted=target is not None, num_clips=num_attack_clips
         )
     # A size that follows from the clips waits for how many of them the corpus has.

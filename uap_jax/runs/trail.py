@@ -111,7 +111,7 @@ def _read_clock(path: Path, num_passes: int) -> float:
     return seconds if isinstance(seconds, float | int) else 0.0
 
 
-def _write_passes(path: Path, state: attacks.PenaltyState) -> None:
+def _write_passes(path: Path, state: Any) -> None:
     """Writes the passes that a state holds; times are kept where they were written.
 
     The last checkpoint can be older than the last line of the file.
@@ -126,7 +126,7 @@ def _write_passes(path: Path, state: attacks.PenaltyState) -> None:
     files.write_lines(path, entries)
 
 
-def _pass_entry(state: attacks.PenaltyState, index: int) -> dict[str, Any]:
+def _pass_entry(state: Any, index: int) -> dict[str, Any]:
     values = {
         field: float(np.asarray(column)[index])
         for field, column in state.history.items()
