@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from uap_jax import files
-from uap_jax.reporting.svg import standalone
-from uap_jax.sweeps.figures import LEVEL_LABEL, front_svg
-from uap_jax.sweeps.fronts import (
+from uap_jax.reporting.fronts import (
     Points,
+    draw_front,
     points_of,
     snr_at_rate,
     undominated,
@@ -31,8 +30,7 @@ RATES = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
 def main() -> None:
     figure, title, *named = sys.argv[1:]
     series = [read(*argument.split("=", 1)) for argument in named]
-    drawn = front_svg(series, level_label=LEVEL_LABEL, title=title)
-    Path(figure).write_text(standalone(drawn))
+    Path(figure).write_text(draw_front(series, title=title).svg)
     print("| test ASR | " + " | ".join(points.name for points in series) + " |")
     print("| --- " * (len(series) + 1) + "|")
     for rate in RATES:

@@ -449,7 +449,7 @@ def test_recording_too_long_is_not_decoded(root, monkeypatch):
     write(root / "a" / "long.wav", length_s=0.2)
     monkeypatch.setattr(_folder_listing, "_MAX_FRAMES", 2000)
     (line,) = load(root).skipped
-    assert line == "a/long.wav: lasts 0.2 s, at most 0.125 s can be read; cut it up"
+    assert line == "a/long.wav: lasts 0.2 s, at most 0.1 s can be read; cut it up"
 
 
 def test_summary(root):

@@ -7,7 +7,7 @@ import pytest
 
 from uap_jax import files
 from uap_jax.errors import UsageError
-from uap_jax.runs.console import format_seconds
+from uap_jax.text import format_seconds
 
 
 def test_json_has_no_nan(tmp_path):
@@ -65,7 +65,8 @@ def test_a_held_folder_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(1.23, "1.2 s"), (42.4, "42 s"), (187, "3:07 min")]
+    ("seconds", "text"),
+    [(1.23, "1.2 s"), (42.4, "42 s"), (187, "3:07 min"), (19_200, "5:20 h")],
 )
 def test_durations(seconds, text):
     assert format_seconds(seconds) == text

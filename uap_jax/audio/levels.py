@@ -1,19 +1,26 @@
 """Sound levels in dB: SPL (Eq. 5, 6), SNR (Eq. 14), relative loudness (Eq. 15).
 
-All functions reduce the last axis of float32 arrays. Silence has defined values:
-`spl_db` of it is `SILENCE_DB`; a silent recording has no SNR and no relative loudness
-(NaN); a silent perturbation has infinite SNR.
+All functions reduce the last axis. They take JAX arrays, or NumPy arrays where a shape
+of its own for every recording would compile a program for each. Silence has defined
+values: `spl_db` of it is `SILENCE_DB`; a silent recording has no SNR and no relative
+loudness (NaN); a silent perturbation has infinite SNR.
 """
+
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 SILENCE_DB = -200.0
 
+Array = TypeVar("Array", jax.Array, np.ndarray)
 
-def rms(v: jax.Array) -> jax.Array:
+
+def rms(v: Array) -> Array:
     """Root mean square of the last axis, P(v) of Eq. 6."""
-    return jnp.sqrt(jnp.mean(jnp.square(v), axis=-1))
+    xp = _namespace(v)
+    return xp.sqrt(xp.mean(xp.square(v), axis=-1))
 
 
 def spl_db(v: jax.Array) -> jax.Array:
@@ -32,7 +39,7 @@ def spl_db(v: jax.Array) -> jax.Array:
     return 10 * jnp.log10(jnp.maximum(jnp.mean(jnp.square(v), axis=-1), floor))
 
 
-def snr_db(x: jax.Array, delta: jax.Array) -> jax.Array:
+def snr_db(x: Array, delta: Array) -> Array:
     """Signal-to-noise ratio 20 log10(P(x) / P(delta)), Eq. 14.
 
     In the box the resting level of 0.5 counts as signal, as in the paper.
@@ -47,12 +54,12 @@ def snr_db(x: jax.Array, delta: jax.Array) -> jax.Array:
     return _ratio_db(rms(x), rms(delta))
 
 
-def snr_ac_db(x: jax.Array, delta: jax.Array) -> jax.Array:
+def snr_ac_db(x: Array, delta: Array) -> Array:
     """Signal-to-noise ratio of the mean-free signals: what an ear would call SNR.
 
-    Args and returns are those of `snr_db`; a constant clip counts as silent.
+    Arguments and result are those of `snr_db`; a constant clip counts as silent.
     """
-    return _ratio_db(rms(_mean_free(x)), rms(_mean_free(delta)))
+    return snr_db(mean_free(x), mean_free(delta))
 
 
 def relative_loudness_db(x: jax.Array, delta: jax.Array) -> jax.Array:
@@ -72,14 +79,22 @@ def relative_loudness_db(x: jax.Array, delta: jax.Array) -> jax.Array:
     return -_ratio_db(peak_x, jnp.max(jnp.abs(delta), axis=-1))
 
 
-def _mean_free(x: jax.Array) -> jax.Array:
-    # The mean of a constant in float32 may miss it by rounding; what is left of such a
-    # clip must not count as sound.
-    centred = x - jnp.mean(x, axis=-1, keepdims=True)
-    constant = jnp.max(x, axis=-1) == jnp.min(x, axis=-1)
-    return jnp.where(constant[..., None], jnp.zeros_like(x), centred)
+def mean_free(x: Array) -> Array:
+    """Subtracts the mean of the last axis; a constant becomes exactly zero."""
+    # The float32 mean of a constant may differ from it by rounding, which must not
+    # count as sound.
+    xp = _namespace(x)
+    centred = x - xp.mean(x, axis=-1, keepdims=True)
+    constant = xp.max(x, axis=-1) == xp.min(x, axis=-1)
+    return xp.where(constant[..., None], xp.zeros_like(x), centred)
 
 
-def _ratio_db(signal: jax.Array, noise: jax.Array) -> jax.Array:
-    ratio = 20 * (jnp.log10(signal) - jnp.log10(noise))
-    return jnp.where(signal > 0, ratio, jnp.full_like(ratio, jnp.nan))
+@np.errstate(divide="ignore", invalid="ignore")
+def _ratio_db(signal: Array, noise: Array) -> Array:
+    xp = _namespace(signal)
+    ratio = 20 * (xp.log10(signal) - xp.log10(noise))
+    return xp.where(signal > 0, ratio, xp.full_like(ratio, xp.nan))
+
+
+def _namespace(x: Any) -> Any:
+    return jnp if isinstance(x, jax.Array) else np

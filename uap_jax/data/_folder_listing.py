@@ -19,6 +19,7 @@ from uap_jax.data._listed import (
 )
 from uap_jax.data.dataset import ProgressFn, Splits
 from uap_jax.data.recording_files import as_unicode, list_recordings
+from uap_jax.text import format_seconds
 
 _TABLE = "labels.csv"
 _COLUMNS = ("path", "label")
@@ -320,10 +321,3 @@ def _composed(name: str) -> str:
 def format_counts(counts: Mapping[str, int]) -> str:
     """Returns counts as "a (2), b (1)"."""
     return ", ".join(f"{name} ({count})" for name, count in counts.items())
-
-
-def format_seconds(seconds: float) -> str:
-    """Returns a duration as "1.2 s", "3.4 min" or "5.6 h"."""
-    if seconds < 100:
-        return f"{seconds:.3g} s"
-    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

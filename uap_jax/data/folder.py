@@ -14,11 +14,11 @@ from uap_jax.data._folder_listing import (
     check_headers,
     find_recordings,
     format_counts,
-    format_seconds,
 )
 from uap_jax.data._listed import Crop, load_listed
 from uap_jax.data.dataset import Dataset, ProgressFn, Splits, unit_hash
 from uap_jax.files import fingerprint
+from uap_jax.text import format_seconds
 
 # Goes into the cache key; to be raised when clips come out differently.
 _VERSION = 1

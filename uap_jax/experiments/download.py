@@ -14,7 +14,8 @@ from absl import flags
 
 from uap_jax.data.download import ARCHIVES, DownloadError, install, part_path
 from uap_jax.errors import UsageError, user_mistakes
-from uap_jax.runs.console import Console, format_seconds, run_app
+from uap_jax.runs.console import Console, run_app
+from uap_jax.text import format_seconds
 
 CORPUS = flags.DEFINE_enum(
     "corpus", None, tuple(ARCHIVES), "What to download; may stand without --corpus=."

@@ -19,7 +19,7 @@ from absl import flags
 
 from uap_jax.errors import UsageError
 from uap_jax.files import default_cache_dir
-from uap_jax.runs.console import Console, format_seconds, run_app
+from uap_jax.runs.console import Console, run_app
 from uap_jax.sweeps import (
     executors,
     manifest,
@@ -29,6 +29,7 @@ from uap_jax.sweeps import (
     tabulate,
     trials,
 )
+from uap_jax.text import format_seconds
 
 MANIFEST = flags.DEFINE_string(
     "manifest",

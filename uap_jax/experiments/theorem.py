@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from absl import flags
+from matplotlib.figure import Figure
 
 from uap_jax.errors import UsageError
 from uap_jax.experiments.linear_victim import (
@@ -27,6 +28,7 @@ from uap_jax.experiments.linear_victim import (
     make_problem,
     run_penalty,
 )
+from uap_jax.reporting import svg
 from uap_jax.runs.console import Console, run_app
 
 OUTPUT = flags.DEFINE_string("output", "runs/theorem", "Folder of table and figure.")
@@ -68,7 +70,7 @@ def main() -> int:
     folder = Path(OUTPUT.value)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "theorem_1.md").write_text(as_markdown(rows))
-    (folder / "theorem_1.svg").write_text(as_svg(rows))
+    (folder / "theorem_1.svg").write_text(draw(rows).svg)
     console.say(f"table: {folder / 'theorem_1.md'}")
     return 0
 
@@ -109,12 +111,8 @@ def as_markdown(rows: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def as_svg(rows: list[Row]) -> str:
+def draw(rows: list[Row]) -> svg.Drawing:
     """Draws the level above the optimum over the steps, for the first seed."""
-    from matplotlib.figure import Figure
-
-    from uap_jax.reporting import svg
-
     shown = [row for row in rows if row.seed == rows[0].seed]
     shares = list(dict.fromkeys(row.share for row in shown))
     rates = list(dict.fromkeys(row.learning_rate for row in shown))
@@ -123,7 +121,7 @@ def as_svg(rows: list[Row]) -> str:
         f"{row.excess_db[-1]:.2f} dB after {len(row.asr)} steps"
         for row in shown
     )
-    with svg.style(alt):
+    with svg.style():
         figure = Figure(figsize=(6.2, 3.6), layout="constrained")
         axes = figure.add_subplot()
         for row in shown:
@@ -142,7 +140,7 @@ def as_svg(rows: list[Row]) -> str:
         axes.set_ylabel("level above the optimum (dB)")
         axes.grid(True)
         axes.legend(frameon=False, labelcolor="linecolor", ncols=2, fontsize=7)
-        return svg.standalone(svg.to_svg(figure, alt))
+        return svg.draw(figure, alt)
 
 
 def _listed(values: list[float], form: str) -> str:

@@ -1,7 +1,8 @@
-"""The page of one attack run: what it reached, how it sounds, how it was made."""
+"""The page of one attack run: its success, its sound, how it was made."""
 
 import dataclasses
 import io
+import json
 import math
 import os
 import wave
@@ -11,21 +12,16 @@ from typing import Any
 import numpy as np
 
 from uap_jax.audio import files
-from uap_jax.reporting import pages, plots
-from uap_jax.reporting.formats import (
-    as_interval,
-    as_rows,
-    audio_uri,
-    format_command,
+from uap_jax.files import flatten
+from uap_jax.reporting import fronts, pages, plots
+from uap_jax.text import (
+    format_decibel,
     format_interval,
     format_number,
     format_percent,
     is_number,
-    leaves,
 )
-from uap_jax.sweeps import fronts
 
-_TEMPLATE = "report.html"
 _LISTENING_PEAK_DB = -1.0
 
 
@@ -34,10 +30,10 @@ class Example:
     """One test clip before and after the perturbation.
 
     Attributes:
-        name: Identifies the clip.
+        name: Name of the clip.
         true_class: Its label.
-        clean_prediction: The class that the model names for the clean clip.
-        perturbed_prediction: The class that it names for the perturbed clip.
+        clean_prediction: Prediction of the model for the clean clip.
+        perturbed_prediction: Prediction for the perturbed clip.
         clean: `[N]` waveform in [-1, 1].
         perturbed: `[N]` waveform in [-1, 1].
         snr_db: Signal-to-noise ratio with the resting level.
@@ -55,24 +51,15 @@ class Example:
     snr_ac_db: float
     relative_loudness_db: float
 
-    def __post_init__(self) -> None:
-        _check_waveform("clean", self.clean)
-        _check_waveform("perturbed", self.perturbed)
-        if len(self.clean) != len(self.perturbed):
-            raise ValueError(
-                f"perturbed: expected {len(self.clean)} samples as in clean, got "
-                f"{len(self.perturbed)}"
-            )
-
 
 @dataclasses.dataclass(frozen=True)
 class ReportData:
-    """All that a report shows; a number that is missing, None or NaN reads "n/a".
+    """Content of a report; a number that is missing, None or NaN reads "n/a".
 
     Attributes:
         config: The content of `config.json`.
         result: The content of `result.json`.
-        passes: The lines of `metrics.jsonl`; "pass" and any numbers beside it.
+        passes: The lines of `metrics.jsonl`: "pass" and any numbers.
         perturbation: `[N]` waveform of the single sound in [-1, 1].
         sample_rate_hz: Samples per second of all waveforms.
         examples: Clips to look at and to listen to.
@@ -92,86 +79,47 @@ class ReportData:
     bank_edges_hz: np.ndarray | None = None
     initial_bank_edges_hz: np.ndarray | None = None
 
-    def __post_init__(self) -> None:
-        if (self.bank_edges_hz is None) != (self.initial_bank_edges_hz is None):
-            raise ValueError(
-                "initial_bank_edges_hz: expected it together with bank_edges_hz"
-            )
-        _check_waveform("perturbation", self.perturbation)
-        if self.sample_rate_hz <= 0:
-            raise ValueError(
-                f"sample_rate_hz: expected a positive number, got {self.sample_rate_hz}"
-            )
-
 
 def write_report(path: str | os.PathLike[str], data: ReportData) -> None:
-    """Writes one HTML file that needs no other file and no network.
-
-    The same data gives the same bytes. The file appears whole or not at all.
+    """Writes one HTML file that needs no other file and no network, atomically.
 
     Args:
         path: Where to write; an existing file is replaced.
-        data: The run.
+        data: The run; the same data gives the same bytes.
     """
     pages.write(path, render_report(data))
 
 
 def render_report(data: ReportData) -> str:
     """Returns the page that `write_report` writes."""
-    result = data.result
-    sections = {
-        name: _section(result, name) for name in ("train", "test", "control", "seconds")
-    }
+    config, result, bank = data.config, data.result, None
+    if data.bank_edges_hz is not None and data.initial_bank_edges_hz is not None:
+        bank = plots.draw_bank(data.bank_edges_hz, data.initial_bank_edges_hz)
+    target_asr = _target_asr(config)
     return pages.render(
-        _TEMPLATE,
+        "report.html",
         result=result,
         headline=headline(result),
         doubt=_doubt(result),
-        convergence=_convergence(data),
-        sound=_sound(data),
+        convergence=_convergence(result, target_asr),
+        sound=_sound(data.perturbation, data.sample_rate_hz),
         examples=[_example(example, data.sample_rate_hz) for example in data.examples],
-        curves=plots.pass_curves(data.passes, target_asr=_target_asr(data.config)),
+        range_db=plots.RANGE_DB,
+        curves=plots.pass_curves(data.passes, target_asr=target_asr),
         per_class=data.per_class,
-        front=_front(data),
-        bank=_bank(data),
-        settings=list(
-            as_rows({k: v for k, v in data.config.items() if k != "command"})
+        front=_front(result),
+        bank=bank,
+        settings=_rows({k: v for k, v in config.items() if k != "command"}),
+        software=_rows(
+            {**_section(result, "versions"), "hardware": result.get("hardware")}
         ),
-        versions=list(as_rows(_section(result, "versions"))),
-        hardware=list(as_rows({"hardware": result.get("hardware")})),
-        command=format_command(data.config.get("command")),
-        **sections,
-    )
-
-
-def _front(data: ReportData) -> dict[str, Any] | None:
-    """Returns the figure and rows of a front, if the run found one."""
-    entries = data.result.get("front")
-    if not entries:
-        return None
-    points = fronts.points_of(str(data.result.get("method")), [data.result])
-    drawn = fronts.front_svg(
-        [points], level_label="SNR without the resting level (dB)", title="This run"
-    )
-    return {"svg": drawn if len(points.asr) else None, "entries": entries}
-
-
-def _bank(data: ReportData) -> str | None:
-    """The figure of a learned filter bank, if the model has one."""
-    if data.bank_edges_hz is None or data.initial_bank_edges_hz is None:
-        return None
-    low, high = np.asarray(data.bank_edges_hz, np.float64).T
-    return plots.bank_svg(
-        np.stack([low, high], axis=1),
-        np.asarray(data.initial_bank_edges_hz, np.float64),
-        alt=f"Pass bands of {len(low)} learned filters, lower edges from "
-        f"{low.min():.0f} to {low.max():.0f} Hz, median width "
-        f"{np.median(high - low):.0f} Hz",
+        command=config.get("command"),
+        **{n: _section(result, n) for n in ("train", "test", "control", "seconds")},
     )
 
 
 def headline(result: Mapping[str, Any]) -> str:
-    """Says in one sentence what the sound did to clips that it was not made from."""
+    """Returns what the sound did to unseen clips, in one sentence."""
     test, control = _section(result, "test"), _section(result, "control")
     if not is_number(test.get("asr")):
         return "No success rate on unseen clips was measured."
@@ -179,117 +127,130 @@ def headline(result: Mapping[str, Any]) -> str:
     effect = f'makes {model} say "{target}"'
     if target is None:
         effect = f"changes the answer of {model}"
-    interval = format_interval(test.get("asr_ci95"))
+    snr_db = test.get("snr_ac_db")
+    level = ""
+    if is_number(snr_db):
+        side = "below" if snr_db >= 0 else "above"
+        level = f", {format_decibel(abs(snr_db))} {side} the clips,"
     return (
-        f"One sound {effect} for {format_percent(test['asr'])} of "
+        f"One sound{level} {effect} for {format_percent(test['asr'])} of "
         f"{format_number(test.get('num_clips'))} unseen clips (95 % interval "
-        f"{interval}); random noise of the same level: "
+        f"{format_interval(test.get('asr_ci95'))}); random noise of the same level: "
         f"{format_percent(control.get('asr'))}."
     )
 
 
 def _doubt(result: Mapping[str, Any]) -> str:
-    """A warning where random noise does as well as the sound, as far as known."""
+    """Returns a warning where random noise does as well as the sound."""
     test, control = _section(result, "test"), _section(result, "control")
     if not (is_number(test.get("asr")) and is_number(control.get("asr"))):
         return ""
     if test["asr"] <= control["asr"]:
         return "The sound does no better than random noise."
-    ours = as_interval(test.get("asr_ci95"))
-    theirs = as_interval(control.get("asr_ci95"))
-    if ours and theirs and ours[0] <= theirs[1]:
+    ours, theirs = test.get("asr_ci95"), control.get("asr_ci95")
+    if ours and theirs and None not in (*ours, *theirs) and ours[0] <= theirs[1]:
         return "The 95 % intervals of the sound and of random noise overlap."
     return ""
 
 
-def _convergence(data: ReportData) -> str:
-    """Says whether the attack reached its goal on its own clips."""
-    result, train = data.result, _section(data.result, "train")
-    goal = _target_asr(data.config)
-    goal_text = "" if goal is None else f" of {format_percent(goal)}"
-    num_passes = result.get("num_passes")
-    measured = (
-        f"{format_percent(train.get('asr'))} of {format_number(train.get('num_clips'))}"
-        f" attack clips after {format_number(num_passes)} "
-        + ("pass" if num_passes == 1 else "passes")
-    )
-    if result.get("converged") is None:
-        text = f"Whether the attack reached its goal{goal_text} is not recorded"
-    elif result["converged"]:
-        text = f"The attack reached its goal{goal_text}"
-    else:
-        text = f"The attack did not reach its goal{goal_text}"
+def _convergence(result: Mapping[str, Any], target_asr: float | None) -> str:
+    """Returns whether the attack reached its goal on its attack clips."""
+    train, num_passes = _section(result, "train"), result.get("num_passes")
+    goal = "its goal" + (f" of {format_percent(target_asr)}" if target_asr else "")
     reason = result.get("stop_reason")
-    return f"{text}: {measured}." + (
-        f" Reason for stopping: {reason}." if reason else ""
+    outcome = {
+        None: f"Whether the attack reached {goal} is not recorded",
+        True: f"The attack reached {goal}",
+        False: f"The attack did not reach {goal}",
+    }[result.get("converged")]
+    return (
+        f"{outcome}: {format_percent(train.get('asr'))} of "
+        f"{format_number(train.get('num_clips'))} attack clips after "
+        f"{format_number(num_passes)} pass{'' if num_passes == 1 else 'es'}."
+        + (f" Reason for stopping: {reason}." if reason else "")
     )
 
 
-def _sound(data: ReportData) -> dict[str, Any]:
-    """Panel and players of the single sound."""
-    sound, rate_hz = np.asarray(data.perturbation, np.float32), data.sample_rate_hz
-    panel = plots.panel_svg(
-        sound,
-        sample_rate_hz=rate_hz,
-        peak=_peak(sound),
-        ceiling_db=_ceiling_db((sound,), rate_hz),
-        alt="Waveform and log-mel spectrogram of the sound",
-    )
+def _sound(sound: np.ndarray, rate_hz: int) -> dict[str, Any]:
+    """Returns the figure and players of the single sound."""
+    peak_db, ceiling_db = _peak_db(sound), _ceiling_db(rate_hz, sound)
     return {
-        "panel": panel,
-        "silent": _peak(sound) == 0,
-        "peak_db": _peak_db(sound),
+        **_panel("the sound", sound, rate_hz, _peak(sound), ceiling_db),
+        "peak_db": peak_db,
+        "is_silent": not math.isfinite(peak_db),
         "duration_s": len(sound) / rate_hz,
-        "true": _wav_uri(sound, rate_hz),
         "loud": _wav_uri(_amplify(sound), rate_hz),
         "gain_db": _gain_db(sound),
     }
 
 
 def _example(example: Example, rate_hz: int) -> dict[str, Any]:
-    """Panels and players of a clip, of what was added to it, and of the sum."""
-    clean = np.asarray(example.clean, np.float32)
-    perturbed = np.asarray(example.perturbed, np.float32)
-    added = perturbed - clean
-    peak = max(_peak(clean), _peak(added), _peak(perturbed))
-    ceiling_db = _ceiling_db((clean, perturbed), rate_hz)
+    """Returns the figures and players of a clip, of what was added, and of the sum."""
+    added = example.perturbed - example.clean
+    waveforms = {
+        "clean": example.clean,
+        "what was added": added,
+        "perturbed": example.perturbed,
+    }
+    peak = max(map(_peak, waveforms.values()))
+    ceiling_db = _ceiling_db(rate_hz, example.clean, example.perturbed)
     panels = [
-        {
-            "title": title,
-            "svg": plots.panel_svg(
-                waveform,
-                sample_rate_hz=rate_hz,
-                peak=peak,
-                ceiling_db=ceiling_db,
-                alt=f"Waveform and log-mel spectrogram: {title}, {example.name}",
-            ),
-            "audio": _wav_uri(played, rate_hz),
-            "gain_db": gain_db,
-        }
-        for title, waveform, played, gain_db in (
-            ("clean", clean, clean, None),
-            ("what was added", added, _amplify(added), _gain_db(added)),
-            ("perturbed", perturbed, perturbed, None),
-        )
+        _panel(f"{example.name}, {title}", waveform, rate_hz, peak, ceiling_db)
+        | {"caption": title}
+        for title, waveform in waveforms.items()
     ]
+    # What was added is too quiet to hear at its true level.
+    panels[1] |= {
+        "audio": _wav_uri(_amplify(added), rate_hz),
+        "gain_db": _gain_db(added),
+    }
     return {**vars(example), "panels": panels}
 
 
+def _panel(
+    title: str, waveform: np.ndarray, rate_hz: int, peak: float, ceiling_db: float
+) -> dict[str, Any]:
+    drawing = plots.draw_sound(
+        waveform,
+        sample_rate_hz=rate_hz,
+        peak=peak,
+        ceiling_db=ceiling_db,
+        title=title,
+    )
+    audio = _wav_uri(waveform, rate_hz)
+    return {"title": title, "drawing": drawing, "audio": audio}
+
+
+def _front(result: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Returns the figure and rows of a front, if the run has one."""
+    if not (entries := result.get("front")):
+        return None
+    points = fronts.points_of(str(result.get("method")), [result])
+    drawing = fronts.draw_front([points], title="This run") if len(points.asr) else None
+    return {"drawing": drawing, "entries": entries}
+
+
+def _rows(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Returns nested settings as dotted name and text."""
+    return [
+        (name, v if isinstance(v, str) else json.dumps(v, ensure_ascii=False))
+        for name, v in flatten(settings).items()
+    ]
+
+
 def _wav_uri(waveform: np.ndarray, sample_rate_hz: int) -> str:
-    """A data URI of the waveform as 16-bit PCM."""
+    """Returns a data URI of the waveform as 16-bit PCM."""
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(sample_rate_hz)
+        file.setparams((1, 2, sample_rate_hz, 0, "NONE", ""))
         file.writeframes(np.asarray(files.to_pcm16(waveform)).astype("<i2").tobytes())
-    return audio_uri(buffer.getvalue())
+    return pages.audio_uri(buffer.getvalue())
 
 
-def _ceiling_db(waveforms: Sequence[np.ndarray], sample_rate_hz: int) -> float:
-    """The highest level in the spectrograms; 0 for silence, to show it dark."""
-    heard = [waveform for waveform in waveforms if _peak(waveform) > 0]
-    levels = (plots.log_mel_db(waveform, sample_rate_hz) for waveform in heard)
+def _ceiling_db(sample_rate_hz: int, *waveforms: np.ndarray) -> float:
+    """Returns the highest level in the spectrograms; 0 for silence, to show it dark."""
+    audible = [waveform for waveform in waveforms if np.any(waveform)]
+    levels = (plots.log_mel_db(waveform, sample_rate_hz) for waveform in audible)
     return max((float(np.max(level)) for level in levels), default=0.0)
 
 
@@ -298,14 +259,12 @@ def _peak(waveform: np.ndarray) -> float:
 
 
 def _peak_db(waveform: np.ndarray) -> float:
-    peak = _peak(waveform)
-    return 20 * math.log10(peak) if peak > 0 else -math.inf
+    return 20 * math.log10(_peak(waveform)) if np.any(waveform) else -math.inf
 
 
 def _gain_db(waveform: np.ndarray) -> float:
-    """The gain that brings the peak to -1 dB of full scale; 0 for silence."""
-    peak_db = _peak_db(waveform)
-    return _LISTENING_PEAK_DB - peak_db if math.isfinite(peak_db) else 0.0
+    """Returns the gain that brings the peak to -1 dB of full scale; 0 for silence."""
+    return _LISTENING_PEAK_DB - _peak_db(waveform) if np.any(waveform) else 0.0
 
 
 def _amplify(waveform: np.ndarray) -> np.ndarray:
@@ -313,23 +272,13 @@ def _amplify(waveform: np.ndarray) -> np.ndarray:
     return (waveform.astype(np.float64) * gain).astype(np.float32)
 
 
-def _check_waveform(name: str, waveform: np.ndarray) -> None:
-    if np.ndim(waveform) != 1 or not len(waveform):
-        raise ValueError(
-            f"{name}: expected [N] samples, got shape {np.shape(waveform)}"
-        )
-    if not np.isfinite(waveform).all():
-        raise ValueError(f"{name}: expected finite samples, got NaN or infinity")
-
-
 def _section(result: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    section = result.get(name)
-    return section if isinstance(section, Mapping) else {}
+    return result.get(name) or {}
 
 
 def _target_asr(config: Mapping[str, Any]) -> float | None:
-    """The goal of the attack, wherever the settings hold it."""
-    for name, value in leaves(config):
+    """Returns the goal of the attack, from whatever section holds it."""
+    for name, value in flatten(config).items():
         if name.rpartition(".")[2] == "target_asr" and is_number(value):
             return float(value)
     return None

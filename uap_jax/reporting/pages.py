@@ -1,16 +1,17 @@
-"""Pages that need no other file and no network."""
+"""HTML pages that need no other file and no network."""
 
+import base64
 import os
 import pathlib
 from typing import Any
 
-from uap_jax.reporting import formats
+import jinja2
+
+from uap_jax import files, text
 
 
 def render(template: str, **values: Any) -> str:
-    """Returns the page of a template beside this file; text in it is escaped."""
-    import jinja2
-
+    """Returns the page of a template in this folder; text in it is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
         autoescape=True,
@@ -19,20 +20,19 @@ def render(template: str, **values: Any) -> str:
         keep_trailing_newline=True,
     )
     environment.filters.update(
-        percent=formats.format_percent,
-        decibel=formats.format_decibel,
-        interval=formats.format_interval,
-        number=formats.format_number,
+        percent=text.format_percent,
+        decibel=text.format_decibel,
+        interval=text.format_interval,
+        number=text.format_number,
     )
     return environment.get_template(template).render(values)
 
 
 def write(path: str | os.PathLike[str], page: str) -> None:
-    """Writes a page, so that it is there whole or not at all."""
-    path = pathlib.Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.write_text(page, encoding="utf-8", errors="replace")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    """Writes a page atomically."""
+    files.write_bytes(pathlib.Path(path), page.encode("utf-8", errors="replace"))
+
+
+def audio_uri(wav: bytes) -> str:
+    """Returns the content of a WAV file as a data URI."""
+    return "data:audio/wav;base64," + base64.b64encode(wav).decode()

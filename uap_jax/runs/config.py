@@ -16,7 +16,7 @@ from uap_jax.attacks.methods import METHODS
 from uap_jax.audio.box import check_scaling
 from uap_jax.data.corpora import BUILT_IN, CORPUS_NAMES, DEFAULT_CORPORA
 from uap_jax.errors import UsageError, user_mistakes
-from uap_jax.files import fingerprint
+from uap_jax.files import fingerprint, flatten
 from uap_jax.models.registry import (
     MODEL_NAMES,
     default_micro_batch_size,
@@ -292,7 +292,7 @@ def continue_with(
     Raises:
         UsageError: The earlier run had other settings.
     """
-    theirs = _flatten(stored)
+    theirs = flatten(stored)
     kept = {
         key: theirs[f"attack.{key}"]
         for key in _MACHINE_SETTINGS
@@ -303,7 +303,7 @@ def continue_with(
     config = dataclasses.replace(
         config, attack=dataclasses.replace(config.attack, **kept)
     )
-    mine = _flatten(json.loads(json.dumps(as_json(config))))
+    mine = flatten(json.loads(json.dumps(as_json(config))))
     differing = [
         f"{key}: {theirs.get(key)} there, {mine.get(key)} now"
         for key in {**theirs, **mine}
@@ -372,13 +372,3 @@ def _parse(text: str, kind: Any, key: str) -> Any:
             f"--set: {key} expected {wanted.__name__}, got {text!r}"
         ) from None
     return value
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

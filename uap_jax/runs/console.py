@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from uap_jax.audio.files import printable
 from uap_jax.errors import UsageError
+from uap_jax.text import format_seconds
 
 
 class Console:
@@ -51,15 +52,6 @@ class Console:
         if self._has_status:
             print("\r\x1b[K", end="", flush=True)
             self._has_status = False
-
-
-def format_seconds(seconds: float) -> str:
-    """Returns a duration as "1.2 s", "42 s" or "3:07 min"."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{int(seconds // 60)}:{int(seconds % 60):02d} min"
 
 
 def run_app(main: Callable[[], int]) -> None:

@@ -11,7 +11,7 @@ from uap_jax.attacks import Perturbation
 from uap_jax.errors import UsageError, user_mistakes
 from uap_jax.runs import beginning, environment, judge, victim
 from uap_jax.runs.config import RunConfig
-from uap_jax.runs.console import Console, format_seconds
+from uap_jax.runs.console import Console
 from uap_jax.runs.outcome import say_test
 from uap_jax.runs.stored import (
     PERTURBATION,
@@ -20,6 +20,7 @@ from uap_jax.runs.stored import (
     read_sound,
     settings_of,
 )
+from uap_jax.text import format_seconds
 
 
 def evaluate(

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from uap_jax.errors import UsageError
-from uap_jax.runs.console import Console, format_seconds
+from uap_jax.runs.console import Console
+from uap_jax.text import format_seconds
 
 
 def report_result(result: dict[str, Any], workdir: Path, console: Console) -> int:

@@ -15,7 +15,6 @@ Each recording keeps its rate, to which the sound is resampled, and its channels
 all of which it is added. What does not fit 16 bits is clipped.
 """
 
-import math
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from uap_jax import files
+from uap_jax.audio import levels
 from uap_jax.audio.files import (
     AudioFileError,
     read_audio,
@@ -183,22 +183,13 @@ def _hear(job: Job, predictor: "Predictor") -> np.ndarray | None:
 def _levels(
     samples: np.ndarray, added: np.ndarray, scaling: str
 ) -> tuple[float, float]:
-    """As `levels.snr_db` in the box and `levels.snr_ac_db`, over all channels."""
-    low, high = float(samples.min()), float(samples.max())
-    if np.all(samples.min(axis=0) == samples.max(axis=0)):
-        return math.nan, math.nan
+    """`snr_db` in the box and `snr_ac_db`, over all channels; NaN for silence."""
+    signal, noise = samples.T.astype(np.float64), added.T.astype(np.float64)
+    if not np.any(np.ptp(signal, axis=1)):
+        return np.nan, np.nan
+    low, high = signal.min(), signal.max()
     # The scale to the box is that of signal and noise alike.
     offset = {"fixed": -1.0, "peak": -max(-low, high), "minmax": low}[scaling]
-    return (
-        _ratio_db(samples - np.float32(offset), added),
-        _ratio_db(samples - samples.mean(axis=0), added - added.mean(axis=0)),
-    )
-
-
-def _ratio_db(signal: np.ndarray, noise: np.ndarray) -> float:
-    power, noise_power = (
-        float(np.mean(np.square(part), dtype=np.float64)) for part in (signal, noise)
-    )
-    if not power or not math.isfinite(noise_power):
-        return math.nan
-    return 10 * math.log10(power / noise_power) if noise_power else math.inf
+    snr_db = levels.snr_db((signal - offset).ravel(), noise.ravel())
+    free = (levels.mean_free(channels).ravel() for channels in (signal, noise))
+    return float(snr_db), float(levels.snr_db(*free))

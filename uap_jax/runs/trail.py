@@ -9,7 +9,8 @@ import numpy as np
 
 from uap_jax import attacks, checkpoints, files
 from uap_jax.runs.config import RunConfig
-from uap_jax.runs.console import Console, format_seconds
+from uap_jax.runs.console import Console
+from uap_jax.text import format_seconds
 
 
 @contextlib.contextmanager

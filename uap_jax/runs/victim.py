@@ -17,7 +17,8 @@ from uap_jax.errors import UsageError
 from uap_jax.files import fingerprint
 from uap_jax.runs import custom_models
 from uap_jax.runs.config import RunConfig
-from uap_jax.runs.console import Console, format_seconds
+from uap_jax.runs.console import Console
+from uap_jax.text import format_seconds
 from uap_jax.training.loop import evaluate_accuracy, train
 
 # Raised when the same settings give other weights.

@@ -8,16 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from uap_jax.reporting import svg
-from uap_jax.reporting.formats import is_number
+from uap_jax.reporting.fronts import draw_front
 from uap_jax.sweeps.formats import Table
-from uap_jax.sweeps.fronts import Points, fronts_of, series_names
+from uap_jax.sweeps.fronts import fronts_of, series_names
 from uap_jax.sweeps.tables import CONTROLS, MEASURES
+from uap_jax.text import is_number
 
-LEVEL_LABEL = "SNR without the resting level (dB)"
-
-# Series differ in more than colour.
-_MARKERS = ("o", "s", "^", "D", "v", "P")
-_DASHES = ("-", "--", "-.")
 # Values this many times apart stand on a logarithmic axis.
 _LOG_RATIO = 20
 _MAX_TICKS = 9
@@ -28,13 +24,13 @@ class Curve(NamedTuple):
 
     label: str
     has_noise: bool
-    svg: str
+    drawing: svg.Drawing
 
 
 class Curves(NamedTuple):
     """The figures of a table, and what tells the series apart in all of them."""
 
-    legend: tuple[tuple[str, str], ...]  # name and `<svg>` of a piece of line
+    legend: tuple[tuple[str, svg.Drawing], ...]  # name and a piece of the line
     curves: tuple[Curve, ...]
 
 
@@ -86,49 +82,9 @@ def draw_fronts(table: Table, *, series: Sequence[str], title: str) -> Curves:
     for (model, target), lines in fronts.items():
         goal = target if target == "untargeted" else f'"{target}"'
         label = f"{model}, {goal}" if len(models) > 1 else goal
-        drawn = front_svg(
-            lines, level_label=LEVEL_LABEL, title=f"{title}, {model}, {goal}"
-        )
-        curves.append(Curve(label, True, drawn))
+        drawing = draw_front(lines, title=f"{title}, {model}, {goal}")
+        curves.append(Curve(label, True, drawing))
     return Curves((), tuple(curves))
-
-
-def front_svg(series: Sequence[Points], *, level_label: str, title: str) -> str:
-    """Draws test success rates along the level, a line for each method.
-
-    Args:
-        series: The methods.
-        level_label: Of the level's axis.
-        title: What the data are, for the text alternative.
-
-    Returns:
-        An `<svg>` element; the noise of the same RMS is a dotted line.
-    """
-    alt = f"{title}: test success rate along the level. " + "; ".join(
-        f"{points.name}: {points.asr[0]:.0%} at {points.snr_db[0]:.1f} dB to "
-        f"{points.asr[-1]:.0%} at {points.snr_db[-1]:.1f} dB"
-        for points in series
-        if len(points.asr)
-    )
-    with svg.style(alt):
-        figure = Figure(figsize=(6.2, 3.6), layout="constrained")
-        axes = figure.add_subplot()
-        for index, points in enumerate(series):
-            rates = 100 * points.asr
-            axes.plot(points.snr_db, rates, label=points.name, **_look(index))
-        noise = np.concatenate(
-            [np.stack([points.snr_db, points.control]) for points in series], axis=1
-        )
-        # A point whose noise was not measured does not cut the line.
-        noise = noise[:, np.isfinite(noise[1])]
-        level_db, rates = noise[:, np.argsort(noise[0])]
-        _plot_noise(axes, level_db, 100 * rates, color=svg.INK, label="random noise")
-        axes.set_ylim(-2, 102)
-        axes.set_xlabel(level_label)
-        axes.set_ylabel("success on test clips (%)")
-        axes.grid(True)
-        axes.legend(frameon=False, labelcolor="linecolor")
-        return svg.to_svg(figure, alt)
 
 
 def _draw_measure(
@@ -138,10 +94,10 @@ def _draw_measure(
     x: str,
     x_label: str,
     title: str,
-) -> str:
+) -> svg.Drawing:
     label, form, _ = MEASURES[measure]
     alt = f"{title}: {label} along {x_label}. " + _describe(lines, x, measure, form)
-    with svg.style(alt):
+    with svg.style():
         figure = Figure(figsize=(4.4, 2.7), layout="constrained")
         axes = figure.add_subplot()
         places = _set_axis(axes, [row[x] for rows in lines.values() for row in rows])
@@ -153,15 +109,18 @@ def _draw_measure(
                 for end in ("", ".low", ".high")
             )
             bars = {"capsize": 3, "elinewidth": 1.0}
-            axes.errorbar(at, mean, [mean - low, high - mean], **_look(index), **bars)
+            axes.errorbar(
+                at, mean, [mean - low, high - mean], **svg.series_look(index), **bars
+            )
             if control := CONTROLS.get(measure):
                 noise = _as_floats([row[control] for row in ordered])
-                _plot_noise(axes, at, noise, color=_look(index)["color"])
+                color = svg.series_look(index)["color"]
+                axes.plot(at, noise, color=color, linestyle=":", linewidth=1.1)
         if "asr" in measure or "accuracy" in measure:
             axes.set_ylim(-0.03, 1.03)
         axes.set_xlabel(x_label)
         axes.grid(True)
-        return svg.to_svg(figure, alt)
+        return svg.draw(figure, alt)
 
 
 def _set_axis(axes: Axes, values: Sequence[Any]) -> dict[Any, float]:
@@ -181,28 +140,14 @@ def _set_axis(axes: Axes, values: Sequence[Any]) -> dict[Any, float]:
     return {value: float(value) for value in distinct}
 
 
-def _draw_swatch(index: int, name: str) -> str:
+def _draw_swatch(index: int, name: str) -> svg.Drawing:
     alt = f"line of {name}"
-    with svg.style(alt):
+    with svg.style():
         figure = Figure(figsize=(0.5, 0.2))
         axes = figure.add_axes((0, 0, 1, 1))
-        axes.plot([0, 1, 2], [0, 0, 0], markevery=[1], **_look(index))
+        axes.plot([0, 1, 2], [0, 0, 0], markevery=[1], **svg.series_look(index))
         axes.set_axis_off()
-        return svg.to_svg(figure, alt)
-
-
-def _look(index: int) -> dict[str, Any]:
-    return {
-        "color": svg.SERIES[index % len(svg.SERIES)],
-        "marker": _MARKERS[index % len(_MARKERS)],
-        "linestyle": _DASHES[index % len(_DASHES)],
-        "linewidth": 1.8,
-        "markersize": 4.5,
-    }
-
-
-def _plot_noise(axes: Axes, at: np.ndarray, rates: np.ndarray, **look: Any) -> None:
-    axes.plot(at, rates, linestyle=":", linewidth=1.1, **look)
+        return svg.draw(figure, alt)
 
 
 def _describe(

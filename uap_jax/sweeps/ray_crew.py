@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from uap_jax.errors import UsageError
-from uap_jax.runs.console import Console, format_seconds
+from uap_jax.runs.console import Console
 from uap_jax.sweeps import executors, plan, shared
 from uap_jax.sweeps.trials import Job, Transfer
+from uap_jax.text import format_seconds
 
 _LOOK_EVERY_S = 1.0
 _SLOW_START_S = 120.0

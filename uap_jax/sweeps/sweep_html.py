@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from uap_jax.reporting import pages
-from uap_jax.reporting.formats import audio_uri
 from uap_jax.sweeps import figures, formats
 from uap_jax.sweeps.formats import Column, Remark, Table
 from uap_jax.sweeps.published import Published
@@ -313,8 +312,9 @@ def _describe_example(example: SweepExample) -> dict[str, Any]:
     return {
         **vars(example),
         "goal": goal,
-        "clean": audio_uri(example.clean),
+        "clean": pages.audio_uri(example.clean),
         "perturbed": [
-            {**vars(each), "audio": audio_uri(each.audio)} for each in example.perturbed
+            {**vars(each), "audio": pages.audio_uri(each.audio)}
+            for each in example.perturbed
         ],
     }
