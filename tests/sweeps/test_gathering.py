@@ -202,7 +202,7 @@ def test_a_front_has_a_row_for_each_of_its_perturbations(sweep):
         "penalty (all to one side of it)"
     )
     page = render_sweep_report(gathering.gather(sweep.workdir))
-    assert "beats in both rate and level" in page and "<svg" in page
+    assert "beats in both rate and level" in page and "<img" in page
 
 
 def test_clean_accuracy_of_each_training(sweep):

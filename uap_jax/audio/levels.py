@@ -1,20 +1,18 @@
 """Sound levels in dB: SPL (Eq. 5, 6), SNR (Eq. 14), relative loudness (Eq. 15).
 
-All functions reduce the last axis. They take JAX arrays, or NumPy arrays where a shape
-of its own for every recording would compile a program for each. Silence has defined
-values: `spl_db` of it is `SILENCE_DB`; a silent recording has no SNR and no relative
-loudness (NaN); a silent perturbation has infinite SNR.
+All functions reduce the last axis of JAX arrays, or of NumPy arrays, for which nothing
+is compiled or imported. Silence has defined values: `spl_db` of it is `SILENCE_DB`; a
+silent recording has no SNR and no relative loudness (NaN); a silent perturbation has
+infinite SNR.
 """
 
 from typing import Any, TypeVar
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 SILENCE_DB = -200.0
 
-Array = TypeVar("Array", jax.Array, np.ndarray)
+Array = TypeVar("Array")
 
 
 def rms(v: Array) -> Array:
@@ -23,7 +21,7 @@ def rms(v: Array) -> Array:
     return xp.sqrt(xp.mean(xp.square(v), axis=-1))
 
 
-def spl_db(v: jax.Array) -> jax.Array:
+def spl_db(v: Array) -> Array:
     """Sound pressure level, SPL(v) = 20 log10 P(v), Eq. 5.
 
     Its gradient is (20 / ln 10) v / ||v||^2, and 0 at and below `SILENCE_DB`, where
@@ -35,8 +33,8 @@ def spl_db(v: jax.Array) -> jax.Array:
     Returns:
         `[...]` in dB, at least `SILENCE_DB`.
     """
-    floor = 10 ** (SILENCE_DB / 10)
-    return 10 * jnp.log10(jnp.maximum(jnp.mean(jnp.square(v), axis=-1), floor))
+    xp, floor = _namespace(v), 10 ** (SILENCE_DB / 10)
+    return 10 * xp.log10(xp.maximum(xp.mean(xp.square(v), axis=-1), floor))
 
 
 def snr_db(x: Array, delta: Array) -> Array:
@@ -62,7 +60,7 @@ def snr_ac_db(x: Array, delta: Array) -> Array:
     return snr_db(mean_free(x), mean_free(delta))
 
 
-def relative_loudness_db(x: jax.Array, delta: jax.Array) -> jax.Array:
+def relative_loudness_db(x: Array, delta: Array) -> Array:
     """Peak level of delta over that of x, 20 log10(max|delta| / max|x|), Eq. 15.
 
     The paper prints no absolute value, without which Eq. 15 is undefined for negative
@@ -75,8 +73,9 @@ def relative_loudness_db(x: jax.Array, delta: jax.Array) -> jax.Array:
     Returns:
         `[...]` in dB; NaN where x is zero, minus infinity where only delta is.
     """
-    peak_x = jnp.max(jnp.abs(x), axis=-1)
-    return -_ratio_db(peak_x, jnp.max(jnp.abs(delta), axis=-1))
+    xp = _namespace(x)
+    peak_x, peak_delta = (xp.max(xp.abs(a), axis=-1) for a in (x, delta))
+    return -_ratio_db(peak_x, peak_delta)
 
 
 def mean_free(x: Array) -> Array:
@@ -90,11 +89,11 @@ def mean_free(x: Array) -> Array:
 
 
 @np.errstate(divide="ignore", invalid="ignore")
-def _ratio_db(signal: Array, noise: Array) -> Array:
+def _ratio_db(signal: Any, noise: Any) -> Any:
     xp = _namespace(signal)
     ratio = 20 * (xp.log10(signal) - xp.log10(noise))
     return xp.where(signal > 0, ratio, xp.full_like(ratio, xp.nan))
 
 
 def _namespace(x: Any) -> Any:
-    return jnp if isinstance(x, jax.Array) else np
+    return x.__array_namespace__()

@@ -49,8 +49,9 @@ class Drawing(NamedTuple):
     alt: str
 
     def __html__(self) -> str:
-        source = "data:image/svg+xml," + urllib.parse.quote(self.svg, safe=_SAFE)
-        return f'<img alt="{html.escape(self.alt)}" src="{source}">'
+        source = urllib.parse.quote(self.svg.replace("\n", " "), safe=_SAFE)
+        alt = html.escape(self.alt)
+        return f'<img alt="{alt}" src="data:image/svg+xml,{source}">'
 
 
 def style() -> contextlib.AbstractContextManager[None]:
