@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from uap_jax import models
+from uap_jax.console import Console
 from uap_jax.runs import attack, config
-from uap_jax.runs.console import Console
 
 NUM_CLIPS, NUM_SAMPLES, NUM_CLASSES = 23, 40, 3
 

@@ -7,7 +7,6 @@ success rate depends on both. See the README beside this file.
 import functools
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 import harness
@@ -27,10 +26,11 @@ from uap_jax.attacks.projections import project_linf
 from uap_jax import attacks
 from uap_jax.attacks import greedy_steps
 from uap_jax.audio.levels import snr_db
+from uap_jax.console import Console
 from uap_jax.files import default_cache_dir
-from uap_jax.runs import beginning, judge, victim
-from uap_jax.runs import config as run_config
-from uap_jax.runs.console import Console
+from uap_jax.runs import corpus, victim
+from uap_jax.runs.config import RunConfig
+from uap_jax.runs.resolve import resolve
 
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "The folder of the Speech Commands test set.", required=True
@@ -137,27 +137,24 @@ def main(argv: list[str]) -> None:
 
 def prepare_victim() -> tuple[Any, Any, jax.Array, jax.Array, dict[str, Any]]:
     """Returns SpchCMD as the recorded runs have it, and clips to attack."""
-    settings = run_config.resolve(
-        method="greedy",
-        model="spchcmd",
-        dataset="speech_commands",
-        data_dir=_DATA_DIR.value,
-        split=None,
-        scaling="peak",
-        target=None,
-        num_attack_clips=_NUM_CLIPS.value,
-        seed=0,
-        preset="default",
-        overrides=(),
+    config = resolve(
+        RunConfig(
+            method="greedy",
+            dataset="speech_commands",
+            data_dir=_DATA_DIR.value,
+            scaling="peak",
+            num_attack_clips=_NUM_CLIPS.value,
+        ),
         on_accelerator=False,
     )
-    console = Console()
-    cache_dir = Path(default_cache_dir())
-    dataset, splits = beginning.load_corpus(settings, cache_dir, False, console)
-    classifier, facts = victim.prepare(
-        settings, dataset, splits, cache_dir=cache_dir, console=console
+    console, cache_dir = Console(), default_cache_dir()
+    clips = corpus.load_corpus(
+        config, cache_dir=cache_dir, strict=False, console=console
     )
-    x, labels = judge.attack_clips(settings, dataset, splits)
+    classifier, facts, _ = victim.prepare(
+        config, clips, cache_dir=cache_dir, console=console
+    )
+    x, labels = corpus.attack_clips(config, clips)
     return classifier, classifier.variables, x, labels, facts
 
 

@@ -15,8 +15,8 @@ from absl import logging
 
 from uap_jax import attacks
 from uap_jax.audio.levels import snr_ac_db, snr_db
+from uap_jax.environment import hardware, versions
 from uap_jax.evaluation import attack_success_rate
-from uap_jax.runs.environment import hardware, versions
 
 BLOCK_SIZE = 100
 

@@ -26,8 +26,8 @@ from uap_jax import attacks, bridges
 from uap_jax.audio.box import to_box, to_tanh_space
 from uap_jax.data import corpora
 from uap_jax.data.dataset import Dataset, split_clips, to_waveform
+from uap_jax.environment import compile_seconds
 from uap_jax.files import default_cache_dir
-from uap_jax.runs.environment import CompileClock
 
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Folder of Speech Commands recordings.", required=True
@@ -65,7 +65,6 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"expected flags only, got {argv[1:]}")
     jax.config.update("jax_platforms", "cpu")
     machine = agreement.machine()
-    clock = CompileClock()
     dataset = corpora.load(
         "speech_commands",
         data_dir=Path(_DATA_DIR.value),
@@ -132,7 +131,7 @@ def main(argv: list[str]) -> None:
         ("greedy, short", short_greedy),
         ("greedy", long_greedy),
     ):
-        found, seconds = attack_all(routes, attack, clock)
+        found, seconds = attack_all(routes, attack)
         judged = agreement.of_attack(routes, found, x_test, target=target)
         for route in routes:
             judged[route] |= seconds[route]
@@ -201,14 +200,14 @@ def clips_of(dataset: Dataset, indices: np.ndarray) -> tuple[jax.Array, jax.Arra
 
 
 def attack_all(
-    routes: dict[str, agreement.Route], attack: AttackFn, clock: CompileClock
+    routes: dict[str, agreement.Route], attack: AttackFn
 ) -> tuple[dict[str, attacks.AttackResult], dict[str, dict[str, float]]]:
     """Attacks each route once; what it took, and of that to compile."""
     found, seconds = {}, {}
     for name, route in routes.items():
-        before = clock.seconds
+        before = compile_seconds()
         found[name], total_s = timed(functools.partial(attack, route))
-        seconds[name] = {"total_s": total_s, "compile_s": clock.seconds - before}
+        seconds[name] = {"total_s": total_s, "compile_s": compile_seconds() - before}
     return found, seconds
 
 

@@ -11,10 +11,10 @@ import pytest
 import soundfile
 import soxr
 from launching import launch, launch_here
+from uap_jax.runs.applying import Settings, apply
 
 from uap_jax.audio.files import read_channels, write_wav
 from uap_jax.errors import UsageError
-from uap_jax.runs.applying import Settings, apply
 from uap_jax.runs.perturbing import add_sound
 
 RATE_HZ = 16_000

@@ -10,8 +10,8 @@ from toy_attacks import InterruptedError, make_problem, run, settings
 
 from uap_jax import attacks
 from uap_jax.attacks.methods import METHODS
+from uap_jax.console import Console
 from uap_jax.runs import attack
-from uap_jax.runs.console import Console
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -12,12 +12,12 @@ import numpy as np
 import own_networks
 import pytest
 from tones import write_tones
+from uap_jax.runs.predicting import load_predictor
 
 from uap_jax.data.dataset import Dataset
 from uap_jax.errors import UsageError
 from uap_jax.models import Classifier
 from uap_jax.runs import config, custom_models, evaluating, pipeline, stored
-from uap_jax.runs.predicting import load_predictor
 
 HERE = pathlib.Path(__file__).parents[1]
 QUICK = {"num_attack_clips": 12, "overrides": ("max_passes=2", "learning_rate=0.05")}

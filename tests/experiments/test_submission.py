@@ -9,6 +9,7 @@ import pytest
 
 from uap_jax.attacks import Perturbation
 from uap_jax.audio.files import write_wav
+from uap_jax.console import Console
 from uap_jax.data import tfsr
 from uap_jax.data.dataset import Dataset
 from uap_jax.data.speech_commands import KAGGLE12
@@ -16,7 +17,6 @@ from uap_jax.errors import UsageError
 from uap_jax.evaluation import wilson_interval
 from uap_jax.evaluation.success import BLOCK_SIZE, PART_SIZE
 from uap_jax.runs import submission
-from uap_jax.runs.console import Console
 
 NUM_SAMPLES, RATE_HZ = 64, 16_000
 TEMPLATES = np.random.default_rng(0).standard_normal((len(KAGGLE12), NUM_SAMPLES))

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from fuzz_guard import LAUNCHER_ERRORS, LIBRARY_ERRORS, Outcomes, snapshot, time_limit
 from fuzz_recordings import RATE_HZ, good, name_of, place, recordings
+from uap_jax.runs.applying import Settings, apply
 
 from uap_jax.audio.files import (
     AudioFileError,
@@ -23,7 +24,6 @@ from uap_jax.audio.files import (
 from uap_jax.data import corpora, urbansound8k
 from uap_jax.data.folder import describe_folder
 from uap_jax.data.recording_files import list_recordings
-from uap_jax.runs.applying import Settings, apply
 
 NUM_SAMPLES = 2000
 COUNTS = (60, pytest.param(500, marks=pytest.mark.slow))

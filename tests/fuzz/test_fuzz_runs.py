@@ -17,11 +17,11 @@ from fuzz_bytes import DAMAGES
 from fuzz_guard import LAUNCHER_ERRORS, LIBRARY_ERRORS, Outcomes, snapshot
 from fuzz_recordings import RATE_HZ, good
 from fuzz_texts import json_files
+from uap_jax.runs.applying import Settings, apply
 
 from uap_jax import attacks, checkpoints, models
+from uap_jax.console import Console
 from uap_jax.runs import attack, config, evaluating, judge, pipeline, victim
-from uap_jax.runs.applying import Settings, apply
-from uap_jax.runs.console import Console
 
 # Of Orbax: what waits for a file when another turns out to be damaged.
 pytestmark = pytest.mark.filterwarnings(

@@ -3,8 +3,8 @@
 from sweeps import MANIFEST, finish, plan_built_in
 
 from uap_jax import files
+from uap_jax.console import Console
 from uap_jax.errors import UsageError
-from uap_jax.runs.console import Console
 from uap_jax.sweeps import executors, shared
 
 

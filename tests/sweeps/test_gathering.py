@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from uap_jax import attacks, files
+from uap_jax.console import Console
 from uap_jax.data.dataset import Dataset, Splits
 from uap_jax.errors import UsageError
 from uap_jax.evaluation import Evaluation
 from uap_jax.runs import judge
-from uap_jax.runs.console import Console
 from uap_jax.sweeps import executors, gathering, manifest, plan, shared, tabulate
 from uap_jax.sweeps.sweep_html import render_sweep_report
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from sweeps import MANIFEST, finish, plan_built_in
 from toy_attacks import InterruptedError, make_problem, run, settings
+from uap_jax.runs.beginning import Start
 
 from uap_jax import attacks, files
 from uap_jax.attacks.methods import METHODS
+from uap_jax.console import Console
 from uap_jax.errors import UsageError
 from uap_jax.runs import attack, judge
-from uap_jax.runs.beginning import Start
-from uap_jax.runs.console import Console
 from uap_jax.sweeps import groups, plan
 from uap_jax.sweeps.shared import LOG, Context
 

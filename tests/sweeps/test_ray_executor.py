@@ -14,8 +14,8 @@ from launching import command, launch
 from sweeps import MANIFEST
 
 from uap_jax import files
+from uap_jax.console import Console
 from uap_jax.errors import UsageError
-from uap_jax.runs.console import Console
 from uap_jax.sweeps import executors, plan, ray_crew, ray_executor, shared
 
 needs_ray = pytest.mark.skipif(

@@ -3,9 +3,9 @@
     python -m uap_jax.experiments.apply --perturbation=runs/RUN in.wav out.wav
     python -m uap_jax.experiments.apply --perturbation=runs/RUN IN_DIR OUT_DIR
 
-Rates, levels, lengths and channels are those of the recordings; see `perturbing` for
-the level of what is added. Results are WAV files; in a folder `a.flac` becomes
-`a.flac.wav`, and the same command goes on where it was stopped.
+Rates, levels, lengths and channels are those of the recordings; the level of the sound
+is explained in `runs/perturbing.py`. Results are WAV files; in a folder `a.flac`
+becomes `a.flac.wav`, and the same command resumes what was stopped.
 """
 
 import sys
@@ -13,80 +13,68 @@ from pathlib import Path
 
 from absl import flags
 
+from uap_jax.console import run_app
 from uap_jax.errors import UsageError
-from uap_jax.files import default_cache_dir
-from uap_jax.runs import applying
-from uap_jax.runs.console import run_app
+from uap_jax.experiments import _flags
 
-PERTURBATION = flags.DEFINE_string(
-    "perturbation", None, "The work directory of a finished run."
-)
+PERTURBATION = _flags.define_perturbation()
 INPUT = flags.DEFINE_string(
-    "input", None, "A recording or a folder of them; may stand without --input=."
+    "input", None, "A recording or a folder of them; --input= may be left out."
 )
 OUTPUT = flags.DEFINE_string(
-    "output", None, "The file or folder for the result; may stand without --output=."
+    "output", None, "The file or folder for the result; --output= may be left out."
 )
 PLACEMENT = flags.DEFINE_string(
     "placement",
     "tile",
     "Where the sound lies in a longer recording: tile (it is repeated), once (at the "
-    "beginning), shift:SECONDS (repeated, and begins so much later, its end first). In "
-    "a shorter one it is cut.",
+    "beginning), shift:SECONDS (repeated, circularly shifted by so much). It is cut to "
+    "a shorter one.",
 )
 FLOAT = flags.DEFINE_bool(
-    "float", False, "Whether to write float32 samples, unclipped, in place of 16 bits."
+    "float", False, "Whether to write float32 samples, unclipped, instead of 16 bits."
 )
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Whether to replace files.")
 PREDICT = flags.DEFINE_bool(
     "predict",
     None,
-    "Whether to say what the run's model hears before and after, in the first part of "
-    "a recording that is as long as its clips. Default: if the model is in the cache.",
+    "Whether to show the predictions of the run's model before and after, for the "
+    "first part of a recording, as long as its clips. Default: if the model is cached.",
 )
-CACHE_DIR = flags.DEFINE_string(
-    "cache_dir", None, "Where models are kept. Default: as for run."
-)
+CACHE_DIR = _flags.define_cache_dir()
 
 
-def main() -> int:
-    return applying.apply(
-        _path(INPUT, "a recording or a folder, as the first argument"),
-        _path(OUTPUT, "a file or a folder for the result, as the second argument"),
-        perturbation=_path(PERTURBATION, "the work directory of a finished run"),
-        settings=applying.Settings(
-            placement=PLACEMENT.value,
-            as_float=FLOAT.value,
-            overwrite=OVERWRITE.value,
-            predict=PREDICT.value,
-        ),
-        cache_dir=Path(CACHE_DIR.value) if CACHE_DIR.value else default_cache_dir(),
+def main(*arguments: str) -> int:
+    # A flag leaves its argument to the next.
+    given = list(arguments)
+    source = INPUT.value or (given.pop(0) if given else None)
+    target = OUTPUT.value or (given.pop(0) if given else None)
+    if given:
+        raise UsageError(f"unexpected argument {given[0]!r}")
+    for flag, value, expected in (
+        ("input", source, "a recording or a folder, as the first argument"),
+        ("output", target, "a file or a folder for the result, as the second argument"),
+        ("perturbation", PERTURBATION.value, "the work directory of a finished run"),
+    ):
+        if not value:
+            raise UsageError(f"--{flag}: expected {expected}, got none")
+    # This loads JAX, for which --help and mistyped flags need not wait.
+    from uap_jax.runs.apply import apply
+
+    skipped = apply(
+        Path(str(source)),
+        Path(str(target)),
+        perturbation=Path(str(PERTURBATION.value)),
+        cache_dir=_flags.cache_dir_of(CACHE_DIR),
+        placement=PLACEMENT.value,
+        as_float=FLOAT.value,
+        overwrite=OVERWRITE.value,
+        predict=PREDICT.value,
     )
-
-
-def _path(flag: flags.FlagHolder, expected: str) -> Path:
-    if not flag.value:
-        raise UsageError(f"--{flag.name}: expected {expected}, got none")
-    return Path(flag.value)
-
-
-def _name_paths(arguments: list[str]) -> list[str]:
-    """Makes flags of the first two arguments that are none; `run_app` takes flags."""
-    named = []
-    names = [INPUT.name, OUTPUT.name]
-    is_value = False
-    for argument in arguments:
-        if names and not is_value and not argument.startswith("-"):
-            named.append(f"--{names.pop(0)}={argument}")
-        else:
-            named.append(argument)
-        # "--flag value", of which "--flag" alone is whole if it is a yes or no.
-        name = argument.lstrip("-")
-        is_flag = argument.startswith("-") and name in flags.FLAGS
-        is_value = is_flag and not flags.FLAGS[name].boolean
-    return named
+    if skipped:
+        print(f"error: {len(skipped)} recordings were skipped", file=sys.stderr)
+    return 1 if skipped else 0
 
 
 if __name__ == "__main__":
-    sys.argv = [sys.argv[0], *_name_paths(sys.argv[1:])]
-    run_app(main)
+    run_app(main, max_arguments=2)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from absl import flags
 
+from uap_jax.console import Console, run_app
 from uap_jax.data.download import ARCHIVES, DownloadError, install, part_path
 from uap_jax.errors import UsageError, user_mistakes
-from uap_jax.runs.console import Console, run_app
 from uap_jax.text import format_seconds
 
 CORPUS = flags.DEFINE_enum(
@@ -26,12 +26,15 @@ DATA_DIR = flags.DEFINE_string(
 URL = flags.DEFINE_string("url", None, "Another address of the same archive.")
 
 
-def main() -> int:
-    name, data_dir = CORPUS.value, DATA_DIR.value
+def main(name: str | None = None) -> int:
+    name, data_dir = name or CORPUS.value, DATA_DIR.value
     if name is None:
         raise UsageError(f"expected a corpus, one of {', '.join(ARCHIVES)}, got none")
     if data_dir is None:
         raise UsageError("--data_dir: expected a folder for the archive, got none")
+    if name not in ARCHIVES:
+        expected = ", ".join(ARCHIVES)
+        raise UsageError(f"expected a corpus, one of {expected}, got {name!r}")
     archive = ARCHIVES[name]
     console = Console()
     console.say(f"{name} from {URL.value or archive.url}, licence {archive.licence}")
@@ -89,19 +92,5 @@ class _Progress:
         self._console.status(text)
 
 
-def _name_corpus(arguments: list[str]) -> list[str]:
-    """Makes a flag of the first argument that is none, since `run_app` takes flags."""
-    for index, argument in enumerate(arguments):
-        before = arguments[index - 1].lstrip("-") if index else ""
-        if not argument.startswith("-") and before not in flags.FLAGS:
-            return [
-                *arguments[:index],
-                f"--corpus={argument}",
-                *arguments[index + 1 :],
-            ]
-    return arguments
-
-
 if __name__ == "__main__":
-    sys.argv = [sys.argv[0], *_name_corpus(sys.argv[1:])]
-    run_app(main)
+    run_app(main, max_arguments=1)

@@ -1,57 +1,30 @@
-"""Judges the perturbation of a finished run on any model and corpus.
+"""Evaluates the perturbation of a finished run on any model and corpus.
 
     python -m uap_jax.experiments.evaluate --perturbation=runs/RUN --model=cnn_rand
 
-With --perturbation alone it finds what the run found.
+With --perturbation alone the numbers are those of the run.
 """
 
 from pathlib import Path
 
 from absl import flags
 
-from uap_jax.data.corpora import CORPUS_NAMES
+from uap_jax.console import run_app
 from uap_jax.errors import UsageError
-from uap_jax.files import default_cache_dir
-from uap_jax.runs.console import run_app
-from uap_jax.runs.custom_models import check_model
+from uap_jax.experiments import _flags
+from uap_jax.runs import config
 
-PERTURBATION = flags.DEFINE_string(
-    "perturbation", None, "The work directory of a finished run."
-)
-MODEL = flags.DEFINE_string(
-    "model", None, "The classifier to fool, as for run. Default: the run's."
-)
-DATASET = flags.DEFINE_enum(
-    "dataset", None, CORPUS_NAMES, "The corpus, as for run. Default: the run's."
-)
-DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "The folder of recordings. Default: the run's."
-)
-SPLIT = flags.DEFINE_enum(
-    "split", None, ("official", "paper"), "As for run. Default: the run's."
-)
-GROUP_PATTERN = flags.DEFINE_string(
-    "group_pattern", None, "As for run. Default: the run's."
-)
-SEED = flags.DEFINE_integer(
-    "seed",
-    None,
-    "Of the model's training, of noise and of shifts. Default: the run's.",
-    lower_bound=0,
-    upper_bound=2**31 - 1,
-)
-STRICT = flags.DEFINE_bool("strict", False, "Whether one bad recording is an error.")
+PERTURBATION = _flags.define_perturbation()
+SETTINGS = [name for name, setting in config.SETTINGS.items() if setting.re_evaluation]
+_flags.define_settings(SETTINGS, re_evaluation=True)
+STRICT = _flags.define_strict()
 WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
     "Where evaluation.json goes. Default: a folder in evaluations/ of the run's work "
     "directory, named by the model and its training.",
 )
-CACHE_DIR = flags.DEFINE_string(
-    "cache_dir",
-    None,
-    "Where clips, trained models and compiled programs are kept. Default: as for run.",
-)
+CACHE_DIR = _flags.define_cache_dir()
 
 
 def main() -> int:
@@ -59,23 +32,17 @@ def main() -> int:
         raise UsageError(
             "--perturbation: expected the work directory of a finished run, got none"
         )
-    if MODEL.value is not None:
-        check_model(MODEL.value)
-    # JAX and Flax take seconds to load; --help and mistyped flags need not wait.
-    from uap_jax.runs import evaluating
+    # This loads Flax and Orbax, for which --help and mistyped flags need not wait.
+    from uap_jax.runs.evaluate import evaluate_stored
 
-    return evaluating.evaluate(
+    evaluate_stored(
         Path(PERTURBATION.value),
-        model=MODEL.value,
-        dataset=DATASET.value,
-        data_dir=DATA_DIR.value,
-        split=SPLIT.value,
-        group_pattern=GROUP_PATTERN.value,
-        seed=SEED.value,
-        workdir=Path(WORKDIR.value) if WORKDIR.value else None,
-        cache_dir=Path(CACHE_DIR.value) if CACHE_DIR.value else default_cache_dir(),
+        workdir=_flags.path_of(WORKDIR),
+        cache_dir=_flags.cache_dir_of(CACHE_DIR),
         strict=STRICT.value,
+        **_flags.settings(SETTINGS),
     )
+    return 0
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from absl import flags
 
+from uap_jax.console import Console, run_app
 from uap_jax.errors import UsageError
-from uap_jax.runs.console import Console, run_app
 
 SWEEP = flags.DEFINE_string("sweep", None, "The work directory of a sweep.")
 

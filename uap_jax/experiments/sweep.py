@@ -17,9 +17,9 @@ from typing import Any
 
 from absl import flags
 
+from uap_jax.console import Console, run_app
 from uap_jax.errors import UsageError
 from uap_jax.files import default_cache_dir
-from uap_jax.runs.console import Console, run_app
 from uap_jax.sweeps import (
     executors,
     manifest,

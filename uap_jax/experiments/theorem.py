@@ -17,6 +17,7 @@ import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
+from uap_jax.console import Console, run_app
 from uap_jax.errors import UsageError
 from uap_jax.experiments.linear_victim import (
     CLOSE_DB,
@@ -29,7 +30,6 @@ from uap_jax.experiments.linear_victim import (
     run_penalty,
 )
 from uap_jax.reporting import svg
-from uap_jax.runs.console import Console, run_app
 
 OUTPUT = flags.DEFINE_string("output", "runs/theorem", "Folder of table and figure.")
 SHARES = flags.DEFINE_list(
@@ -77,7 +77,7 @@ def main() -> int:
 
 def as_markdown(rows: list[Row]) -> str:
     """Returns a table with a row for each setting, means and ranges over seeds."""
-    from uap_jax.runs import environment
+    from uap_jax import environment
 
     hardware, versions = environment.hardware(), environment.versions()
     seeds = sorted({row.seed for row in rows})

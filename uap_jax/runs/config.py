@@ -1,374 +1,284 @@
-"""From flags to the settings of a run: presets, overrides, config.json."""
+"""The settings of a run, each declared once.
+
+Flags, `--set`, manifests, config.json, trial ids and `--help` derive from the fields of
+`RunConfig`.
+"""
 
 import dataclasses
-import json
-import math
-import sys
-import types
+import shlex
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from uap_jax.attacks import DecoupledConfig, GreedyConfig, PenaltyConfig
-from uap_jax.attacks.loop import resolve_config
-from uap_jax.attacks.methods import METHODS
-from uap_jax.audio.box import check_scaling
-from uap_jax.data.corpora import BUILT_IN, CORPUS_NAMES, DEFAULT_CORPORA
-from uap_jax.errors import UsageError, user_mistakes
-from uap_jax.files import fingerprint, flatten
+from uap_jax.audio import SCALINGS
+from uap_jax.data.corpora import CORPUS_NAMES
+from uap_jax.files import default_cache_dir, fingerprint, flatten
 from uap_jax.models.registry import (
     MODEL_NAMES,
-    default_micro_batch_size,
     default_num_samples,
     default_sample_rate_hz,
 )
-from uap_jax.runs import custom_models
-from uap_jax.training.recipes import Recipe, recipe_for
+from uap_jax.runs.model_files import FACTS_EXAMPLE, FILE_SUFFIXES
 
-# What a preset changes; flags given by hand and --set win over it.
+# What a preset changes; flags and --set win over it. `overrides` are by method.
 PRESETS: dict[str, dict[str, Any]] = {
-    "default": {"scaling": "fixed", "num_attack_clips": 1000},
+    "default": {"scaling": "fixed", "num_attack_clips": 1000, "overrides": {}},
     "paper": {
         "scaling": "minmax",
         "num_attack_clips": 3000,
+        "overrides": {"penalty": ("attack.l2_radius=6",)},
     },
 }
-# What it changes of the attack.
-PRESET_OVERRIDES: dict[tuple[str, str], tuple[str, ...]] = {
-    ("paper", "penalty"): ("attack.l2_radius=6",),
-}
 
-# Settings that may follow the machine; a run that goes on keeps those it began with.
-_MACHINE_SETTINGS = ("micro_batch_size",)
-_TRUTHS = {"true": True, "false": False, "1": True, "0": False}
+
+class Setting(NamedTuple):
+    """How a setting is given, and its role.
+
+    Attributes:
+        help: For --help.
+        choices: Valid values, or None.
+        minimum: Least value of an integer, or None.
+        flag: Name of the flag; None: the field's. "": follows from the others.
+        in_manifest: Whether a manifest may list values.
+        re_evaluation: For --help of `evaluate`, which may change it; "": may not.
+        changes_result: Whether results depend on it.
+        is_stored: Whether it stands in config.json.
+    """
+
+    help: str
+    choices: tuple[str, ...] | None = None
+    minimum: int | None = None
+    flag: str | None = None
+    in_manifest: bool = False
+    re_evaluation: str = ""
+    changes_result: bool = True
+    is_stored: bool = True
+
+
+def _setting(default: Any, help: str, **facts: Any) -> Any:
+    return dataclasses.field(
+        default=default, metadata={"setting": Setting(help, **facts)}
+    )
+
+
+_DERIVED = {"setting": Setting("", flag="")}
 
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """All settings of a run, resolved.
+    """All settings of a run; as given, None where nothing was said, or resolved."""
 
-    Attributes:
-        method: Name in `METHODS`.
-        model: Name in the registry, or as `custom_models` has it.
-        dataset: Name of the corpus.
-        data_dir: Folder of its recordings, or None.
-        split: Which of the corpus's splits, "official" or "paper".
-        group_pattern: For "folder", what of a path names its group, or None.
-        scaling: Of waveforms to the box.
-        target: Class to say, or None for an untargeted attack.
-        num_attack_clips: Clips of the training split that the attack uses, at most.
-        num_test_clips: Clips of the test split that it is judged on at most; None: all.
-        attack_class: The class these clips are of, or None for all.
-        seed: Of weights, batches, augmentation, the choice of clips, and noise.
-        preset: Where the settings began.
-        variant: A hash of the settings that differ from the defaults, or "".
-        attack: Settings of the attack.
-        training: Settings of the training, if the model is of the registry.
-        own_model: Facts about a custom model, see `custom_models.load`, or None.
-    """
-
-    method: str
-    model: str
-    dataset: str
-    data_dir: str | None
-    split: str
-    group_pattern: str | None
-    scaling: str
-    target: str | None
-    num_attack_clips: int
-    num_test_clips: int | None
-    attack_class: str | None
-    seed: int
-    preset: str
-    variant: str
-    attack: PenaltyConfig | GreedyConfig | DecoupledConfig
-    training: Recipe
-    own_model: dict[str, Any] | None = None
+    method: str = _setting(
+        "penalty",
+        "The attack: penalty, greedy, decoupled; or package.module:NAME, an "
+        "attacks.Method of yours.",
+        in_manifest=True,
+    )
+    model: str = _setting(
+        "spchcmd",
+        f"The classifier to attack: {', '.join(MODEL_NAMES)}, which is trained first; "
+        "or a trained one of yours: package.module:function, a function without "
+        f"arguments that returns it; or a file ({', '.join(FILE_SUFFIXES)}; ONNX, "
+        "TorchScript or torch.export) with its properties in a file of the same name "
+        f"and .json, such as {FACTS_EXAMPLE}. With the input range "
+        '"waveform" it gets 2 x - 1 of clips x in [0, 1], that is, with '
+        "--scaling=fixed, recordings as they are.",
+        in_manifest=True,
+        re_evaluation="The classifier, as for run. Default: the run's.",
+    )
+    dataset: str = _setting(
+        None,
+        "The corpus: synthetic_speech or synthetic_urban (built in); speech_commands "
+        "(every folder of words is a class), speech_commands_paper32 or "
+        "speech_commands_kaggle12 (the classes of the paper or of the challenge, "
+        "others as _unknown_); tfsr (the challenge's folder, with submissions for "
+        "test/audio); urbansound8k, esc10, esc50; folder (your own, with a folder for "
+        "each class or a table of path, label, group). Default: what fits the model, "
+        "the built-in one or, with --data_dir, speech_commands or urbansound8k.",
+        choices=CORPUS_NAMES,
+        re_evaluation="The corpus, as for run. Default: the run's.",
+    )
+    data_dir: str | None = _setting(
+        None,
+        "The folder of recordings, or with --dataset=folder a CSV table.",
+        re_evaluation="The folder of recordings. Default: the run's.",
+        changes_result=False,
+    )
+    split: str = _setting(
+        None,
+        "The corpus's own split, or, for urbansound8k, the paper's random one, in "
+        "which slices of one recording are on both sides.",
+        choices=("official", "paper"),
+        re_evaluation="As for run. Default: the run's.",
+    )
+    group_pattern: str | None = _setting(
+        None,
+        "With --dataset=folder: a regular expression with one (group) that matches the "
+        "speaker or source in a recording's path. No group spans two splits.",
+        re_evaluation="As for run. Default: the run's.",
+    )
+    scaling: str = _setting(
+        None,
+        "How waveforms are scaled to [0, 1]. Default: fixed, or the preset's.",
+        choices=SCALINGS,
+        in_manifest=True,
+    )
+    target: str | None = _setting(
+        None,
+        "The class to output; without it any wrong class counts.",
+        in_manifest=True,
+    )
+    num_attack_clips: int = _setting(
+        None,
+        "Maximum number of training clips that the attack uses. Default: 1000, or the "
+        "preset's.",
+        minimum=1,
+        in_manifest=True,
+    )
+    num_test_clips: int | None = _setting(
+        None,
+        "Maximum number of test clips for the evaluation, with the same share of each "
+        "class. Default: all.",
+        minimum=1,
+        in_manifest=True,
+    )
+    attack_class: str | None = _setting(
+        None,
+        "The class of the attack's clips; with --num_attack_clips=1 the attack has a "
+        "single recording. Default: clips of all classes.",
+        in_manifest=True,
+    )
+    seed: int = _setting(
+        0,
+        "Random seed.",
+        minimum=0,
+        in_manifest=True,
+        re_evaluation="Random seed of the model's training, of noise and of shifts. "
+        "Default: the run's.",
+    )
+    preset: str = _setting(
+        "default",
+        "Base settings; paper: minmax scaling, 3000 clips, l2 radius 6.",
+        choices=tuple(PRESETS),
+        in_manifest=True,
+        changes_result=False,
+    )
+    asr_levels: tuple[str, ...] = _setting(
+        (),
+        "With --method=decoupled: success rates whose quietest perturbations are "
+        "searched, for example 0.5,0.7,0.9; the same as "
+        "--set attack.asr_levels=0.5,0.7,0.9.",
+        is_stored=False,
+    )
+    overrides: tuple[str, ...] = _setting(
+        (),
+        "key=value, any setting of the attack, training or augmentation, for example "
+        "attack.learning_rate=0.01 or training.num_clips_seen=50000. May be repeated.",
+        flag="set",
+        is_stored=False,
+    )
+    # A hash of the settings that the run's name does not show.
+    variant: str = _setting("", "", flag="", changes_result=False)
+    # Settings of the attack, of the training if any, and facts about a custom model.
+    attack: Any = dataclasses.field(default=None, metadata=_DERIVED)
+    training: Any = dataclasses.field(default=None, metadata=_DERIVED)
+    own_model: Any = dataclasses.field(default=None, metadata=_DERIVED)
 
     @property
     def sample_rate_hz(self) -> int:
-        """Samples per second that the model is made for."""
-        if self.own_model is not None:
-            return self.own_model["sample_rate_hz"]
-        return default_sample_rate_hz(self.model)
+        """Sample rate of the model; of a resolved config."""
+        own = self.own_model
+        return own["sample_rate_hz"] if own else default_sample_rate_hz(self.model)
 
     @property
     def num_samples(self) -> int:
-        """Samples of a clip, N."""
-        if self.own_model is not None:
-            return self.own_model["num_samples"]
-        return default_num_samples(self.model)
+        """Samples of a clip, N; of a resolved config."""
+        own = self.own_model
+        return own["num_samples"] if own else default_num_samples(self.model)
 
     @property
     def run_name(self) -> str:
-        """A folder name that tells runs apart."""
+        """Folder name that tells runs apart; of a resolved config."""
+        model = self.own_model["name"] if self.own_model else self.model
+        method = self.method.rpartition(":")[2]
         goal = self.target or "untargeted"
-        model = self.own_model["name"] if self.own_model is not None else self.model
-        parts = (self.method, model, self.dataset, self.scaling, goal)
-        name = "-".join((*parts, f"seed{self.seed}"))
+        parts = (method, model, self.dataset, self.scaling, goal, f"seed{self.seed}")
+        name = "-".join(str(part) for part in parts)
         return f"{name}-{self.variant}" if self.variant else name
 
 
-def resolve(
-    *,
-    method: str,
-    model: str,
-    dataset: str | None,
-    data_dir: str | None,
-    split: str | None,
-    group_pattern: str | None = None,
-    scaling: str | None,
-    target: str | None,
-    num_attack_clips: int | None,
-    num_test_clips: int | None = None,
-    attack_class: str | None = None,
-    seed: int,
-    preset: str,
-    overrides: Sequence[str],
-    on_accelerator: bool,
-) -> RunConfig:
-    """Returns the settings of a run, each checked.
-
-    Args:
-        method, model, data_dir, target, num_test_clips, attack_class, seed, preset: As
-            in `RunConfig`.
-        dataset: None: what fits the model; for one of one's own a folder.
-        split: None: "official".
-        group_pattern: As in `RunConfig`.
-        scaling, num_attack_clips: None: the preset's.
-        overrides: Each "key=value" or "section.key=value".
-        on_accelerator: Whether the machine is fastest on whole batches; a processor
-            is on those that fit its cache.
-
-    Raises:
-        UsageError: A name or value is not a valid one, or a model of one's own cannot
-            be loaded.
-    """
-    custom_models.check_model(model)
-    is_own = model not in MODEL_NAMES
-    chosen = PRESETS[preset]
-    if dataset is None:
-        built_in, recorded = ("folder",) * 2 if is_own else DEFAULT_CORPORA[model]
-        dataset = built_in if data_dir is None else recorded
-    if dataset not in CORPUS_NAMES:
-        raise UsageError(f"--dataset: expected one of {CORPUS_NAMES}, got {dataset!r}")
-    if dataset in BUILT_IN and data_dir is not None:
-        raise UsageError(f"--data_dir: {dataset} is built in and takes no folder")
-    if dataset not in BUILT_IN:
-        if data_dir is None:
-            raise UsageError(f"--data_dir: expected the folder of {dataset}, got none")
-        is_table = dataset == "folder" and Path(data_dir).is_file()
-        if not Path(data_dir).is_dir() and not is_table:
-            raise UsageError(f"--data_dir: expected a folder, got {data_dir}")
-    if group_pattern is not None and dataset != "folder":
-        raise UsageError(f"--group_pattern: {dataset} has groups of its own")
-    if num_attack_clips is None:
-        num_attack_clips = chosen["num_attack_clips"]
-    counts = {"num_attack_clips": num_attack_clips, "num_test_clips": num_test_clips}
-    for name, count in counts.items():
-        if count is not None and count < 1:
-            raise UsageError(f"--{name}: expected 1 or more, got {count}")
-    attack, training = apply_overrides(
-        (
-            METHODS[method].config_type(),
-            None if is_own else recipe_for(model, dataset),
-        ),
-        [*PRESET_OVERRIDES.get((preset, method), ()), *overrides],
-    )
-    if method != "greedy" and attack.micro_batch_size is None:
-        own = None if is_own else default_micro_batch_size(model)
-        fastest = sys.maxsize if on_accelerator else own
-        attack = dataclasses.replace(attack, micro_batch_size=fastest)
-    with user_mistakes():
-        check_scaling(scaling or chosen["scaling"])
-        resolved = resolve_config(
-            attack, targeted=target is not None, num_clips=num_attack_clips
-        )
-    # A size that follows from the clips waits for how many of them the corpus has.
-    waits = {"batch_size": None} if attack.batch_size is None else {}
-    attack = dataclasses.replace(resolved, **waits)
-    # Last, since it can take a while.
-    loaded = custom_models.load(model)
-    return RunConfig(
-        method=method,
-        model=model,
-        dataset=dataset,
-        data_dir=None if data_dir is None else str(Path(data_dir)),
-        split=split or "official",
-        group_pattern=group_pattern,
-        scaling=scaling or chosen["scaling"],
-        target=target,
-        num_attack_clips=num_attack_clips,
-        num_test_clips=num_test_clips,
-        attack_class=attack_class,
-        seed=seed,
-        preset=preset,
-        variant=_variant(
-            data_dir,
-            split,
-            preset,
-            num_attack_clips,
-            {
-                "attack_class": attack_class,
-                "group_pattern": group_pattern,
-                "num_test_clips": num_test_clips,
-            },
-            overrides,
-        ),
-        attack=attack,
-        training=training or Recipe(),
-        own_model=None if loaded is None else loaded[1],
-    )
+# By field.
+SETTINGS: dict[str, Setting] = {
+    field.name: field.metadata["setting"] for field in dataclasses.fields(RunConfig)
+}
+FLAGS: dict[str, str] = {
+    name: name if setting.flag is None else setting.flag
+    for name, setting in SETTINGS.items()
+    if setting.flag != ""
+}
+# Settings that follow the machine; a resumed run keeps those it began with.
+MACHINE_SUFFIX = "micro_batch_size"
+# What the name of a run shows.
+_NAMED = ("method", "model", "dataset", "scaling", "target", "seed")
 
 
-def apply_overrides(
-    configs: tuple[Any, Recipe | None], overrides: Sequence[str]
-) -> tuple[Any, Recipe | None]:
-    """Applies "key=value" settings to those of the attack and of the training, if any.
-
-    A key is a field, or a path to it of which the beginning may be left out:
-    "num_steps", "ddn.num_steps" and "attack.ddn.num_steps" are one. A bare field
-    belongs to the first section that has it.
-
-    Raises:
-        UsageError: The key is unknown or the value is not of its type.
-    """
-    sections = dict(zip(("attack", "training"), configs, strict=True))
-    fields = {
-        f"{name}.{path}": kind
-        for name, config in sections.items()
-        if config is not None
-        for path, kind in _field_types(config).items()
+def variant(config: RunConfig) -> str:
+    """Returns a hash of a given config's settings that its name does not show."""
+    default = RunConfig()
+    others = {
+        name: getattr(config, name)
+        for name in FLAGS
+        if name not in _NAMED and getattr(config, name) != getattr(default, name)
     }
-    changes: dict[str, Any] = {}
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals:
-            raise UsageError(f"--set: expected key=value, got {override!r}")
-        found = [path for path in fields if f".{path}".endswith(f".{key}")]
-        if not found:
-            raise UsageError(f"--set: {key!r} is none of {', '.join(fields)}")
-        changes[found[0]] = _parse(text, fields[found[0]], key)
-    with user_mistakes():
-        return (
-            _replace(configs[0], "attack.", changes),
-            configs[1] and _replace(configs[1], "training.", changes),
-        )
-
-
-def _replace(config: Any, prefix: str, changes: Mapping[str, Any]) -> Any:
-    """Returns a config with all its changes made at once, in configs within first.
-
-    At once, since a config may check one field against another.
-    """
-    new = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            new[field.name] = _replace(value, f"{prefix}{field.name}.", changes)
-        elif prefix + field.name in changes:
-            new[field.name] = changes[prefix + field.name]
-    return dataclasses.replace(config, **new)
+    return fingerprint(others)[:6] if others else ""
 
 
 def as_json(config: RunConfig) -> dict[str, Any]:
     """Returns the settings as they stand in config.json."""
     described = dataclasses.asdict(config)
-    # It was trained elsewhere.
-    return described if config.own_model is None else described | {"training": None}
+    return {name: described[name] for name in SETTINGS if SETTINGS[name].is_stored}
 
 
-def continue_with(
-    config: RunConfig, stored: Mapping[str, Any], overrides: Sequence[str] = ()
-) -> RunConfig:
-    """Returns the settings with which an earlier run of the same command goes on.
-
-    Args:
-        config: Of this command.
-        stored: The content of the earlier run's config.json.
-        overrides: Of this command; what they set by hand is not taken over.
-
-    Raises:
-        UsageError: The earlier run had other settings.
-    """
-    theirs = flatten(stored)
-    kept = {
-        key: theirs[f"attack.{key}"]
-        for key in _MACHINE_SETTINGS
-        if not any(key in override for override in overrides)
-        # Another type is another setting.
-        and isinstance(theirs.get(f"attack.{key}"), int)
-    }
-    config = dataclasses.replace(
-        config, attack=dataclasses.replace(config.attack, **kept)
-    )
-    mine = flatten(json.loads(json.dumps(as_json(config))))
-    differing = [
-        f"{key}: {theirs.get(key)} there, {mine.get(key)} now"
-        for key in {**theirs, **mine}
-        if theirs.get(key) != mine.get(key) and key != "command"
-    ]
-    if differing:
-        raise UsageError(
-            "--workdir: holds a run with other settings "
-            f"({'; '.join(differing[:3])}); name another folder"
-        )
-    return config
-
-
-def _variant(
-    data_dir: str | None,
-    split: str | None,
-    preset: str,
-    num_attack_clips: int,
-    rare: Mapping[str, Any],
-    overrides: Sequence[str],
+def command(
+    config: RunConfig, workdir: Path, *, cache_dir: Path, strict: bool = False
 ) -> str:
-    others: list[Any] = [
-        data_dir and str(Path(data_dir)),
-        preset,
-        num_attack_clips,
-        sorted(overrides),
-    ]
-    if split not in (None, "official"):
-        others.append(split)
-    given = {name: value for name, value in rare.items() if value is not None}
-    if given:
-        others.append(given)
-    default = [None, "default", PRESETS["default"]["num_attack_clips"], []]
-    return "" if others == default else fingerprint(*others)[:6]
+    """Returns the command that carries out a run of a given config."""
+    default = RunConfig()
+    words = []
+    for name, flag in FLAGS.items():
+        value = getattr(config, name)
+        if name == "overrides":
+            words += [f"--{flag}={override}" for override in value]
+        elif name == "asr_levels":
+            words += [f"--{flag}={','.join(value)}"] if value else []
+        elif value != getattr(default, name) or name in ("method", "model"):
+            words.append(f"--{flag}={value}")
+    words.append(f"--workdir={workdir}")
+    if cache_dir != default_cache_dir():
+        words.append(f"--cache_dir={cache_dir}")
+    words += ["--strict"] if strict else []
+    return "python -m uap_jax.experiments.run " + shlex.join(words)
 
 
-def _field_types(config: Any) -> dict[str, Any]:
-    """Returns the types of all fields by their paths, those of configs within last."""
-    own: dict[str, Any] = {}
-    within: dict[str, Any] = {}
-    for name, kind in typing.get_type_hints(type(config)).items():
-        if dataclasses.is_dataclass(kind):
-            inner = _field_types(getattr(config, name))
-            within |= {f"{name}.{path}": type_ for path, type_ in inner.items()}
-        else:
-            own[name] = kind
-    return own | within
+def trial_id(described: Mapping[str, Any]) -> str:
+    """Returns a hash of the settings of `as_json` that change a result.
+
+    What is None is left out, so that a new setting that is off changes no id.
+    """
+    return fingerprint(
+        {
+            key: value
+            for key, value in flatten(described).items()
+            if value is not None
+            and (key not in SETTINGS or SETTINGS[key].changes_result)
+            and not key.endswith(MACHINE_SUFFIX)
+        }
+    )
 
 
-def _parse(text: str, kind: Any, key: str) -> Any:
-    options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    if type(None) in options and text.lower() in ("none", "null", ""):
-        return None
-    if typing.get_origin(kind) is tuple:
-        element = typing.get_args(kind)[0]
-        return tuple(
-            _parse(part.strip(), element, key) for part in text.split(",") if part
-        )
-    wanted = next(option for option in options if option in (int, float, str, bool))
-    try:
-        value = _TRUTHS[text.lower()] if wanted is bool else wanted(text)
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError
-    except (ValueError, KeyError):
-        raise UsageError(
-            f"--set: {key} expected {wanted.__name__}, got {text!r}"
-        ) from None
-    return value
+def type_of(name: str) -> Any:
+    """Returns the type of a setting's values: str, int or tuple."""
+    hint = typing.get_type_hints(RunConfig)[name]
+    options = typing.get_args(hint) if type(None) in typing.get_args(hint) else (hint,)
+    return next(typing.get_origin(option) or option for option in options)

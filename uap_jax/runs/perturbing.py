@@ -5,11 +5,11 @@ The sound is perturbation.wav, full scale at +-1: tanh(v') of an attack in tanh 
 
     w = a + gain * sound,
 
-with the gain that gave the run's `asr_waveform`: `test.waveform_gain` of result.json,
-half the median scale of the training clips to the box. It is 1 for the scaling "fixed".
-The recording keeps its own level, and so does the sound: a louder recording hides it
-better. Scalings "peak" and "minmax" bring every clip to one level first, so that there
-the sound fits recordings that are about as loud as the corpus.
+with the gain of the run's `asr_waveform`: `test.waveform_gain` of result.json, half the
+median scale of the training clips to the box. It is 1 for the scaling "fixed". The
+recording keeps its level, and so does the sound: a louder recording hides it better.
+Scalings "peak" and "minmax" bring every clip to one level first, so that there the
+sound fits recordings that are about as loud as the corpus.
 
 Each recording keeps its rate, to which the sound is resampled, and its channels, to
 all of which it is added. What does not fit 16 bits is clipped.
@@ -17,37 +17,23 @@ all of which it is added. What does not fit 16 bits is clipped.
 
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import soxr
 
 from uap_jax import files
 from uap_jax.audio import levels
-from uap_jax.audio.files import (
-    AudioFileError,
-    read_audio,
-    read_channels,
-    to_pcm16,
-    write_wav,
-)
+from uap_jax.audio.files import AudioFileError, read_channels, to_pcm16, write_wav
 from uap_jax.audio.placement import Placement, place
 from uap_jax.data.dataset import to_waveform
-from uap_jax.runs.renaming import Job
-from uap_jax.runs.stored import StoredRun
-
-if TYPE_CHECKING:
-    from uap_jax.runs.predicting import Predictor
 
 # A damaged header may ask for more than memory holds; 0.5 GiB as float32.
 _MAX_SOUND = 1 << 27
 
 
 class Measured(NamedTuple):
-    """What perturbing did to a recording.
-
-    Levels are those of the samples as written, over the whole recording and all of its
-    channels; NaN for a recording without variation.
-    """
+    """Levels of the samples as written, over all channels; NaN without variation."""
 
     snr_db: float  # in the box, with the resting level, Eq. 14
     snr_ac_db: float  # of the mean-free signals
@@ -61,37 +47,45 @@ class Applied(NamedTuple):
     num_samples: int
     num_channels: int
     measured: Measured
-    heard: np.ndarray | None  # [2, N] what the model gets, before and after
 
 
-class Perturb:
-    """Reads, perturbs and writes one recording; called from several threads."""
+class Sound:
+    """The sound of a run, added to files; called from several threads.
+
+    Args:
+        samples: `[N]` float32 with the gain applied.
+        sample_rate_hz: Its rate.
+        placement: Where it lies in a recording.
+        scaling: Of waveforms to the box in which levels are measured.
+        as_float: Whether float32 samples are written, and nothing is clipped.
+    """
 
     def __init__(
         self,
-        run: StoredRun,
-        sound: np.ndarray,
+        samples: np.ndarray,
+        sample_rate_hz: int,
         placement: Placement,
+        *,
+        scaling: str,
         as_float: bool,
-        predictor: "Predictor | None",
     ) -> None:
-        self._run = run
-        self._sound = sound
+        self._samples = samples
+        self._rate_hz = sample_rate_hz
         self._placement = placement
+        self._scaling = scaling
         self._as_float = as_float
-        self._predictor = predictor
-        self._resampled = {run.sample_rate_hz: sound}
+        self._resampled = {sample_rate_hz: samples}
         self._lock = threading.Lock()
 
     # Of samples far beyond full scale the squares are infinite.
     @np.errstate(over="ignore", invalid="ignore")
-    def __call__(self, job: Job) -> Applied | AudioFileError:
+    def add_to(self, source: Path, target: Path) -> Applied | AudioFileError:
+        """Reads a recording and writes it with the sound, or says why it cannot."""
         try:
-            samples, rate_hz = read_channels(job.source)
-            num_samples, num_channels = samples.shape
+            samples, rate_hz = read_channels(source)
             sound = place(
-                self._sound_at(rate_hz, job.source),
-                num_samples,
+                self._at(rate_hz, source),
+                len(samples),
                 self._placement,
                 sample_rate_hz=rate_hz,
             )
@@ -99,39 +93,29 @@ class Perturb:
             return error
         try:
             written, measured = add_sound(
-                samples,
-                sound,
-                scaling=self._run.config["scaling"],
-                as_float=self._as_float,
+                samples, sound, scaling=self._scaling, as_float=self._as_float
             )
         except ValueError:  # the sum is infinite
-            return AudioFileError(job.source, "is too loud for anything to be added")
-        with files.naming(job.target):
-            job.target.parent.mkdir(parents=True, exist_ok=True)
-            write_wav(
-                job.target,
-                written,
-                sample_rate_hz=rate_hz,
-                subtype="FLOAT" if self._as_float else "PCM_16",
-            )
-        heard = None if self._predictor is None else _hear(job, self._predictor)
-        return Applied(rate_hz, num_samples, num_channels, measured, heard)
+            return AudioFileError(source, "is too loud for anything to be added")
+        with files.naming(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            subtype = "FLOAT" if self._as_float else "PCM_16"
+            write_wav(target, written, sample_rate_hz=rate_hz, subtype=subtype)
+        num_samples, num_channels = samples.shape
+        return Applied(rate_hz, num_samples, num_channels, measured)
 
-    def _sound_at(self, rate_hz: int, path: Path) -> np.ndarray:
+    def _at(self, rate_hz: int, path: Path) -> np.ndarray:
         with self._lock:
             if rate_hz not in self._resampled:
                 self._resampled[rate_hz] = self._resample(rate_hz, path)
             return self._resampled[rate_hz]
 
     def _resample(self, rate_hz: int, path: Path) -> np.ndarray:
-        import soxr
-
-        own_hz = self._run.sample_rate_hz
-        reason = f"has a rate of {rate_hz} Hz, which the sound can not be brought to"
-        if len(self._sound) * rate_hz > _MAX_SOUND * own_hz:
+        reason = f"has a rate of {rate_hz} Hz, to which the sound cannot be resampled"
+        if len(self._samples) * rate_hz > _MAX_SOUND * self._rate_hz:
             raise AudioFileError(path, reason)
         try:
-            sound = soxr.resample(self._sound, own_hz, rate_hz, quality="HQ")
+            sound = soxr.resample(self._samples, self._rate_hz, rate_hz, quality="HQ")
         except (RuntimeError, ValueError):
             raise AudioFileError(path, reason) from None
         if not len(sound):
@@ -148,7 +132,7 @@ def add_sound(
         samples: `[N, C]` float32, full scale at +-1.
         sound: `[N]` float32.
         scaling: Of waveforms to the box in which `snr_db` is measured.
-        as_float: Whether the result may leave what 16 bits can hold.
+        as_float: Whether the result may exceed full scale.
 
     Returns:
         `[N, C]` float32 samples, of 16 bits unless `as_float`; and their levels.
@@ -161,23 +145,6 @@ def add_sound(
         written = perturbed
     snr_db, snr_ac_db = _levels(samples, written - samples, scaling)
     return written, Measured(snr_db, snr_ac_db, int(np.sum(clipped)))
-
-
-def _hear(job: Job, predictor: "Predictor") -> np.ndarray | None:
-    """Returns what a corpus would give to the model, before and after, `[2, N]`."""
-    try:
-        clips = [
-            read_audio(
-                path,
-                sample_rate_hz=predictor.sample_rate_hz,
-                num_samples=predictor.num_samples,
-            )
-            for path in (job.source, job.target)
-        ]
-    except AudioFileError:
-        # Of a few samples nothing may be left at the model's rate.
-        return None
-    return to_waveform(to_pcm16(np.stack(clips)))
 
 
 def _levels(

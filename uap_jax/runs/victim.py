@@ -1,10 +1,11 @@
-"""The classifier under attack: given, found trained in the cache, or trained first."""
+"""The classifier under attack: given, trained already in the cache, or trained now."""
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,61 +13,101 @@ import numpy as np
 from uap_jax import files, models
 from uap_jax.audio.box import to_box
 from uap_jax.bridges.checks import check_outputs
-from uap_jax.data.dataset import Dataset, Splits, to_waveform
-from uap_jax.errors import UsageError
+from uap_jax.console import Console
+from uap_jax.data.dataset import to_waveform
+from uap_jax.errors import UsageError, user_mistakes
 from uap_jax.files import fingerprint
+from uap_jax.models import Classifier, sinc
 from uap_jax.runs import custom_models
 from uap_jax.runs.config import RunConfig
-from uap_jax.runs.console import Console
+from uap_jax.runs.corpus import Corpus, Latest
 from uap_jax.text import format_seconds
 from uap_jax.training.loop import evaluate_accuracy, train
 
 # Raised when the same settings give other weights.
 _VERSION = 1
-
-# Clips whose logits are looked at.
+# Clips whose logits are checked.
 NUM_CHECKED = 32
 
 
+class Victim(NamedTuple):
+    """A trained classifier, facts about its training, and the time that took here."""
+
+    classifier: Classifier
+    facts: dict[str, Any]
+    seconds: float
+
+
+# Models can be large.
+_victims: Latest[Victim] = Latest(1)
+
+
 def prepare(
-    config: RunConfig,
-    dataset: Dataset,
-    splits: Splits,
-    *,
-    cache_dir: Path,
-    console: Console,
-) -> tuple[models.Classifier, dict[str, Any]]:
-    """Returns the trained classifier and facts about its training.
+    config: RunConfig, corpus: Corpus, *, cache_dir: Path, console: Console
+) -> Victim:
+    """Returns the trained classifier of a run; trains it if it is not in the cache.
 
     Raises:
-        ValueError: Model and corpus do not fit, or a model gives no logits.
-        UsageError: A custom model cannot be loaded.
+        UsageError: Model and corpus do not fit, or a custom model cannot be used.
         FloatingPointError: The loss of the training became non-finite.
     """
     if config.own_model is not None:
-        return _given(config, dataset, splits, console)
+        # By its content, which may change.
+        key = (config.model, config.own_model["fingerprint"], corpus_key(corpus))
+        make = _given
+    else:
+        key = (model_folder(config, corpus, cache_dir),)
+        make = _trained
+    started = time.perf_counter()
+    with user_mistakes():
+        victim = _victims.get(
+            (*key, config.scaling), lambda: make(config, corpus, cache_dir, console)
+        )
+    return victim._replace(seconds=time.perf_counter() - started)
+
+
+def corpus_key(corpus: Corpus) -> list[Any]:
+    """Returns what of a corpus a training depends on."""
+    return [corpus.dataset.fingerprint, [len(split) for split in corpus.splits]]
+
+
+def model_folder(config: RunConfig, corpus: Corpus, cache_dir: Path) -> Path:
+    """Returns where a model of the registry is cached."""
+    identity = fingerprint(
+        *(_VERSION, config.model, *corpus_key(corpus), config.scaling, config.seed),
+        dataclasses.asdict(config.training),
+    )
+    name = f"{config.model}-{config.dataset}-{config.scaling}-{identity}"
+    return cache_dir / "models" / name
+
+
+def learned_bank(config: RunConfig, victim: Victim) -> dict[str, np.ndarray]:
+    """Returns the fields of `ReportData` on a sinc layer, none if there is none."""
+    variables = victim.classifier.variables
+    if config.own_model is not None or "sinc" not in variables["params"]:
+        return {}
+    rate_hz = config.sample_rate_hz
+    edges = np.asarray(sinc.band_edges_hz(variables, sample_rate_hz=rate_hz))
+    initial = sinc.initial_band_edges_hz(len(edges), sample_rate_hz=rate_hz)
+    return {"bank_edges_hz": edges, "initial_bank_edges_hz": np.asarray(initial)}
+
+
+def _trained(
+    config: RunConfig, corpus: Corpus, cache_dir: Path, console: Console
+) -> Victim:
+    dataset, splits = corpus
     architecture = models.create(
         config.model,
         num_classes=len(dataset.class_names),
         num_samples=dataset.num_samples,
     )
-    identity = fingerprint(
-        _VERSION,
-        config.model,
-        dataset.fingerprint,
-        [len(split) for split in splits],
-        config.scaling,
-        config.seed,
-        dataclasses.asdict(config.training),
-    )
-    name = f"{config.model}-{config.dataset}-{config.scaling}-{identity}"
-    folder = cache_dir / "models" / name
-    with _held(folder, console):
+    folder = model_folder(config, corpus, cache_dir)
+    with _locked(folder, console):
         facts = files.read_json(folder / "model.json")
         if facts is None:
             console.say(
                 f"training {config.model} on {len(splits.train)} clips "
-                f"({dataset.name}, {config.scaling}); kept in {folder}"
+                f"({dataset.name}, {config.scaling}) in {folder}"
             )
         log = _EpochLog(folder / "epochs.jsonl", console)
         result = train(
@@ -79,29 +120,31 @@ def prepare(
             workdir=folder / "checkpoints",
             on_epoch=log,
         )
-        found = {
-            "name": name,
+        current = {
+            "name": folder.name,
             "validation_accuracy": result.validation_accuracy,
             "best_epoch": result.best_epoch,
             "num_epochs": result.num_epochs,
         }
         # The file may be damaged.
-        if facts is None or log.num_epochs or facts | found != facts:
-            facts = found | {"seconds": log.total_seconds()}
+        if facts is None or log.num_epochs or facts | current != facts:
+            facts = current | {"seconds": log.total_seconds()}
             files.write_json(folder / "model.json", facts)
         else:
-            console.say(f"found {config.model} trained in {folder}")
+            console.say(f"using {config.model} trained in {folder}")
     console.say(
-        f"{config.model}: {facts['validation_accuracy']:.3f} of the validation clips "
-        f"right after epoch {facts['best_epoch']} of {facts['num_epochs']}"
+        f"{config.model}: validation accuracy {facts['validation_accuracy']:.3f} "
+        f"after epoch {facts['best_epoch']} of {facts['num_epochs']}"
     )
-    return architecture.classifier(result.variables, dataset.class_names), facts
+    classifier = architecture.classifier(result.variables, dataset.class_names)
+    return Victim(classifier, facts, 0.0)
 
 
 def _given(
-    config: RunConfig, dataset: Dataset, splits: Splits, console: Console
-) -> tuple[models.Classifier, dict[str, Any]]:
+    config: RunConfig, corpus: Corpus, _cache_dir: Path, console: Console
+) -> Victim:
     """Returns a custom classifier after checking its outputs."""
+    dataset, splits = corpus
     loaded = custom_models.load(config.model)
     if loaded is None or loaded[1] != config.own_model:
         raise UsageError(f"--model: {config.model} changed since the run started")
@@ -122,37 +165,38 @@ def _given(
         scaling=config.scaling,
     )
     console.say(
-        f"{config.model} is given trained: {num_classes} classes, clips of "
+        f"{config.model} is trained already: {num_classes} classes, clips of "
         f"{classifier.num_samples} samples at {classifier.sample_rate_hz} Hz; "
-        f"{accuracy:.3f} of the validation clips right"
+        f"validation accuracy {accuracy:.3f}"
     )
     if accuracy * num_classes < 1.5:
         console.say(
             "that is little better than chance: are the classes in the order "
             f"{', '.join(dataset.class_names)}, and is the input what it takes?"
         )
-    return classifier, {
+    facts = {
         "name": facts["name"],
         "training": "given",
         "fingerprint": facts["fingerprint"],
         "validation_accuracy": accuracy,
     }
+    return Victim(classifier, facts, 0.0)
 
 
 @contextlib.contextmanager
-def _held(folder: Path, console: Console) -> Generator[None, None, None]:
-    """Holds the folder of a model; of several processes one trains it."""
+def _locked(folder: Path, console: Console) -> Generator[None, None, None]:
+    """Locks the folder of a model; of several processes one trains it."""
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(files.locked(folder, wait=False))
         except files.InUseError:
-            console.say(f"another process trains or reads the model in {folder}: waits")
+            console.say(f"waiting: another process is using model {folder}")
             stack.enter_context(files.locked(folder, wait=True))
         yield
 
 
 class _EpochLog:
-    """Keeps and shows a line for each epoch."""
+    """Writes and shows a line for each epoch."""
 
     def __init__(self, path: Path, console: Console) -> None:
         self.num_epochs = 0
@@ -173,20 +217,6 @@ class _EpochLog:
         """Returns the time of all epochs; one that was trained twice counts once."""
         lines = files.read_lines(self._path)
         seconds = {str(entry.get("epoch")): entry.get("seconds") for entry in lines}
-        return sum(each for each in seconds.values() if isinstance(each, float | int))
-
-
-def class_index(
-    dataset: Dataset, class_name: str | None, *, flag: str = "--target"
-) -> int | None:
-    """Returns the index of a class that a flag names, or None for None.
-
-    Raises:
-        UsageError: The corpus has no such class.
-    """
-    if class_name is None:
-        return None
-    if class_name not in dataset.class_names:
-        names = ", ".join(dataset.class_names)
-        raise UsageError(f"{flag}: expected one of {names}, got {class_name!r}")
-    return dataset.class_names.index(class_name)
+        return sum(
+            value for value in seconds.values() if isinstance(value, float | int)
+        )

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from uap_jax import files
+from uap_jax.console import Console
 from uap_jax.errors import UsageError
-from uap_jax.runs.console import Console
 from uap_jax.sweeps import groups
 from uap_jax.sweeps.plan import Trial, settings_of
 from uap_jax.sweeps.shared import ERROR, LOG, Context, Shared, open_log

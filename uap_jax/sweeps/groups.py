@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from uap_jax import files
+from uap_jax.console import Console
 from uap_jax.errors import UsageError
 from uap_jax.files import fingerprint, flatten
-from uap_jax.runs.console import Console
 from uap_jax.sweeps.plan import Trial
 from uap_jax.sweeps.shared import Context, Shared, open_log
 from uap_jax.sweeps.trials import Job, read_result

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from uap_jax.console import Console
 from uap_jax.errors import UsageError
-from uap_jax.runs.console import Console
 from uap_jax.sweeps import executors, plan, shared
 from uap_jax.sweeps.trials import Job, Transfer
 from uap_jax.text import format_seconds

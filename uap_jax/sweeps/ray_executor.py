@@ -13,8 +13,8 @@ import warnings
 from collections.abc import Generator, Sequence
 from typing import Any
 
+from uap_jax.console import Console
 from uap_jax.errors import UsageError
-from uap_jax.runs.console import Console
 from uap_jax.sweeps import executors
 from uap_jax.sweeps.ray_crew import Crew, Weights, weights_of
 from uap_jax.sweeps.shared import Context

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from uap_jax import files
+from uap_jax.console import Console
 from uap_jax.files import fingerprint
-from uap_jax.runs.console import Console
 from uap_jax.sweeps.plan import Trial, corpus_key, note_corpus, settings_of
 
 if TYPE_CHECKING:

@@ -26,11 +26,11 @@ from uap_jax.attacks import passes, types
 from uap_jax.attacks.methods import METHODS
 from uap_jax.audio import levels
 from uap_jax.audio.box import to_box
+from uap_jax.console import Console, run_app
 from uap_jax.data import corpora
 from uap_jax.data.dataset import split_clips, to_waveform
 from uap_jax.files import default_cache_dir
 from uap_jax.runs import config, environment, judge, victim
-from uap_jax.runs.console import Console, run_app
 
 DATASET = flags.DEFINE_string("dataset", "speech_commands", "The corpus.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Its folder.", required=True)

@@ -1,4 +1,4 @@
-"""What a run ran on, and what compiling cost it."""
+"""Hardware, versions, and the time of compiling."""
 
 import importlib.metadata
 import os
@@ -6,26 +6,30 @@ import platform
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.monitoring
 
-class CompileClock:
-    """Adds up the seconds that JAX spends on lowering and compiling."""
+from uap_jax import __version__
 
-    def __init__(self) -> None:
-        import jax.monitoring
+_compile_seconds = [0.0]
 
-        self.seconds = 0.0
-        jax.monitoring.register_event_duration_secs_listener(self._listen)
 
-    def _listen(self, event: str, duration_secs: float, **_: Any) -> None:
-        # Traces nest, so that their times would count twice.
-        if event.startswith("/jax/core/compile/") and "trace" not in event:
-            self.seconds += duration_secs
+def compile_seconds() -> float:
+    """Returns the seconds that JAX has spent on lowering and compiling so far."""
+    return _compile_seconds[0]
+
+
+def _listen(event: str, duration_secs: float, **_: Any) -> None:
+    # Traces nest, so that their times would count twice.
+    if event.startswith("/jax/core/compile/") and "trace" not in event:
+        _compile_seconds[0] += duration_secs
+
+
+jax.monitoring.register_event_duration_secs_listener(_listen)
 
 
 def cache_compilations(folder: Path) -> None:
-    """Keeps compiled programs on disk, so that the next process need not wait."""
-    import jax
-
+    """Caches compiled programs on disk for later processes."""
     folder.mkdir(parents=True, exist_ok=True)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -34,16 +38,12 @@ def cache_compilations(folder: Path) -> None:
 def versions() -> dict[str, str]:
     """Returns the versions of Python and of the libraries that results depend on."""
     names = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "soxr")
-    found = {name: importlib.metadata.version(name) for name in names}
-    from uap_jax import __version__
-
-    return {"uap_jax": __version__, "python": platform.python_version(), **found}
+    installed = {name: importlib.metadata.version(name) for name in names}
+    return {"uap_jax": __version__, "python": platform.python_version(), **installed}
 
 
 def hardware() -> dict[str, Any]:
-    """Returns the device that JAX uses, and the processor."""
-    import jax
-
+    """Returns the device that JAX uses, and the CPU."""
     return {
         "device": jax.devices()[0].device_kind,
         "platform": jax.default_backend(),

@@ -1,0 +1,218 @@
+"""What launchers say: lines, a status line on a terminal, errors in one line.
+
+Whatever else is logged, by JAX and Orbax too, and every traceback goes to a log file.
+"""
+
+import logging
+import os
+import sys
+import tempfile
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn, Self
+
+from absl import app, flags
+
+from uap_jax.errors import UsageError
+from uap_jax.text import format_seconds, printable
+
+
+class Console:
+    """Lines to standard output, with a passing status line where it is a terminal.
+
+    Args:
+        outer: Another console; lines then go to the log only, the status to `outer`.
+    """
+
+    def __init__(self, outer: Self | None = None) -> None:
+        self._outer = outer
+        self._is_terminal = sys.stdout.isatty()
+        self._has_status = False
+        self._last_status = 0.0
+        self._started: dict[str, float] = {}
+        self.log_path: Path | None = None
+
+    def log_to(self, path: Path) -> None:
+        """Appends lines and tracebacks to a file too, from now on."""
+        self.log_path = path
+        if self._outer is None:
+            _records.write_to(path)
+
+    def say(self, line: str) -> None:
+        """Writes a line that stays; it may hold the name of any file."""
+        self.log(line)
+        if self._outer is None:
+            self._clear_status()
+            print(printable(line), flush=True)
+
+    def log(self, line: str) -> None:
+        """Writes a line to the log only."""
+        if self.log_path is not None:
+            with self.log_path.open("a", errors="backslashreplace") as file:
+                file.write(f"{line}\n")
+
+    def fault(self, error: BaseException) -> str:
+        """Logs a traceback; returns what went wrong in one line."""
+        try:
+            self.log("".join(traceback.format_exception(error)))
+        except OSError:  # such as a full disk, which may be the fault itself
+            return one_line(error)
+        return one_line(error)
+
+    def status(self, line: str) -> None:
+        """Shows a line until the next; nothing where output is not a terminal."""
+        if self._outer is not None:
+            self._outer.status(line)
+            return
+        now = time.monotonic()
+        if not self._is_terminal or now - self._last_status < 0.1:
+            return
+        self._last_status = now
+        self._clear_status()
+        width = os.get_terminal_size().columns - 1
+        print(line[:width], end="", flush=True)
+        self._has_status = True
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """A `ProgressFn`: shows how far a piece of work is and the time it takes."""
+        now = time.monotonic()
+        started = self._started.setdefault(what, now)
+        if done >= total:
+            self._clear_status()
+            del self._started[what]
+            return
+        left = (now - started) * (total - done) / done if done else 0.0
+        self.status(f"{what} {done}/{total}, {format_seconds(left)} left")
+
+    def _clear_status(self) -> None:
+        if self._has_status:
+            print("\r\x1b[K", end="", flush=True)
+            self._has_status = False
+
+
+def one_line(error: BaseException) -> str:
+    """Returns what went wrong in one line."""
+    text = " ".join(str(error).split())[:1000]
+    if isinstance(error, UsageError) and text:
+        return text
+    if isinstance(error, OSError) and error.strerror:
+        reason = error.strerror
+        return f"{error.filename}: {reason}" if error.filename else reason
+    name = type(error).__name__
+    return f"{name}: {text}" if text else name
+
+
+def run_app(main: Callable[..., int], *, max_arguments: int = 0) -> None:
+    """Parses flags, runs a launcher and exits with its code.
+
+    0 done, 1 a fault, 2 the user's mistake (in one line), 130 interrupted. The line on
+    a fault names the log file with its traceback.
+
+    Args:
+        main: Takes the arguments that are no flags, returns the exit code.
+        max_arguments: How many of them there may be.
+    """
+
+    def run(argv: list[str]) -> None:
+        _records.install()
+        arguments = argv[1:]
+        try:
+            if len(arguments) > max_arguments:
+                raise UsageError(f"unexpected argument {arguments[max_arguments]!r}")
+            code = main(*arguments)
+        except UsageError as error:
+            _fail(one_line(error), 2)
+        except KeyboardInterrupt:
+            _fail("interrupted; run the same command to resume", 130)
+        except Exception as error:
+            # A file that cannot be read or written is the user's to mend.
+            code = 2 if isinstance(error, OSError) and error.filename else 1
+            logging.getLogger("uap_jax").error("fault", exc_info=error)
+            _fail(f"{one_line(error)} (log: {_records.path()})", code)
+        if _records.in_background is not None:
+            line = f"{_records.in_background} in the background"
+            print(f"warning: {line} (log: {_records.path()})", file=sys.stderr)
+        sys.exit(code)
+
+    app.run(run, flags_parser=_parse)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        _fail(str(error), 2)
+    except SystemExit:
+        # --help leaves with a code as of an error.
+        sys.exit(0)
+
+
+def _fail(line: str, code: int) -> NoReturn:
+    line = printable(" ".join(line.split()))
+    print(f"error: {line}", file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+class _Records(logging.Handler):
+    """Keeps log records until it is known to which file they go."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+        self.in_background: str | None = None
+        self._path: Path | None = None
+        self._waiting: list[str] = []
+
+    def install(self) -> None:
+        """Takes all that is logged, warned, or raised where nobody catches it."""
+        logging.root.handlers[:] = [self]
+        logging.captureWarnings(True)
+        warnings.simplefilter("default")
+        threading.excepthook = self._in_thread
+        sys.unraisablehook = self._unraisable
+
+    def write_to(self, path: Path) -> None:
+        """Appends to a file what was logged and will be."""
+        self._path = path
+        waiting, self._waiting = self._waiting, []
+        for text in waiting:
+            self._write(text)
+
+    def path(self) -> Path:
+        """Returns the log file, a temporary one if none was named."""
+        if self._path is None:
+            descriptor, name = tempfile.mkstemp(prefix="uap_jax-", suffix=".log")
+            os.close(descriptor)
+            self.write_to(Path(name))
+        return self._path or Path(os.devnull)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._write(self.format(record))
+
+    def _write(self, text: str) -> None:
+        if self._path is None:
+            self._waiting.append(text)
+            return
+        try:
+            with self._path.open("a", errors="backslashreplace") as file:
+                file.write(f"{text}\n")
+        except OSError:  # the folder is full or gone; a temporary file may do
+            self._path = None
+            self._waiting.append(text)
+
+    def _in_thread(self, hook: threading.ExceptHookArgs) -> None:
+        self._log_background(hook.exc_value)
+
+    def _unraisable(self, hook: "sys.UnraisableHookArgs") -> None:
+        self._log_background(hook.exc_value)
+
+    def _log_background(self, error: BaseException | None) -> None:
+        logging.getLogger("uap_jax").error("in the background", exc_info=error)
+        self.in_background = one_line(error) if error is not None else "a fault"
+
+
+_records = _Records()

@@ -1,0 +1,268 @@
+"""A perturbation evaluated on test clips: of a run, or a stored one once more."""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from uap_jax import checkpoints, environment, files
+from uap_jax.attacks import Front, Perturbation, perturbation_waveform
+from uap_jax.console import Console
+from uap_jax.errors import UsageError, user_mistakes
+from uap_jax.evaluation import Evaluation, evaluate_perturbation, select, summarize
+from uap_jax.runs import store, victim
+from uap_jax.runs.config import RunConfig
+from uap_jax.runs.corpus import (
+    Corpus,
+    choose_test_clips,
+    class_index,
+    load_corpus,
+    sound_gain,
+)
+from uap_jax.runs.victim import Victim
+from uap_jax.text import format_decibel, format_seconds
+
+# What of a summary stands in result.json for each point of a front.
+_TEST = ("asr", "asr_ci95", "snr_db", "snr_ac_db", "asr_waveform")
+
+
+class Evaluator(NamedTuple):
+    """What perturbations are evaluated with: `key` is of noise and shifts."""
+
+    config: RunConfig
+    corpus: Corpus
+    victim: Victim
+    indices: np.ndarray  # of the test clips
+    target: int | None
+    key: jax.Array
+    console: Console
+
+    def __call__(
+        self, perturbation: Perturbation, sound: np.ndarray
+    ) -> tuple[Evaluation, dict[str, Any]]:
+        """Returns the values of every test clip, and their summary for result.json.
+
+        Args:
+            perturbation: What is added in the box.
+            sound: `[N]` the same as one waveform.
+        """
+        classifier = self.victim.classifier
+        gain = sound_gain(self.config, self.corpus)
+        evaluation = evaluate_perturbation(
+            classifier.logits,
+            classifier.variables,
+            self.corpus.dataset,
+            self.indices,
+            perturbation,
+            scaling=self.config.scaling,
+            sound=sound,
+            gain=gain,
+            key=self.key,
+            progress=self.console.progress,
+        )
+        summary = summarize(evaluation, target=self.target)
+        summary["test"]["waveform_gain"] = gain
+        return evaluation, summary
+
+
+def evaluate_front(
+    evaluate: Evaluator,
+    front: Front | None,
+    perturbation: Perturbation,
+    workdir: Path,
+) -> list[dict[str, Any]]:
+    """Writes front.npz and evaluates each of its perturbations.
+
+    front.npz holds `asr_levels` `[L]` and `values` `[L, N]` as perturbation.npy does,
+    zero where a rate was not reached.
+
+    Args:
+        evaluate: Of the run.
+        front: Of an attack's result, or None.
+        perturbation: Of the same attack; its space, scaling and rate are the front's.
+        workdir: Of the run.
+
+    Returns:
+        An entry for each success rate, the highest first, none without a front.
+    """
+    if front is None or len(front.asr_levels) < 2:
+        return []
+    asr_levels, values = np.asarray(front.asr_levels), np.asarray(front.values)
+    files.write_arrays(workdir / "front.npz", asr_levels=asr_levels, values=values)
+    entries = []
+    for index, asr_level in enumerate(asr_levels):
+        entry: dict[str, Any] = {"asr_level": float(asr_level)}
+        if np.isfinite(front.norm[index]):
+            point = dataclasses.replace(perturbation, value=front.values[index])
+            _, summary = evaluate(point, np.asarray(perturbation_waveform(point)))
+            entry |= {
+                "norm": float(front.norm[index]),
+                "train": {"asr": float(front.train_asr[index])},
+                "test": {key: summary["test"][key] for key in _TEST},
+                "control": summary["control"],
+            }
+        entries.append(entry)
+    return entries
+
+
+def per_class(
+    evaluation: Evaluation, class_names: tuple[str, ...], *, target: int | None
+) -> list[dict[str, Any]]:
+    """Returns a row of numbers for each class that has test clips."""
+    rows = []
+    for index, name in enumerate(class_names):
+        chosen = evaluation.labels == index
+        if not np.any(chosen):
+            continue
+        summary = summarize(select(evaluation, chosen), target=target)
+        rows.append(
+            {
+                "class_name": name,
+                "num_clips": summary["test"]["num_clips"],
+                "clean_accuracy": summary["clean_accuracy"],
+                "asr": summary["test"]["asr"],
+                "accuracy_perturbed": summary["test"]["accuracy_perturbed"],
+                "control_asr": summary["control"]["asr"],
+            }
+        )
+    return rows
+
+
+def evaluate_stored(
+    folder: Path,
+    *,
+    workdir: Path | None = None,
+    cache_dir: Path,
+    strict: bool = False,
+    **changes: Any,
+) -> dict[str, Any]:
+    """Evaluates the perturbation of a finished run; returns evaluation.json's content.
+
+    The model is trained first if it is not in the cache. Without changes "test" and
+    "control" are those of the run.
+
+    Args:
+        folder: See `store.read_run`.
+        workdir: Where evaluation.json goes; None: evaluations/<model> in the run's
+            work directory, where <model> names a training.
+        cache_dir: Where clips, models and compiled programs are cached.
+        strict: Whether one bad recording is an error.
+        **changes: See `store.config_of`. The seed is of the model's training, of noise
+            and of shifts.
+
+    Raises:
+        UsageError: The settings or the files of the run cannot be used.
+        OSError: A folder cannot be written.
+    """
+    console = Console()
+    started = time.perf_counter()
+    run = store.read_run(folder)
+    config = store.config_of(run, **changes)
+    with user_mistakes():
+        perturbation = checkpoints.load_perturbation(run.workdir / store.PERTURBATION)
+    _check_fit(perturbation, config)
+    environment.cache_compilations(cache_dir / "compiled")
+    corpus = load_corpus(config, cache_dir=cache_dir, strict=strict, console=console)
+    target = class_index(corpus, config.target, flag="--perturbation: its target")
+    prepared = victim.prepare(config, corpus, cache_dir=cache_dir, console=console)
+    # As in a run, where the other key is the attack's.
+    _, key = jax.random.split(jax.random.key(config.seed))
+    indices = choose_test_clips(config, corpus)
+    evaluate = Evaluator(config, corpus, prepared, indices, target, key, console)
+    _, summary = evaluate(perturbation, store.read_sound(run))
+    workdir = workdir or run.workdir / "evaluations" / prepared.facts["name"]
+    workdir.mkdir(parents=True, exist_ok=True)
+    evaluation = files.finite(
+        {
+            "perturbation": str(run.workdir),
+            "model": config.model,
+            "dataset": corpus.dataset.name,
+            "data_dir": config.data_dir,
+            "split": config.split,
+            "group_pattern": config.group_pattern,
+            "scaling": config.scaling,
+            "target": config.target,
+            "seed": config.seed,
+            **summary,
+            "victim": prepared.facts,
+            "seconds": time.perf_counter() - started,
+            "versions": environment.versions(),
+            "hardware": environment.hardware(),
+        }
+    )
+    files.write_json(workdir / "evaluation.json", evaluation)
+    console.say(
+        f"clean accuracy {evaluation['clean_accuracy']:.3f}; test ASR of the run "
+        f"{run.result['test']['asr']:.3f}"
+    )
+    say_test(evaluation, console)
+    console.say(f"time: {format_seconds(evaluation['seconds'])}")
+    console.say(f"{workdir / 'evaluation.json'}")
+    return evaluation
+
+
+def say_result(result: dict[str, Any], workdir: Path, console: Console) -> None:
+    """Says the result of a finished run.
+
+    Raises:
+        UsageError: The result is damaged.
+    """
+    try:
+        console.say(
+            f"clean accuracy {result['clean_accuracy']:.3f}; training ASR "
+            f"{result['train']['asr']:.3f} after {result['num_passes']} passes"
+            f"{'' if result['converged'] else ' (goal not reached)'}"
+        )
+        say_test(result, console)
+        for entry in result.get("front", []):
+            console.say(_describe_point(entry))
+        seconds = ", ".join(
+            f"{name} {format_seconds(value)}"
+            for name, value in result["seconds"].items()
+        )
+        console.say(f"time: {seconds}")
+        console.say(f"{workdir / 'report.html'}")
+    except (KeyError, TypeError, ValueError, AttributeError):
+        path = workdir / "result.json"
+        raise UsageError(f"{path}: damaged; delete the file") from None
+
+
+def say_test(result: dict[str, Any], console: Console) -> None:
+    """Says the success on test clips; `result` as of `summarize`."""
+    test, control = result["test"], result["control"]
+    low, high = test["asr_ci95"]
+    console.say(
+        f"test ASR {test['asr']:.3f} [{low:.3f}, {high:.3f}] on {test['num_clips']} "
+        f"clips; noise of the same RMS {control['asr']:.3f}"
+    )
+    console.say(
+        f"SNR {format_decibel(test['snr_db'])} with the resting level, "
+        f"{format_decibel(test['snr_ac_db'])} without; as one sound on raw recordings "
+        f"{test['asr_waveform']:.3f}, shifted {test['asr_shifted']:.3f}"
+    )
+
+
+def _describe_point(entry: dict[str, Any]) -> str:
+    """Returns a line on one success rate of a front."""
+    goal = f"quietest with training ASR {entry['asr_level']:g}"
+    if "test" not in entry:
+        return f"{goal}: not reached"
+    test = entry["test"]
+    return (
+        f"{goal}: test ASR {test['asr']:.3f}, SNR {format_decibel(test['snr_db'])}, "
+        f"{format_decibel(test['snr_ac_db'])} without the resting level; noise "
+        f"{entry['control']['asr']:.3f}"
+    )
+
+
+def _check_fit(perturbation: Perturbation, config: RunConfig) -> None:
+    expected = (config.num_samples, config.sample_rate_hz)
+    actual = (len(perturbation.value), perturbation.sample_rate_hz)
+    if actual != expected:
+        raise UsageError(
+            f"--perturbation: expected {expected[0]} samples at {expected[1]} Hz, as "
+            f"{config.model} takes, got {actual[0]} at {actual[1]} Hz"
+        )

@@ -1,0 +1,258 @@
+"""From a `RunConfig` as given to a complete one: presets, defaults, `--set`."""
+
+import dataclasses
+import json
+import math
+import sys
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from uap_jax.attacks.loop import resolve_config
+from uap_jax.attacks.methods import resolve_method
+from uap_jax.data.corpora import BUILT_IN, CORPUS_NAMES, DEFAULT_CORPORA
+from uap_jax.errors import UsageError, user_mistakes
+from uap_jax.files import flatten
+from uap_jax.models.registry import MODEL_NAMES, default_micro_batch_size
+from uap_jax.runs import custom_models
+from uap_jax.runs.config import (
+    MACHINE_SUFFIX,
+    PRESETS,
+    SETTINGS,
+    RunConfig,
+    as_json,
+    variant,
+)
+from uap_jax.training.recipes import Recipe, recipe_for
+
+_TRUTHS = {"true": True, "false": False, "1": True, "0": False}
+
+
+def resolve(config: RunConfig, *, on_accelerator: bool | None = None) -> RunConfig:
+    """Returns the settings of a run, each checked; a resolved one as it is.
+
+    Args:
+        config: As given.
+        on_accelerator: Whether the machine is fastest on whole batches, a CPU on those
+            that fit its cache; None: as JAX's default device is.
+
+    Raises:
+        UsageError: A name or value is not valid, or a custom model cannot be loaded.
+    """
+    if config.attack is not None:
+        return config
+    custom_models.check_model(config.model)
+    is_own = config.model not in MODEL_NAMES
+    with user_mistakes():
+        method = resolve_method(config.method)
+    for name, setting in SETTINGS.items():
+        _check(name, getattr(config, name), setting)
+    preset = PRESETS[config.preset]
+    filled = dataclasses.replace(
+        config,
+        dataset=config.dataset or _default_corpus(config, is_own),
+        data_dir=None if config.data_dir is None else str(Path(config.data_dir)),
+        split=config.split or "official",
+        scaling=config.scaling or preset["scaling"],
+        num_attack_clips=config.num_attack_clips or preset["num_attack_clips"],
+        variant=variant(config),
+    )
+    _check_corpus(filled)
+    attack, training = apply_overrides(
+        (
+            method.config_type(),
+            None if is_own else recipe_for(config.model, filled.dataset),
+        ),
+        [
+            *preset["overrides"].get(config.method, ()),
+            *_asr_levels(config),
+            *config.overrides,
+        ],
+    )
+    if config.method != "greedy" and attack.micro_batch_size is None:
+        if on_accelerator is None:
+            on_accelerator = jax.default_backend() != "cpu"
+        fastest = None if is_own else default_micro_batch_size(config.model)
+        size = sys.maxsize if on_accelerator else fastest
+        attack = dataclasses.replace(attack, micro_batch_size=size)
+    with user_mistakes():
+        resolved = resolve_config(
+            attack,
+            targeted=config.target is not None,
+            num_clips=filled.num_attack_clips,
+        )
+    # A size that follows from the clips waits for how many of them the corpus has.
+    waits = {"batch_size": None} if attack.batch_size is None else {}
+    # Last, since loading can take a while.
+    loaded = custom_models.load(config.model)
+    return dataclasses.replace(
+        filled,
+        attack=dataclasses.replace(resolved, **waits),
+        training=training,
+        own_model=None if loaded is None else loaded[1],
+    )
+
+
+def _check(name: str, value: Any, setting: Any) -> None:
+    if value is None:
+        return
+    if setting.choices is not None and value not in setting.choices:
+        names = ", ".join(setting.choices)
+        raise UsageError(f"--{name}: expected one of {names}, got {value!r}")
+    if setting.minimum is not None and value < setting.minimum:
+        raise UsageError(f"--{name}: expected {setting.minimum} or more, got {value}")
+
+
+def _default_corpus(config: RunConfig, is_own: bool) -> str:
+    built_in, recorded = ("folder",) * 2 if is_own else DEFAULT_CORPORA[config.model]
+    return built_in if config.data_dir is None else recorded
+
+
+def _check_corpus(config: RunConfig) -> None:
+    dataset, data_dir = config.dataset, config.data_dir
+    if dataset not in CORPUS_NAMES:
+        raise UsageError(f"--dataset: expected one of {CORPUS_NAMES}, got {dataset!r}")
+    if dataset in BUILT_IN:
+        if data_dir is not None:
+            raise UsageError(f"--data_dir: {dataset} is built in and takes no folder")
+    elif data_dir is None:
+        raise UsageError(f"--data_dir: expected the folder of {dataset}, got none")
+    elif not Path(data_dir).is_dir() and not (
+        dataset == "folder" and Path(data_dir).is_file()
+    ):
+        raise UsageError(f"--data_dir: expected a folder, got {data_dir}")
+    if config.group_pattern is not None and dataset != "folder":
+        raise UsageError(f"--group_pattern: {dataset} has its own groups")
+
+
+def _asr_levels(config: RunConfig) -> list[str]:
+    if config.asr_levels and config.method != "decoupled":
+        raise UsageError(
+            f"--asr_levels: {config.method} reaches one success rate, use decoupled"
+        )
+    levels = ",".join(config.asr_levels)
+    return [f"attack.asr_levels={levels}"] if levels else []
+
+
+def apply_overrides(
+    configs: tuple[Any, Recipe | None], overrides: Sequence[str]
+) -> tuple[Any, Recipe | None]:
+    """Applies "key=value" settings to those of the attack and of the training, if any.
+
+    A key is a field, or a path to it of which the beginning may be left out:
+    "num_steps", "ddn.num_steps" and "attack.ddn.num_steps" are one. A bare field
+    belongs to the first section that has it.
+
+    Raises:
+        UsageError: The key is unknown or the value is not of its type.
+    """
+    sections = dict(zip(("attack", "training"), configs, strict=True))
+    hints = {
+        f"{name}.{path}": hint
+        for name, config in sections.items()
+        if config is not None
+        for path, hint in _field_types(config).items()
+    }
+    changes: dict[str, Any] = {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise UsageError(f"--set: expected key=value, got {override!r}")
+        matching = [path for path in hints if f".{path}".endswith(f".{key}")]
+        if not matching:
+            raise UsageError(f"--set: {key!r} is none of {', '.join(hints)}")
+        changes[matching[0]] = _parse(text, hints[matching[0]], key)
+    with user_mistakes():
+        return (
+            _replace(configs[0], "attack.", changes),
+            configs[1] and _replace(configs[1], "training.", changes),
+        )
+
+
+def resume_from(
+    config: RunConfig, stored: Mapping[str, Any], overrides: Sequence[str] = ()
+) -> RunConfig:
+    """Returns the settings with which an earlier run of the same command resumes.
+
+    Args:
+        config: Of this command, resolved.
+        stored: The content of the earlier run's config.json.
+        overrides: Of this command; what they set is not taken over.
+
+    Raises:
+        UsageError: The earlier run had other settings.
+    """
+    theirs = flatten(stored)
+    size = theirs.get(f"attack.{MACHINE_SUFFIX}")
+    is_given = any(MACHINE_SUFFIX in override for override in overrides)
+    # Another type is another setting.
+    if isinstance(size, int) and not is_given:
+        attack = dataclasses.replace(config.attack, **{MACHINE_SUFFIX: size})
+        config = dataclasses.replace(config, attack=attack)
+    mine = flatten(json.loads(json.dumps(as_json(config))))
+    differing = [
+        f"{key}: {theirs.get(key)} there, {mine.get(key)} now"
+        for key in {**theirs, **mine}
+        if theirs.get(key) != mine.get(key)
+        and key != "command"
+        and (key not in SETTINGS or SETTINGS[key].changes_result)
+    ]
+    if differing:
+        raise UsageError(
+            "--workdir: holds a run with other settings "
+            f"({'; '.join(differing[:3])}); name another folder"
+        )
+    return config
+
+
+def _replace(config: Any, prefix: str, changes: Mapping[str, Any]) -> Any:
+    """Returns a config with all changes made at once, in nested configs first.
+
+    At once, since a config may check one field against another.
+    """
+    new = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            new[field.name] = _replace(value, f"{prefix}{field.name}.", changes)
+        elif prefix + field.name in changes:
+            new[field.name] = changes[prefix + field.name]
+    return dataclasses.replace(config, **new)
+
+
+def _field_types(config: Any) -> dict[str, Any]:
+    """Returns the types of all fields by their paths, those of nested configs last."""
+    outer: dict[str, Any] = {}
+    nested: dict[str, Any] = {}
+    for name, hint in typing.get_type_hints(type(config)).items():
+        if dataclasses.is_dataclass(hint):
+            inner = _field_types(getattr(config, name))
+            nested |= {f"{name}.{path}": type_ for path, type_ in inner.items()}
+        else:
+            outer[name] = hint
+    return outer | nested
+
+
+def _parse(text: str, hint: Any, key: str) -> Any:
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if type(None) in options and text.lower() in ("none", "null", ""):
+        return None
+    if typing.get_origin(hint) is tuple:
+        element = typing.get_args(hint)[0]
+        return tuple(
+            _parse(part.strip(), element, key) for part in text.split(",") if part
+        )
+    wanted = next(option for option in options if option in (int, float, str, bool))
+    try:
+        value = _TRUTHS[text.lower()] if wanted is bool else wanted(text)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError
+    except (ValueError, KeyError):
+        raise UsageError(
+            f"--set: {key} expected {wanted.__name__}, got {text!r}"
+        ) from None
+    return value

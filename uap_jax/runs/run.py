@@ -1,0 +1,338 @@
+"""One run, or a group of runs whose attacks share a program, from corpus to report."""
+
+import contextlib
+import dataclasses
+import functools
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from uap_jax import attacks, environment, files
+from uap_jax.attacks import AttackResult, types
+from uap_jax.console import Console, one_line
+from uap_jax.errors import UsageError
+from uap_jax.reporting import ReportData, write_report
+from uap_jax.runs import custom_models, store, victim
+from uap_jax.runs.attack import (
+    Task,
+    explain,
+    fitting_width,
+    open_trail,
+    segment_steps,
+)
+from uap_jax.runs.config import RunConfig, as_json, command
+from uap_jax.runs.corpus import (
+    Corpus,
+    attack_clips,
+    attack_indices,
+    choose_test_clips,
+    class_index,
+    load_corpus,
+)
+from uap_jax.runs.evaluate import Evaluator, evaluate_front, per_class
+from uap_jax.runs.resolve import resolve, resume_from
+from uap_jax.runs.submission import write_submissions
+from uap_jax.runs.victim import Victim
+
+LOG = "log.txt"
+# The clips and the model that the checkpoints are about.
+PROBLEM = Path("checkpoints") / "problem.json"
+Result = dict[str, Any]
+
+
+class Prepared(NamedTuple):
+    """What a run has before its attack."""
+
+    config: RunConfig
+    workdir: Path
+    console: Console
+    corpus: Corpus
+    victim: Victim
+    target: int | None
+    keys: jax.Array  # [2], of the attack and of the evaluation
+
+
+def run(
+    configs: Sequence[RunConfig],
+    workdirs: Sequence[Path],
+    *,
+    cache_dir: Path,
+    consoles: Sequence[Console],
+    strict: bool = False,
+    width: int | None = 1,
+    wait: bool = False,
+) -> list[Result | Exception]:
+    """Carries out runs, or resumes them; each leaves its files in its work directory.
+
+    Args:
+        configs: As given; of several runs alike but for the target and the numbers of
+            the attack.
+        workdirs: One a run.
+        cache_dir: Where clips, models and compiled programs are cached.
+        consoles: One a run; its lines go to log.txt in the work directory too.
+        strict: Whether one bad recording is an error.
+        width: Attacks in one program; None: what fits the device's memory.
+        wait: Whether to wait for another process that uses a work directory.
+
+    Returns:
+        For each run the content of result.json, or what went wrong.
+    """
+    outcomes: dict[int, Result | Exception] = {}
+    groups: dict[Any, dict[int, Prepared]] = {}
+    compiled_s = environment.compile_seconds()
+    with contextlib.ExitStack() as held:
+        for index, (config, workdir) in enumerate(zip(configs, workdirs, strict=True)):
+            try:
+                held.enter_context(files.locked(workdir, wait=wait))
+                ready = _prepare(config, workdir, cache_dir, strict, consoles[index])
+            except Exception as error:
+                outcomes[index] = error
+                continue
+            if isinstance(ready, Prepared):
+                # A resumed run keeps sizes that follow the machine it began on.
+                sizes = jax.tree.structure(ready.config.attack)
+                groups.setdefault(sizes, {})[index] = ready
+            else:
+                outcomes[index] = ready
+        for group in groups.values():
+            results = _attack(group, width)
+            shared_s = (environment.compile_seconds() - compiled_s) / len(group)
+            for index, result in results.items():
+                compiled_s = environment.compile_seconds() - shared_s
+                try:
+                    outcomes[index] = _finish(group[index], result, strict, compiled_s)
+                except Exception as error:
+                    outcomes[index] = error
+            compiled_s = environment.compile_seconds()
+    return [outcomes[index] for index in range(len(configs))]
+
+
+def _prepare(
+    given: RunConfig, workdir: Path, cache_dir: Path, strict: bool, console: Console
+) -> Prepared | Result:
+    """Loads what an attack needs and trains the model, or returns the old result."""
+    config = resolve(given)
+    result = files.read_json(workdir / "result.json")
+    stored = files.read_json(workdir / "config.json")
+    # Settings are fixed once work has begun; a mistyped class is no work.
+    if stored is not None and (result or (workdir / "checkpoints").exists()):
+        config = resume_from(config, stored, given.overrides)
+    if result is not None:
+        console.say("this run is finished; delete its folder to run it again")
+        return result
+    console.log_to(workdir / LOG)
+    files.write_json(
+        workdir / "config.json",
+        as_json(config)
+        | {"command": command(given, workdir, cache_dir=cache_dir, strict=strict)},
+    )
+    environment.cache_compilations(cache_dir / "compiled")
+    corpus = load_corpus(config, cache_dir=cache_dir, strict=strict, console=console)
+    target = class_index(corpus, config.target)
+    class_index(corpus, config.attack_class, flag="--attack_class")
+    prepared = victim.prepare(config, corpus, cache_dir=cache_dir, console=console)
+    if config.own_model is not None:
+        custom_models.check_gradient(prepared.classifier, config.model)
+    keys = jax.random.split(jax.random.key(config.seed))
+    ready = Prepared(config, workdir, console, corpus, prepared, target, keys)
+    attacked = files.read_json(workdir / PROBLEM)
+    if attacked not in (None, _problem(ready)):
+        raise UsageError(
+            f"{workdir}: holds an attack on other clips or another model "
+            f"({attacked}, now {_problem(ready)}); delete it or name another --workdir"
+        )
+    return ready
+
+
+def _problem(ready: Prepared) -> dict[str, str]:
+    """Returns what a checkpoint must not be resumed without."""
+    fingerprint = ready.corpus.dataset.fingerprint
+    return {"corpus": fingerprint, "model": ready.victim.facts["name"]}
+
+
+def _attack(
+    group: Mapping[int, Prepared], width: int | None
+) -> dict[int, AttackResult | Exception]:
+    """Runs the attacks of a group together, and one at a time if that fails."""
+    first = next(iter(group.values()))
+    try:
+        x, labels = attack_clips(first.config, first.corpus)
+        for ready in group.values():
+            config = ready.config
+            goal = f'"{config.target}"' if config.target else "any wrong class"
+            of = f' of "{config.attack_class}"' if config.attack_class else ""
+            ready.console.say(
+                f"{config.method} attack on {len(labels)} clips{of}, towards {goal}"
+            )
+            (ready.workdir / "checkpoints").mkdir(exist_ok=True)
+            files.write_json(ready.workdir / PROBLEM, _problem(ready))
+        with custom_models.naming_faults(first.config.model):
+            results = _advance(list(group.values()), x, labels, width)
+    except Exception as error:
+        if len(group) == 1:
+            return dict.fromkeys(group, error)
+        for ready in group.values():
+            ready.console.fault(error)
+            ready.console.say(
+                f"batching failed ({one_line(error)}); running one at a time"
+            )
+        alone = [_attack({index: ready}, 1) for index, ready in group.items()]
+        return {index: result for part in alone for index, result in part.items()}
+    return dict(zip(group, results, strict=True))
+
+
+def _advance(
+    runs: Sequence[Prepared], x: jax.Array, labels: jax.Array, width: int | None
+) -> list[AttackResult]:
+    """Advances attacks to their end, segment by segment.
+
+    Each leaves the same files as alone, so that one can resume where several stopped,
+    and the other way round. The seconds of a segment are shared among the attacks that
+    advanced in it.
+    """
+    classifier, devices = runs[0].victim.classifier, jax.devices()
+    logits_fn = classifier.logits
+    if len(devices) > 1:
+        logits_fn = attacks.over_devices(logits_fn, devices)
+        for run in runs:
+            run.console.say(f"each batch is spread over {len(devices)} devices")
+    place = functools.partial(attacks.replicated, devices=devices)
+    variables, x, labels, keys = place(
+        (classifier.variables, x, labels, [run.keys[0] for run in runs])
+    )
+    problems, states = place(
+        attacks.begin_together(
+            logits_fn,
+            variables,
+            x,
+            labels,
+            keys=keys,
+            targets=[run.target for run in runs if run.target is not None] or None,
+            configs=[run.config.attack for run in runs],
+        )
+    )
+    max_steps = 1
+    with contextlib.ExitStack() as stack:
+        trails = [
+            stack.enter_context(open_trail(Task(*run[:3]), state, place))
+            for run, state in zip(runs, states, strict=True)
+        ]
+        states = [trail.state for trail in trails]
+        if width is None:
+            width = fitting_width(trails, logits_fn, variables, problems[0])
+        while running := [i for i, s in enumerate(states) if attacks.is_running(s)]:
+            first = min(running, key=lambda i: trails[i].progress)
+            phase, done, total = attacks.progress(problems[first], states[first])
+            what = f"pass {int(states[first].num_passes) + 1}, {phase}"
+            runs[first].console.progress(what, done, total)
+            started = time.perf_counter()
+            new = list(states)
+            if width == 1:
+                new[first] = attacks.advance(
+                    logits_fn,
+                    variables,
+                    problems[first],
+                    states[first],
+                    max_steps=max_steps,
+                )
+            else:
+                new = attacks.advance_together(
+                    logits_fn,
+                    variables,
+                    problems,
+                    states,
+                    width=width,
+                    max_steps=max_steps,
+                )
+            jax.block_until_ready(new)
+            seconds = time.perf_counter() - started
+            max_steps = segment_steps(max_steps, seconds)
+            advanced = [i for i in running if new[i] is not states[i]]
+            states = new
+            for i in advanced:
+                trails[i].follow(states[i], seconds / len(advanced))
+    results = [attacks.result(state) for state in states]
+    for trail, result in zip(trails, results, strict=True):
+        explain(trail.task, result)
+    return results
+
+
+def _finish(
+    ready: Prepared,
+    attacked: AttackResult | Exception,
+    strict: bool,
+    compiled_s: float,
+) -> Result:
+    """Evaluates and stores the result of an attack; writes the report."""
+    if isinstance(attacked, Exception):
+        raise attacked
+    config, workdir, console, corpus, prepared, target, keys = ready
+    started = time.perf_counter()
+    perturbation = dataclasses.replace(
+        attacked.perturbation,
+        scaling=config.scaling,
+        sample_rate_hz=corpus.dataset.sample_rate_hz,
+    )
+    sound = store.write_perturbation(perturbation, workdir)
+    indices = choose_test_clips(config, corpus)
+    evaluate = Evaluator(config, corpus, prepared, indices, target, keys[1], console)
+    evaluation, summary = evaluate(perturbation, sound)
+    unlabelled = write_submissions(evaluate, perturbation, workdir, strict=strict)
+    store.write_test_clips(evaluation, indices, workdir, target=target)
+    front = evaluate_front(evaluate, attacked.front, perturbation, workdir)
+    examples = store.write_examples(
+        config, corpus, evaluation, indices, perturbation, workdir, target=target
+    )
+    passes = files.read_lines(workdir / "metrics.jsonl")
+    result = files.finite(
+        {
+            "method": config.method,
+            "model": config.model,
+            "dataset": corpus.dataset.name,
+            "scaling": config.scaling,
+            "target": config.target,
+            "attack_class": config.attack_class,
+            "seed": config.seed,
+            "clean_accuracy": summary["clean_accuracy"],
+            "converged": bool(attacked.converged),
+            "stop_reason": types.STOP_REASONS[int(attacked.stop_reason)],
+            "num_passes": int(attacked.num_passes),
+            "train": {
+                "asr": float(attacked.train_asr),
+                "num_clips": len(attack_indices(config, corpus)),
+            },
+            "test": summary["test"],
+            "control": summary["control"],
+            **({"front": front} if front else {}),
+            **({"unlabelled": unlabelled} if unlabelled else {}),
+            "victim": prepared.facts,
+            "seconds": {
+                "train_model": prepared.seconds,
+                "attack": sum(entry["seconds"] or 0.0 for entry in passes),
+                "evaluate": time.perf_counter() - started,
+                "compile": environment.compile_seconds() - compiled_s,
+            },
+            "versions": environment.versions(),
+            "hardware": environment.hardware(),
+        }
+    )
+    write_report(
+        workdir / "report.html",
+        ReportData(
+            config=files.read_json(workdir / "config.json") or {},
+            result=result,
+            passes=passes,
+            perturbation=np.asarray(attacks.perturbation_waveform(perturbation)),
+            sample_rate_hz=corpus.dataset.sample_rate_hz,
+            examples=examples,
+            per_class=per_class(evaluation, corpus.dataset.class_names, target=target),
+            **victim.learned_bank(config, prepared),
+        ),
+    )
+    # Last: it says that the run is finished.
+    files.write_json(workdir / "result.json", result)
+    return result
