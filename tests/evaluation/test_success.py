@@ -292,7 +292,7 @@ def test_attack_success_rate():
     assert attack_success_rate(predictions, clean, target=3) == 0.0
     none = np.zeros(0, np.int32)
     for few, many in ((none, none), (clean[:2], clean), (clean[:, None], clean)):
-        with pytest.raises(ValueError, match=r"predictions: expected one for each"):
+        with pytest.raises(ValueError, match=r"predictions: expected at least one"):
             attack_success_rate(few, many, target=None)
 
 

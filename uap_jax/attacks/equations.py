@@ -4,6 +4,7 @@ Eq. 1 is `ddn`, Eq. 4 to 6 and 14, 15 are in `audio.levels`, Eq. 7 to 9 in `audi
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -72,26 +73,34 @@ def perturbation_waveform(perturbation: Perturbation) -> jax.Array:
     return jnp.clip(2 * perturbation.value, -1.0, 1.0)
 
 
-def is_success(
-    logits: jax.Array, clean_predictions: jax.Array, target: jax.Array | None
-) -> jax.Array:
+def classify(logits: jax.Array) -> jax.Array:
+    """The classes `[B]` int32 of logits `[B, C]`; -1 where one is not finite."""
+    classes = jnp.argmax(logits, axis=1).astype(jnp.int32)
+    return jnp.where(jnp.all(jnp.isfinite(logits), axis=1), classes, -1)
+
+
+def succeeds(predictions: Any, clean_predictions: Any, target: Any) -> Any:
     """Whether the attack succeeds on each clip, the indicator of Eq. 3.
 
-    Logits that are not finite are never a success.
-
     Args:
-        logits: `[B, C]` of the perturbed clips.
-        clean_predictions: `[B]` int32.
+        predictions: `[B]` int32 from `classify`, of the perturbed clips; -1 is never a
+            success. JAX or NumPy.
+        clean_predictions: `[B]` int32, likewise.
         target: `[]` int32, the class to say; None: any class but the clean prediction.
 
     Returns:
-        `[B]` bool.
+        `[B]` bool, likewise.
     """
-    predictions = jnp.argmax(logits, axis=1).astype(jnp.int32)
-    success = (
-        predictions != clean_predictions if target is None else predictions == target
-    )
-    return success & jnp.all(jnp.isfinite(logits), axis=1)
+    if target is not None:
+        return predictions == target
+    return (predictions != clean_predictions) & (predictions >= 0)
+
+
+def is_success(
+    logits: jax.Array, clean_predictions: jax.Array, target: jax.Array | None
+) -> jax.Array:
+    """As `succeeds`, of the logits `[B, C]` of the perturbed clips."""
+    return succeeds(classify(logits), clean_predictions, target)
 
 
 def hinge(

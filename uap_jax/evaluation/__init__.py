@@ -1,4 +1,4 @@
-"""How well a perturbation does on clips that no attack has seen."""
+"""Success of a perturbation on clips that the attack has not used."""
 
 from uap_jax.evaluation.intervals import wilson_interval
 from uap_jax.evaluation.significance import mcnemar_exact, two_proportion_z

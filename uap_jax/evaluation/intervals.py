@@ -1,5 +1,7 @@
 """Intervals for success rates."""
 
+from scipy import stats
+
 
 def wilson_interval(
     num_successes: int, num_trials: int, *, confidence_level: float = 0.95
@@ -8,14 +10,12 @@ def wilson_interval(
 
     Args:
         num_successes: k.
-        num_trials: n; with none the interval is the whole of [0, 1].
+        num_trials: n; for n = 0 the interval is all of [0, 1].
         confidence_level: In (0, 1).
 
     Returns:
         Low and high end, in [0, 1].
     """
-    from scipy import stats
-
     if not num_trials:
         return 0.0, 1.0
     interval = stats.binomtest(num_successes, num_trials).proportion_ci(

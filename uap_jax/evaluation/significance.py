@@ -2,23 +2,22 @@
 
 import math
 
+from scipy import stats
+
 
 def two_proportion_z(
     num_success_1: int, num_clips_1: int, num_success_2: int, num_clips_2: int
 ) -> tuple[float, float]:
     """Tests whether the first of two success rates is the lower one, Appendix C.
 
-    With rates p1 = k1/n1, p2 = k2/n2 and, since they are equal under the null
-    hypothesis, one variance from the pooled rate p = (k1 + k2)/(n1 + n2):
+    With rates p1 = k1/n1, p2 = k2/n2 and the pooled rate p = (k1 + k2)/(n1 + n2),
 
         z = (p1 - p2) / sqrt(p (1 - p) (1/n1 + 1/n2)).
 
-    Null hypothesis p1 = p2, alternative p1 < p2. The p-value is one-sided, the standard
-    normal's mass below z; two-sided, and also where the lower rate was made the first
-    one after a look at the rates, it is 2 min(p_value, 1 - p_value).
-
-    The two sets of clips count as independent. Two attacks judged on the same clips
-    are not: there `mcnemar_exact` is the right test.
+    Null hypothesis p1 = p2, alternative p1 < p2. The p-value is one-sided. It is
+    2 min(p_value, 1 - p_value) two-sided, and also if the order of the two was chosen
+    after looking at the rates. The two sets of clips must be independent; for two
+    attacks on the same clips use `mcnemar_exact`.
 
     Args:
         num_success_1: k1, clips on which the first attack succeeds.
@@ -30,7 +29,7 @@ def two_proportion_z(
         z and the p-value in [0, 1]; 0 and 0.5 where both rates are 0, or both 1.
 
     Raises:
-        ValueError: There are no clips, or not between none and all are successes.
+        ValueError: A number of clips is below 1, or a count is not in [0, n].
 
     Source: Abdoli et al., arXiv 1908.03173, Appendix C, where n1 = n2 = m.
     """
@@ -55,9 +54,9 @@ def two_proportion_z(
 def mcnemar_exact(only_first: int, only_second: int) -> float:
     """Tests whether two attacks differ in success on the same clips.
 
-    Only clips on which exactly one of them succeeds tell anything. Null hypothesis:
-    such a clip falls to either attack with probability 1/2, so that `only_first` is
-    binomial with n = only_first + only_second. Alternative: it is not, two-sided.
+    Null hypothesis: a clip on which exactly one of them succeeds falls to either with
+    probability 1/2, so `only_first` is binomial with n = only_first + only_second.
+    The alternative is two-sided.
 
     Args:
         only_first: Clips on which the first attack succeeds and the second fails.
@@ -69,14 +68,10 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
     Raises:
         ValueError: A count is negative.
 
-    Source: McNemar, Psychometrika 12, 1947; exact, through the binomial distribution.
+    Source: McNemar, Psychometrika 12, 1947, with the exact binomial distribution.
     """
     for name, count in [("only_first", only_first), ("only_second", only_second)]:
         if count < 0:
             raise ValueError(f"{name}: expected at least 0, got {count}")
-    from scipy import stats
-
     num_clips = only_first + only_second
-    if not num_clips:
-        return 1.0
-    return float(stats.binomtest(only_first, num_clips).pvalue)
+    return float(stats.binomtest(only_first, num_clips).pvalue) if num_clips else 1.0

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from uap_jax.attacks import LogitsFn, Perturbation, apply_perturbation
+from uap_jax.attacks.equations import classify, succeeds
 from uap_jax.audio import levels
 from uap_jax.audio.box import to_box
 from uap_jax.data.dataset import Dataset, ProgressFn, to_waveform
@@ -16,14 +17,15 @@ from uap_jax.evaluation.intervals import wilson_interval
 
 # Clips that are read, and given their noise, at once.
 BLOCK_SIZE = 64
-# Clips that the classifier is given at once: a gigabyte or two with the largest here.
+# Clips classified at once: a gigabyte or two with the largest network here.
 PART_SIZE = 16
 
 
 class Evaluation(NamedTuple):
-    """One value a clip, `[M]`; predictions are int32, levels float32 in dB.
+    """One value per clip, `[M]`; predictions are int32, levels float32 in dB.
 
-    A silent clip, one without variation, has NaN levels.
+    A prediction is -1 where the logits are not finite. A silent clip, one without
+    variation, has NaN levels.
     """
 
     labels: np.ndarray
@@ -60,16 +62,13 @@ def evaluate_perturbation(
         variables: Its weights.
         dataset: The corpus.
         indices: `[M]` clips to use.
-        perturbation: What is judged.
-        scaling: Of waveforms to the box.
+        perturbation: The perturbation to evaluate.
+        scaling: Scaling of waveforms to the box.
         sound: `[N]` the perturbation as a waveform, see `perturbation_waveform`.
-        gain: Applied to `sound` before it is added to recordings.
-        key: Random key for noise and shifts; consumed. A clip's noise depends on its
-            place in `indices` only.
-        progress: Told of each block.
-
-    Returns:
-        A value a clip.
+        gain: Factor applied to `sound` before it is added to recordings.
+        key: Random key for noise and shifts; consumed. The noise of a clip depends on
+            its position in `indices` only.
+        progress: Called after each block.
     """
     blocks = []
     for start in range(0, len(indices), BLOCK_SIZE):
@@ -96,32 +95,29 @@ def evaluate_perturbation(
 def attack_success_rate(
     predictions: np.ndarray, clean_predictions: np.ndarray, *, target: int | None
 ) -> float:
-    """Share of clips on which the attack succeeds, Eq. 3.
+    """Returns the share of clips on which the attack succeeds, Eq. 3, in [0, 1].
 
     Args:
-        predictions: `[M]` on the perturbed clips.
+        predictions: `[M]` on the perturbed clips; -1 is never a success.
         clean_predictions: `[M]` on the clean ones.
-        target: The wanted class; None: any change of the prediction counts.
-
-    Returns:
-        In [0, 1].
+        target: The class to say; None: any change of the prediction counts.
 
     Raises:
-        ValueError: There are no clips, or not as many of one as of the other.
+        ValueError: There are no clips, or the shapes differ.
     """
     if predictions.shape != clean_predictions.shape or not predictions.size:
         raise ValueError(
-            "predictions: expected one for each of at least one clip, got "
-            f"{predictions.shape} and clean {clean_predictions.shape}"
+            "predictions: expected at least one, and the shape of clean_predictions "
+            f"{clean_predictions.shape}, got {predictions.shape}"
         )
-    return float(np.mean(_succeeds(predictions, clean_predictions, target)))
+    return float(np.mean(succeeds(predictions, clean_predictions, target)))
 
 
 def summarize(evaluation: Evaluation, *, target: int | None) -> dict[str, Any]:
     """Returns the numbers of `result.json`: "clean_accuracy", "test", "control".
 
-    `asr` is Eq. 3 over all clips. `asr_clean_correct` counts the clips that the
-    clean model gets right and, targeted, that are not of the target class; None if
+    `asr` is Eq. 3 over all clips. `asr_clean_correct` counts only clips that the clean
+    model classifies correctly and, targeted, that are not of the target class; None if
     there are none. Levels are means over the clips that are not silent.
     """
     labels, clean = evaluation.labels, evaluation.clean
@@ -130,35 +126,33 @@ def summarize(evaluation: Evaluation, *, target: int | None) -> dict[str, Any]:
     def rate(predictions: np.ndarray) -> float:
         return attack_success_rate(predictions, clean, target=target)
 
-    def interval(predictions: np.ndarray) -> list[float]:
-        successes = _succeeds(predictions, clean, target)
-        return list(wilson_interval(int(np.sum(successes)), num_clips))
+    def rates(predictions: np.ndarray) -> dict[str, Any]:
+        num_successes = int(np.sum(succeeds(predictions, clean, target)))
+        return {
+            "asr": rate(predictions),
+            "asr_ci95": list(wilson_interval(num_successes, num_clips)),
+            "accuracy_perturbed": float(np.mean(predictions == labels)),
+        }
 
     eligible = clean == labels
     if target is not None:
         eligible &= labels != target
-    silent = np.isnan(evaluation.snr_ac_db)
+    correct = succeeds(evaluation.perturbed, clean, target)[eligible]
     return {
         "clean_accuracy": float(np.mean(clean == labels)),
         "test": {
-            "asr": rate(evaluation.perturbed),
-            "asr_ci95": interval(evaluation.perturbed),
-            "asr_clean_correct": rate_or_none(
-                _succeeds(evaluation.perturbed, clean, target)[eligible]
-            ),
-            "accuracy_perturbed": float(np.mean(evaluation.perturbed == labels)),
+            **rates(evaluation.perturbed),
+            "asr_clean_correct": float(np.mean(correct)) if correct.size else None,
             "snr_db": _mean_level(evaluation.snr_db),
             "snr_ac_db": _mean_level(evaluation.snr_ac_db),
             "relative_loudness_db": _mean_level(evaluation.relative_loudness_db),
             "asr_waveform": rate(evaluation.waveform),
             "asr_shifted": rate(evaluation.shifted),
             "num_clips": num_clips,
-            "num_silent": int(np.sum(silent)),
+            "num_silent": int(np.sum(np.isnan(evaluation.snr_ac_db))),
         },
         "control": {
-            "asr": rate(evaluation.control),
-            "asr_ci95": interval(evaluation.control),
-            "accuracy_perturbed": float(np.mean(evaluation.control == labels)),
+            **rates(evaluation.control),
             "snr_db": _mean_level(evaluation.control_snr_db),
         },
     }
@@ -176,61 +170,48 @@ def predict_in_parts(
         num_clips: `[]` int32, how many of them count. Parts after them take no time.
 
     Returns:
-        The classes `[B]` int32, 0 in parts after those that count.
+        `[B]` int32 as of `classify`; 0 in parts after those that count.
     """
     parts = x.reshape(-1, PART_SIZE, x.shape[1])
 
-    def classes(part: jax.Array) -> jax.Array:
-        return _classes(logits_fn, variables, part)
-
-    def skip(part: jax.Array) -> jax.Array:
-        return jnp.zeros(part.shape[0], jnp.int32)
-
     def predict(index_and_part: tuple[jax.Array, jax.Array]) -> jax.Array:
         index, part = index_and_part
-        return jax.lax.cond(index * PART_SIZE < num_clips, classes, skip, part)
+        return jax.lax.cond(
+            index * PART_SIZE < num_clips,
+            lambda part: _classes(logits_fn, variables, part),
+            lambda part: jnp.zeros(part.shape[0], jnp.int32),
+            part,
+        )
 
     return jax.lax.map(predict, (jnp.arange(len(parts)), parts)).reshape(-1)
 
 
 @functools.partial(jax.jit, static_argnames=("logits_fn",))
 def _classes(logits_fn: LogitsFn, variables: Any, x: jax.Array) -> jax.Array:
-    """Classifies clips; compiled, so that an evaluation traces the network once."""
-    return jnp.argmax(logits_fn(variables, x), axis=1).astype(jnp.int32)
-
-
-def rate_or_none(successes: np.ndarray) -> float | None:
-    """Returns the share of true values, or None if there are no values."""
-    return float(np.mean(successes)) if successes.size else None
+    """Compiled, so that an evaluation traces the network once."""
+    return classify(logits_fn(variables, x))
 
 
 def select(evaluation: Evaluation, chosen: np.ndarray) -> Evaluation:
-    """Returns the evaluation of some of the clips; `chosen` indexes or masks them."""
+    """Returns the evaluation of some clips; `chosen` is an index or a mask `[M]`."""
     return Evaluation(*(column[chosen] for column in evaluation))
 
 
 def waveform_gain(dataset: Dataset, indices: np.ndarray, *, scaling: str) -> float:
-    """The one gain at which the single sound is added to recordings.
+    """Returns the one gain at which the single sound is added to recordings.
 
     Half the median scale of the clips to the box: a clip of that scale then gets just
     what the attack added to it. It is 1 for "fixed". Clips without variation, which
-    have no scale of their own, do not count.
+    have no scale, do not count.
     """
     scales = []
     for start in range(0, len(indices), BLOCK_SIZE):
         clips = dataset.clips[indices[start : start + BLOCK_SIZE]]
-        waveform = jnp.asarray(to_waveform(clips))
-        _, box_scale = to_box(waveform, scaling=scaling)
+        _, box_scale = to_box(jnp.asarray(to_waveform(clips)), scaling=scaling)
         varies = np.max(clips, axis=1) > np.min(clips, axis=1)
         scales.append(np.asarray(box_scale.scale)[varies])
     scale = np.concatenate(scales)
     return 0.5 * float(np.median(scale)) if scale.size else 1.0
-
-
-def _succeeds(
-    predictions: np.ndarray, clean_predictions: np.ndarray, target: int | None
-) -> np.ndarray:
-    return predictions != clean_predictions if target is None else predictions == target
 
 
 def _mean_level(values: np.ndarray) -> float | None:
@@ -250,6 +231,7 @@ def _evaluate_block(
     *,
     scaling: str,
 ) -> tuple[jax.Array, ...]:
+    """Returns the columns of `Evaluation` after the labels, of a block."""
     noise_key, shift_key = jax.random.split(key)
     x, _ = to_box(waveform, scaling=scaling)
     silent = jnp.max(waveform, axis=1) == jnp.min(waveform, axis=1)
@@ -257,9 +239,9 @@ def _evaluate_block(
     def predict(x: jax.Array) -> jax.Array:
         return predict_in_parts(logits_fn, variables, x, num_clips)
 
-    def hear(recording: jax.Array) -> jax.Array:
-        x, _ = to_box(_as_pcm16(recording), scaling=scaling)
-        return predict(x)
+    def predict_recording(recording: jax.Array) -> jax.Array:
+        pcm = jnp.clip(jnp.round(recording * 32768), -32768, 32767) / 32768
+        return predict(to_box(pcm, scaling=scaling)[0])
 
     def level(measure: Callable[..., jax.Array], delta: jax.Array) -> jax.Array:
         return jnp.where(silent, jnp.nan, measure(x, delta))
@@ -267,35 +249,20 @@ def _evaluate_block(
     perturbed = apply_perturbation(perturbation, x)
     rms = levels.rms(perturbation.value)
     noise = rms * jax.random.normal(noise_key, x.shape, x.dtype)
-    noisy = _apply_each(perturbation, x, noise)
+    # A perturbation per clip.
+    noises = jax.tree.map(lambda _: noise, perturbation)
+    noisy = jax.vmap(apply_perturbation)(noises, x)
     num_samples = x.shape[1]
     shifts = jax.random.randint(shift_key, x.shape[:1], 0, num_samples)
     at = (jnp.arange(num_samples)[None] + shifts[:, None]) % num_samples
     return (
         predict(x),
         predict(perturbed),
-        hear(waveform + sound[None]),
-        hear(waveform + sound[at]),
+        predict_recording(waveform + sound[None]),
+        predict_recording(waveform + sound[at]),
         predict(noisy),
         level(levels.snr_db, perturbed - x),
         level(levels.snr_ac_db, perturbed - x),
         level(levels.relative_loudness_db, perturbed - x),
         level(levels.snr_db, noisy - x),
     )
-
-
-def _apply_each(
-    perturbation: Perturbation, x: jax.Array, values: jax.Array
-) -> jax.Array:
-    """As `apply_perturbation`, with a value `[N]` of its own for each clip."""
-
-    def apply_one(x: jax.Array, value: jax.Array) -> jax.Array:
-        own = jax.tree.map(lambda _: value, perturbation)
-        return apply_perturbation(own, x)
-
-    return jax.vmap(apply_one)(x, values)
-
-
-def _as_pcm16(recording: jax.Array) -> jax.Array:
-    """What a recording is after it was saved as 16-bit PCM and read again."""
-    return jnp.clip(jnp.round(recording * 32768), -32768, 32767) / 32768

@@ -1,4 +1,4 @@
-"""How a perturbation made for one model does on another."""
+"""A perturbation evaluated on another model than it was made for."""
 
 from typing import Any
 
@@ -23,24 +23,24 @@ def evaluate_transfer(
     key: jax.Array,
     progress: ProgressFn | None = None,
 ) -> dict[str, Any]:
-    """Judges a perturbation on a model that it was not made for, Table 4.
+    """Evaluates a perturbation on another model, Table 4.
 
     Args:
         logits_fn: The other model.
         variables: Its weights.
         dataset: The corpus, in clips of the perturbation's length.
         indices: `[M]` clips to use.
-        perturbation: What is judged.
-        scaling: Of waveforms to the box, for both models the same.
-        gain: Of the perturbation as one sound, see `waveform_gain`.
+        perturbation: The perturbation to evaluate.
+        scaling: Scaling of waveforms to the box, the same for both models.
+        gain: Factor applied to the single sound, see `waveform_gain`.
         target: The class that it was made to say, or None.
         key: Random key for noise and shifts; consumed.
-        progress: Told of each block.
+        progress: Called after each block.
 
     Returns:
         "clean_accuracy", "test" and "control" as of `summarize`, and "chance": the
-        share of the clips that are of the target class, which is what a targeted rate
-        is when the perturbation tells nothing; None if untargeted.
+        share of clips of the target class, which is the targeted rate where the
+        perturbation has no effect; None if untargeted.
 
     Raises:
         ValueError: Perturbation and clips do not fit.

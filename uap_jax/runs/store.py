@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from uap_jax import attacks, checkpoints, files
+from uap_jax.attacks.equations import succeeds
 from uap_jax.audio.box import from_box, to_box
 from uap_jax.audio.files import AudioFileError, read_audio, write_wav
-from uap_jax.data.dataset import to_waveform
+from uap_jax.data.dataset import Dataset, to_waveform
 from uap_jax.errors import UsageError
 from uap_jax.evaluation import Evaluation
 from uap_jax.models.registry import default_sample_rate_hz
@@ -76,8 +77,7 @@ def write_test_clips(
 
     Comparisons of two perturbations on the same clips need it.
     """
-    changed = evaluation.perturbed != evaluation.clean
-    success = changed if target is None else evaluation.perturbed == target
+    success = succeeds(evaluation.perturbed, evaluation.clean, target)
     files.write_arrays(
         workdir / "test_clips.npz",
         index=np.asarray(indices, np.int64),
@@ -112,8 +112,8 @@ def write_examples(
         example = Example(
             name=str(dataset.names[clip]),
             true_class=dataset.class_names[evaluation.labels[row]],
-            clean_prediction=dataset.class_names[evaluation.clean[row]],
-            perturbed_prediction=dataset.class_names[evaluation.perturbed[row]],
+            clean_prediction=_name(dataset, evaluation.clean[row]),
+            perturbed_prediction=_name(dataset, evaluation.perturbed[row]),
             clean=clean,
             perturbed=np.clip(np.asarray(perturbed, np.float32), -1.0, 1.0),
             snr_db=float(evaluation.snr_db[row]),
@@ -272,3 +272,7 @@ def _choose_examples(evaluation: Evaluation, target: int | None) -> list[int]:
     count = min(NUM_EXAMPLES, len(present))
     spread = [present[(2 * i + 1) * len(present) // (2 * count)] for i in range(count)]
     return [int(np.flatnonzero(audible & (evaluation.labels == c))[0]) for c in spread]
+
+
+def _name(dataset: Dataset, prediction: int) -> str:
+    return dataset.class_names[prediction] if prediction >= 0 else "(not finite)"
