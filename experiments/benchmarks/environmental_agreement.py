@@ -1,7 +1,9 @@
 """Whether the environmental networks in PyTorch are those of `uap_jax`."""
 
+import types
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import harness
 import jax
@@ -12,6 +14,7 @@ import torch
 from torch.nn import functional
 
 from uap_jax import models
+from uap_jax.models import kernels
 from uap_jax.models.cnn_gamma import CNNGamma
 from uap_jax.models.cnn_rand import CNNRand
 from uap_jax.models.envnet_v2 import EnvNetV2
@@ -110,14 +113,20 @@ def compare(
     return differences
 
 
-def loss_of(name: str, form: str) -> Callable[..., tuple[jax.Array, jax.Array]]:
-    """Returns a function of clips that gives their summed cross-entropy, and logits."""
-    module = MODULES[name](NUM_CLASSES, form=form)
+def loss_of(
+    name: str, form: types.ModuleType
+) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    """Returns a function of clips that gives their summed cross-entropy, and logits.
+
+    `form` is `kernels.fast` or `kernels.plain`.
+    """
+    module = MODULES[name](NUM_CLASSES)
 
     def loss(
         x: jax.Array, variables: harness.Variables, labels: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        logits = module.apply(variables, x)
+        with mock.patch.object(kernels, "ops", lambda: form):
+            logits = module.apply(variables, x)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return jnp.sum(losses), logits
 
@@ -128,7 +137,7 @@ def logits_and_gradients(
     name: str, variables: harness.Variables, x: np.ndarray, labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, x.dtype), variables)
-    gradient_of = jax.jit(jax.grad(loss_of(name, "auto"), has_aux=True))
+    gradient_of = jax.jit(jax.grad(loss_of(name, kernels.ops()), has_aux=True))
     gradients, logits = gradient_of(jnp.asarray(x), variables, jnp.asarray(labels))
     return np.asarray(logits), np.asarray(gradients)
 

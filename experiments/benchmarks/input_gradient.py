@@ -6,6 +6,7 @@ On the same CPU, with random weights. See the README beside this file.
 import copy
 import gc
 import statistics
+import types
 from typing import Any
 
 import harness
@@ -25,6 +26,7 @@ from environmental_agreement import (
 from torch.nn import functional
 
 from uap_jax import models
+from uap_jax.models import kernels
 
 # So many that a timing takes about a second.
 CLIPS_PER_TIMING = {
@@ -100,7 +102,7 @@ def measure(name: str) -> dict[str, Any]:
     sizes = [size for size in listed if size <= num_clips] or [num_clips]
     x = harness.random_clips(num_clips, spec.num_samples, seed=1)
     labels = np.random.default_rng(1).integers(0, NUM_CLASSES, num_clips)
-    runs = prepare_jax(name, variables, x, labels, sizes=sizes, form="auto")
+    runs = prepare_jax(name, variables, x, labels, sizes=sizes, form=kernels.ops())
     scouted, best = scout(runs)
     runs_torch = prepare_torch(twin, x, labels, sizes=sizes)
     scouted_torch, best_torch = scout(runs_torch)
@@ -121,7 +123,7 @@ def measure(name: str) -> dict[str, Any]:
         "compile_s": compile_s,
     }
     if name in _PLAIN.value:
-        runs = prepare_jax(name, variables, x, labels, sizes=sizes, form="plain")
+        runs = prepare_jax(name, variables, x, labels, sizes=sizes, form=kernels.plain)
         scouted, best = scout(runs)
         run, num, compile_s = runs[best]
         found["plain"] = {
@@ -142,7 +144,7 @@ def prepare_jax(
     labels: np.ndarray,
     *,
     sizes: list[int],
-    form: str,
+    form: types.ModuleType,
 ) -> dict[str, Run]:
     """Returns what takes the gradients, compiled, by micro-batch."""
     variables = jax.device_put(variables)

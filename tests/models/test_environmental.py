@@ -15,6 +15,7 @@ from uap_jax.models import (
     cnn_gamma,
     cnn_rand,
     envnet_v2,
+    kernels,
     registry,
     sincnet,
     sincnet_vgg19,
@@ -127,9 +128,7 @@ SMALL: dict[str, tuple[nn.Module, int]] = {
 
 def outputs_of(name: str, num_samples: int) -> dict[str, tuple[int, ...]]:
     """Shapes of every module's output for two clips; computes nothing."""
-    entry = registry._ENTRIES[name]
-    network = getattr(__import__(entry.module, fromlist=["_"]), entry.attribute)
-    module = network(10, form="plain")  # in which every layer stands by itself
+    module = registry._ENTRIES[name].network(10)
 
     def run(key, x):
         variables = module.init(key, x)
@@ -139,17 +138,19 @@ def outputs_of(name: str, num_samples: int) -> dict[str, tuple[int, ...]]:
         return state["intermediates"]
 
     x = jax.ShapeDtypeStruct((2, num_samples), jnp.float32)
-    outputs = jax.eval_shape(run, jax.random.key(0), x)
+    with pytest.MonkeyPatch.context() as patch:
+        # The plain form, in which every layer stands by itself.
+        patch.setattr(kernels, "ops", lambda: kernels.plain)
+        outputs = jax.eval_shape(run, jax.random.key(0), x)
     return {
         "/".join(key.key for key in path[:-2]): leaf.shape
         for path, leaf in jax.tree_util.tree_leaves_with_path(outputs)
     }
 
 
-def with_form(name: str, form: str) -> models.Architecture:
+def small(name: str) -> models.Architecture:
     module, num_samples = SMALL[name]
-    module = module.clone(form=form)
-    return registry._as_functions(name, registry._ENTRIES[name], module, num_samples)
+    return registry.as_functions(module, name=name, num_samples=num_samples)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,7 +208,7 @@ EVALUATIONS: dict[str, Any] = {}
 
 @pytest.fixture(scope="module", params=SMALL)
 def running(request) -> Running:
-    spec = with_form(request.param, "fast")
+    spec = small(request.param)
     variables = draw_variables(spec)
     x = clips_at_the_edges(spec.num_samples)
     evaluate = EVALUATIONS.setdefault(request.param, evaluation_of(spec))
@@ -299,8 +300,10 @@ def test_compiled_or_not_is_the_same(running):
     )
 
 
-def test_forms_give_the_same_network(running):
-    evaluate = evaluation_of(with_form(running.spec.name, "plain"))
+def test_forms_give_the_same_network(running, monkeypatch):
+    assert kernels.ops() is kernels.fast
+    monkeypatch.setattr(kernels, "ops", lambda: kernels.plain)
+    evaluate = evaluation_of(small(running.spec.name))
     logits, gradient = evaluate(running.variables, running.x)
     np.testing.assert_allclose(running.logits, logits, rtol=1e-3, atol=1e-5)
     # Of sound alone: where values tie, as in silence, the forms may choose differently.

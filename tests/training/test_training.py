@@ -105,8 +105,8 @@ class Toy(nn.Module):
 
 @pytest.fixture(scope="module")
 def spec() -> models.Architecture:
-    entry = registry._Entry("", "", NUM_SAMPLES, 16_000, 1)
-    return registry._as_functions("toy", entry, Toy(len(CLASS_NAMES)), NUM_SAMPLES)
+    module = Toy(len(CLASS_NAMES))
+    return registry.as_functions(module, name="toy", num_samples=NUM_SAMPLES)
 
 
 def train(

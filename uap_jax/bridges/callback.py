@@ -1,12 +1,12 @@
 """Functions on NumPy arrays as classifiers inside compiled programs.
 
 A compiled program calls back to Python for the logits and for their gradient, on the
-host, wherever it runs itself. The functions must be pure NumPy (or torch, or what not):
-one that calls JAX may wait for the very program that waits for it.
+host, wherever it runs itself. The functions must be pure NumPy (or torch, or another
+library's): one that calls JAX may wait for the very program that waits for it.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,19 +23,6 @@ INPUT_RANGES = ("box", "waveform")
 
 Forward = Callable[[np.ndarray], np.ndarray]
 Vjp = Callable[[np.ndarray, np.ndarray], np.ndarray]
-
-
-class OnHost(NamedTuple):
-    """A classifier as functions on float32 arrays, `[B, N]` to `[B, C]`.
-
-    They own what they are given.
-    """
-
-    forward: Forward
-    # Clips [B, N] and cotangents [B, C] to [B, N]; None: there is no gradient.
-    vjp: Vjp | None
-    # What `forward` gives, where `vjp` of the same clips is likely to follow.
-    forward_before_vjp: Forward
 
 
 def from_numpy(
@@ -63,7 +50,8 @@ def from_numpy(
         ValueError: A setting is out of its range, or `forward` fails on probe clips.
     """
     return make_classifier(
-        OnHost(forward, None, forward),
+        forward,
+        None,
         name="forward",
         num_classes=num_classes,
         num_samples=num_samples,
@@ -86,19 +74,17 @@ def from_numpy_vjp(
     vjp(x, u)_i = sum_c u_ic d f_c(x_i) / d x_i
 
     Args:
-        forward: As for `from_numpy`.
-        vjp: Clips `[B, N]` and cotangents `[B, C]` to `[B, N]`, float32 all; with
+        forward: Clips `[B, N]` to logits `[B, C]`, float32, as in `from_numpy`.
+        vjp: Clips `[B, N]` and cotangents `[B, C]` to `[B, N]`, float32; with
             "waveform" the gradient is with respect to the waveform.
-        num_classes, num_samples, sample_rate_hz, input_range: As for `from_numpy`.
-
-    Returns:
-        The classifier.
+        num_classes, num_samples, sample_rate_hz, input_range: As in `from_numpy`.
 
     Raises:
         ValueError: A setting is out of its range, or a function fails on probe clips.
     """
     return make_classifier(
-        OnHost(forward, vjp, forward),
+        forward,
+        vjp,
         name="forward",
         num_classes=num_classes,
         num_samples=num_samples,
@@ -108,72 +94,68 @@ def from_numpy_vjp(
 
 
 def make_classifier(
-    classifier: OnHost,
+    forward: Forward,
+    vjp: Vjp | None,
     *,
     name: str,
     num_classes: int,
     num_samples: int,
     sample_rate_hz: int | None,
     input_range: str,
+    forward_before_vjp: Forward | None = None,
 ) -> Classifier:
-    """Checks a classifier on probe clips and returns it.
+    """Checks functions on probe clips and makes a classifier of them.
 
     Args:
-        classifier: On what `input_range` says.
-        name: What the caller knows it by.
-        num_classes, num_samples, sample_rate_hz, input_range: As for `from_numpy`.
+        forward: Clips `[B, N]` to logits `[B, C]`; it owns its arguments.
+        vjp: Clips and cotangents `[B, C]` to `[B, N]`; None: there is no gradient.
+        name: What errors call the classifier.
+        num_classes, num_samples, sample_rate_hz, input_range: As in `from_numpy`.
+        forward_before_vjp: `forward` for clips that `vjp` is likely to get next.
 
     Raises:
         ValueError: A setting is out of its range, or the classifier fails.
     """
     check_size("num_classes", num_classes, at_least=2)
     check_size("num_samples", num_samples)
-    if sample_rate_hz is not None:
-        check_size("sample_rate_hz", sample_rate_hz)
     check_choice("input_range", input_range, INPUT_RANGES)
+    is_waveform = input_range == "waveform"
+    sizes = num_classes, num_samples
+    logits = _logits_of(forward, vjp, forward_before_vjp or forward, sizes, is_waveform)
+    classifier = Classifier(logits, {}, num_samples, sample_rate_hz)
     probes = checks.probe_clips(num_samples)
-    if input_range == "waveform":
-        probes = 2.0 * probes - 1.0
-    checks.check_classifier(
-        classifier.forward, probes, name=name, num_classes=num_classes
-    )
-    if classifier.vjp is not None:
-        checks.check_gradient(
-            classifier.vjp, probes, name=name, num_classes=num_classes
-        )
-    return Classifier(
-        logits=_logits_of(classifier, num_classes, num_samples, input_range),
-        variables={},
-        num_samples=num_samples,
-        sample_rate_hz=sample_rate_hz,
-    )
+    probes = 2.0 * probes - 1.0 if is_waveform else probes
+    checks.check_classifier(forward, probes, name=name, num_classes=num_classes)
+    if vjp is not None:
+        checks.check_gradient(vjp, probes, name=name, num_classes=num_classes)
+    return classifier
 
 
 def _logits_of(
-    classifier: OnHost, num_classes: int, num_samples: int, input_range: str
+    forward: Forward,
+    vjp: Vjp | None,
+    forward_before_vjp: Forward,
+    sizes: tuple[int, int],
+    is_waveform: bool,
 ) -> LogitsFn:
-    def call_forward(function: Forward, x: jax.Array) -> jax.Array:
-        return _call(function, x, width=num_classes, what="logits")
+    num_classes, num_samples = sizes
 
     @jax.custom_vjp
     def classify(x: jax.Array) -> jax.Array:
-        return call_forward(classifier.forward, x)
+        return _call(forward, x, width=num_classes, what="logits")
 
-    def forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        if classifier.vjp is None:
+    def classify_before_vjp(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        if vjp is None:
             raise ValueError(
                 "bridge: expected a classifier with a gradient, got one of from_numpy; "
                 "use from_numpy_vjp"
             )
-        return call_forward(classifier.forward_before_vjp, x), x
+        return _call(forward_before_vjp, x, width=num_classes, what="logits"), x
 
-    def backward(x: jax.Array, cotangents: jax.Array) -> tuple[jax.Array]:
-        gradient = _call(
-            classifier.vjp, x, cotangents, width=num_samples, what="a gradient"
-        )
-        return (gradient,)
+    def pull_back(x: jax.Array, cotangents: jax.Array) -> tuple[jax.Array]:
+        return (_call(vjp, x, cotangents, width=num_samples, what="a gradient"),)
 
-    classify.defvjp(forward, backward)
+    classify.defvjp(classify_before_vjp, pull_back)
 
     def logits(variables: Variables, x: jax.Array) -> jax.Array:
         del variables
@@ -181,7 +163,7 @@ def _logits_of(
             raise ValueError(
                 f"x: expected float32 [B, {num_samples}], got {x.dtype} {x.shape}"
             )
-        return classify(2.0 * x - 1.0 if input_range == "waveform" else x)
+        return classify(2.0 * x - 1.0 if is_waveform else x)
 
     return logits
 
@@ -193,10 +175,10 @@ def _call(function: Any, *arrays: jax.Array, width: int, what: str) -> jax.Array
         # Batches that vmap has stacked are one batch to the host. A copy: the memory
         # is JAX's, and the function may keep what it gets, or write to it.
         rows = [array.reshape(-1, array.shape[-1]).copy() for array in arrays]
-        found = checks.check_array(
+        values = checks.check_array(
             function(*rows), name="bridge", what=what, shape=(len(rows[0]), width)
         )
-        return found.reshape(*arrays[0].shape[:-1], width)
+        return values.reshape(*arrays[0].shape[:-1], width)
 
     def fill_buffer(context: Any, out: Any, *buffers: Any) -> None:
         del context
@@ -205,13 +187,12 @@ def _call(function: Any, *arrays: jax.Array, width: int, what: str) -> jax.Array
     def return_array(*arrays: jax.Array) -> np.ndarray:
         return np.ascontiguousarray(on_host(*map(np.asarray, arrays)))
 
-    shape = (*arrays[0].shape[:-1], width)
-    result = jax.ShapeDtypeStruct(shape, jnp.float32)
+    result = jax.ShapeDtypeStruct((*arrays[0].shape[:-1], width), jnp.float32)
     how = "broadcast_all"
     return jax.lax.platform_dependent(
         *arrays,
-        # On a processor `pure_callback` hands over JAX arrays that may wait for the
-        # thread that is in the callback.
+        # On a CPU `pure_callback` hands over JAX arrays that may wait for the thread
+        # that is in the callback.
         cpu=buffer_callback(fill_buffer, result, vmap_method=how),
         default=lambda *x: jax.pure_callback(return_array, result, *x, vmap_method=how),
     )

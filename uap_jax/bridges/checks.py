@@ -1,7 +1,7 @@
 """What a classifier must give before it is attacked.
 
 Mistakes that an attack would not notice: probabilities instead of logits, layers in
-training mode, clips that have a say in each other's logits.
+training mode, clips whose logits depend on other clips.
 """
 
 from collections.abc import Callable
@@ -38,15 +38,7 @@ def check_logits(classifier: Classifier, x: jax.Array) -> None:
 
 
 def check_outputs(outputs: Any, *, name: str, shape: tuple[int, int]) -> np.ndarray:
-    """Checks logits.
-
-    Args:
-        outputs: What a classifier returned.
-        name: What the caller knows the classifier by.
-        shape: Clips and classes.
-
-    Returns:
-        The logits.
+    """Returns logits `[B, C]` of a classifier that errors call `name`.
 
     Raises:
         ValueError: They are not finite float32 of this shape, or are probabilities.
@@ -66,7 +58,7 @@ def check_outputs(outputs: Any, *, name: str, shape: tuple[int, int]) -> np.ndar
 def check_array(
     array: Any, *, name: str, what: str, shape: tuple[int, ...]
 ) -> np.ndarray:
-    """Checks what a function on NumPy arrays returned.
+    """Returns what a function on NumPy arrays returned.
 
     Raises:
         ValueError: It is no float32 array of this shape.
@@ -79,8 +71,8 @@ def check_array(
     return array
 
 
-def check_shape(outputs: Any, num_clips: int) -> None:
-    """Checks the shape of logits, from `jax.eval_shape`.
+def check_shape(outputs: Any, num_clips: int) -> int:
+    """Returns C of logits from `jax.eval_shape`.
 
     Raises:
         ValueError: They are not one array float32 `[num_clips, C]`, C at least 2.
@@ -90,7 +82,7 @@ def check_shape(outputs: Any, num_clips: int) -> None:
         got = f"{outputs.dtype} {list(outputs.shape)}"
         is_matrix = outputs.ndim == 2 and outputs.dtype == np.float32
         if is_matrix and outputs.shape[0] == num_clips and outputs.shape[1] >= 2:
-            return
+            return outputs.shape[1]
     raise ClassifierError(
         f"expected logits float32 [{num_clips}, C], C at least 2, for {num_clips} "
         f"clips, got {got}"
@@ -112,13 +104,7 @@ def check_classifier(
     name: str,
     num_classes: int,
 ) -> None:
-    """Checks a classifier on probe clips.
-
-    Args:
-        forward: `[B, N]` to `[B, C]`.
-        probes: `[B, N]`, what `forward` takes.
-        name: What the caller knows the classifier by.
-        num_classes: C.
+    """Checks `forward`, `[B, N]` to `[B, C]`, on probe clips `[B, N]`.
 
     Raises:
         ValueError: It cannot take the clips, alone or several at once; its outputs are
@@ -148,14 +134,10 @@ def check_gradient(
     name: str,
     num_classes: int,
 ) -> None:
-    """Checks that a classifier has a gradient on probe clips.
-
-    Args:
-        vjp: Clips `[B, N]` and cotangents `[B, C]` to `[B, N]`.
-        probes, name, num_classes: As for `check_classifier`.
+    """Checks `vjp`, clips `[B, N]` and cotangents `[B, C]` to `[B, N]`, on probes.
 
     Raises:
-        ValueError: It has none, or one of another shape or dtype.
+        ValueError: There is no gradient, or one of another shape or dtype.
     """
     cotangents = np.eye(num_classes, dtype=np.float32)
     cotangents = cotangents[np.arange(len(probes)) % num_classes]
@@ -173,7 +155,7 @@ def _run(
         return function()
     except ClassifierError:
         raise
-    # Whatever a foreign classifier raises for clips that it cannot take.
+    # A foreign classifier may raise anything for clips that it cannot take.
     except Exception as error:
         raise ClassifierError(
             f"{name}: expected {what} for {len(clips)} clips of {clips.shape[1]} "

@@ -1,9 +1,9 @@
 """PyTorch modules as classifiers.
 
-A gradient needs the graph of its forward pass. PyTorch keeps the graph of the last
-one, in case the gradient of the same clips follows, as it does in every attack; if
-other clips come, the forward pass is run again. So the functions stay pure, whatever
-order a compiled program calls them in, and each pass is run once.
+A gradient needs the graph of its forward pass. The graph of the last one is kept, in
+case the gradient of the same clips follows, as it does in every attack; if other clips
+come, the forward pass is run again. So the functions stay pure, whatever order a
+compiled program calls them in, and each pass is run once.
 """
 
 import contextlib
@@ -11,21 +11,22 @@ import itertools
 import math
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from uap_jax.attacks.checks import check_size
-from uap_jax.bridges.callback import OnHost, make_classifier
+from uap_jax.bridges.callback import make_classifier
 from uap_jax.bridges.checks import ClassifierError
 from uap_jax.models.classifier import Classifier
 
-if TYPE_CHECKING:
-    import torch  # pyrefly: ignore[missing-import]
+# PyTorch is optional, so that its types are Any here.
+Module = Any
+Tensor = Any
 
 
 def from_torch(
-    module: "torch.nn.Module",
+    module: Module,
     *,
     num_classes: int,
     num_samples: int,
@@ -33,14 +34,16 @@ def from_torch(
     input_range: str = "box",
     clip_shape: tuple[int, ...] | None = None,
     num_threads: int | None = None,
+    name: str = "module",
 ) -> Classifier:
     """Makes a classifier of a PyTorch module.
 
     The module is put into evaluation mode, and must stay in it. Its weights are read
-    at every call: who changes them changes the classifier.
+    at every call: changing them changes the classifier.
 
     Args:
-        module: Clips `[B, *clip_shape]` float32 to logits `[B, C]` float32, for any B.
+        module: A `torch.nn.Module`, clips `[B, *clip_shape]` float32 to logits
+            `[B, C]` float32, for any B.
         num_classes: C.
         num_samples: N.
         sample_rate_hz: Samples per second that the module is made for.
@@ -49,38 +52,12 @@ def from_torch(
         num_threads: Threads of PyTorch during a call; None: as `torch` is set. JAX
             waits meanwhile, so all cores are free; fewer are right where several
             attacks share a machine.
-
-    Returns:
-        The classifier.
+        name: What errors call the module.
 
     Raises:
         ValueError: A setting is out of its range, the module does not keep evaluation
             mode, or it fails on probe clips.
     """
-    return module_classifier(
-        module,
-        name="module",
-        num_classes=num_classes,
-        num_samples=num_samples,
-        sample_rate_hz=sample_rate_hz,
-        input_range=input_range,
-        clip_shape=clip_shape,
-        num_threads=num_threads,
-    )
-
-
-def module_classifier(
-    module: "torch.nn.Module",
-    *,
-    name: str,
-    num_classes: int,
-    num_samples: int,
-    sample_rate_hz: int | None,
-    input_range: str,
-    clip_shape: tuple[int, ...] | None,
-    num_threads: int | None,
-) -> Classifier:
-    """`from_torch` for a module that the caller knows by another name."""
     import torch  # pyrefly: ignore[missing-import]
 
     if not isinstance(module, torch.nn.Module):
@@ -94,11 +71,11 @@ def module_classifier(
         raise ValueError(
             f"clip_shape: expected {num_samples} samples in all, got {clip_shape}"
         )
-    on_host = _ModuleOnHost(
-        module, name=name, clip_shape=clip_shape, num_threads=num_threads
-    )
+    on_host = _ModuleOnHost(module, name, clip_shape, num_threads)
     return make_classifier(
-        OnHost(on_host.forward, on_host.vjp, on_host.forward_before_vjp),
+        on_host.forward,
+        on_host.vjp,
+        forward_before_vjp=on_host.forward_before_vjp,
         name=name,
         num_classes=num_classes,
         num_samples=num_samples,
@@ -107,20 +84,12 @@ def module_classifier(
     )
 
 
-class _Pass(NamedTuple):
-    """A forward pass whose graph is still there."""
-
-    clips: "torch.Tensor"  # [B, N]
-    logits: "torch.Tensor"  # [B, C]
-
-
 class _ModuleOnHost:
     """A module as functions on NumPy arrays."""
 
     def __init__(
         self,
-        module: "torch.nn.Module",
-        *,
+        module: Module,
         name: str,
         clip_shape: tuple[int, ...],
         num_threads: int | None,
@@ -137,7 +106,8 @@ class _ModuleOnHost:
         self._device = torch.device("cpu") if first is None else first.device
         # A compiled program may call from several threads.
         self._lock = threading.Lock()
-        self._last_pass: _Pass | None = None
+        # Clips `[B, N]` and logits `[B, C]` whose graph still exists.
+        self._last_pass: tuple[Tensor, Tensor] | None = None
         try:
             module.eval()
             self._layers = list(module.modules())
@@ -154,20 +124,21 @@ class _ModuleOnHost:
         """`forward`, and keeps the graph."""
         with self._one_call():
             self._last_pass = self._pass_of(clips)
-            return self._last_pass.logits.detach().numpy()
+            return self._last_pass[1].detach().numpy()
 
     def vjp(self, clips: np.ndarray, cotangents: np.ndarray) -> np.ndarray:
         """Clips `[B, N]` and cotangents `[B, C]` to the gradient `[B, N]`."""
         with self._one_call():
-            found, self._last_pass = self._last_pass, None
-            if found is None or not _has_same_bits(found.clips, clips):
-                found = self._pass_of(clips)
+            last, self._last_pass = self._last_pass, None
+            if last is None or not _has_same_bits(last[0], clips):
+                last = self._pass_of(clips)
+            inputs, logits = last
             (gradient,) = self._torch.autograd.grad(
-                found.logits, found.clips, self._torch.from_numpy(cotangents)
+                logits, inputs, self._torch.from_numpy(cotangents)
             )
             return gradient.numpy()
 
-    def _pass_of(self, clips: np.ndarray) -> _Pass:
+    def _pass_of(self, clips: np.ndarray) -> tuple[Tensor, Tensor]:
         inputs = self._torch.from_numpy(clips).requires_grad_()
         with self._torch.enable_grad():
             # A module may write to what it is given.
@@ -175,11 +146,11 @@ class _ModuleOnHost:
         if not logits.requires_grad:
             raise ClassifierError(
                 f"{self._name}: expected logits with a gradient, got some that are "
-                "detached from the clips; from_numpy takes what is only evaluated"
+                "detached from the clips; use from_numpy to evaluate only"
             )
-        return _Pass(inputs, logits)
+        return inputs, logits
 
-    def _logits(self, clips: "torch.Tensor") -> "torch.Tensor":
+    def _logits(self, clips: Tensor) -> Tensor:
         if any(layer.training for layer in self._layers):
             raise ClassifierError(
                 f"{self._name}: expected evaluation mode, got a layer in training mode"
@@ -195,7 +166,7 @@ class _ModuleOnHost:
 
     @contextlib.contextmanager
     def _one_call(self) -> Iterator[None]:
-        """One at a time, with the threads asked for."""
+        """Admits one call at a time, with the requested threads."""
         with self._lock:
             before = self._torch.get_num_threads()
             if self._num_threads is not None:
@@ -207,6 +178,6 @@ class _ModuleOnHost:
                     self._torch.set_num_threads(before)
 
 
-def _has_same_bits(kept: "torch.Tensor", clips: np.ndarray) -> bool:
-    bits = kept.detach().numpy().view(np.uint32)
+def _has_same_bits(inputs: Tensor, clips: np.ndarray) -> bool:
+    bits = inputs.detach().numpy().view(np.uint32)
     return np.array_equal(bits, clips.view(np.uint32))

@@ -1,12 +1,10 @@
-"""Layers shared by the victim networks, in the form that runs fastest on a CPU."""
+"""Layers shared by the victim networks."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from uap_jax.models.kernels.conv_pool import conv_1d_max_pool, is_sparse
-from uap_jax.models.kernels.operations import conv_1d, conv_2d
-from uap_jax.models.kernels.pooling import max_pool
+from uap_jax.models import kernels
 
 
 def same_padding(num_steps: int, *, kernel_size: int, stride: int) -> tuple[int, int]:
@@ -20,12 +18,14 @@ def same_padding(num_steps: int, *, kernel_size: int, stride: int) -> tuple[int,
 
 
 def remove_mean(x: jax.Array) -> jax.Array:
-    """Returns clips `[B, N]` less each one's mean; a constant clip gives exact zeros.
+    """Subtracts the mean of each clip `[B, N]`; a constant clip gives exact zeros.
 
-    The mean of equal values need not be that value in rounding, and layer norms would
-    make sound of the difference. So it is taken of the distance from the first sample,
-    on which the result does not depend.
+    Networks begin with it: under per-clip scaling the resting level differs from clip
+    to clip, a network hardly learns with it, and the lowest filters of a bank pass it
+    on, some louder than any sound.
     """
+    # The mean of equal values need not be that value in rounding, and layer norms would
+    # make sound of the difference. The result does not depend on the first sample.
     x = x - jax.lax.stop_gradient(x[:, :1])
     return x - jnp.mean(x, axis=1, keepdims=True)
 
@@ -33,11 +33,10 @@ def remove_mean(x: jax.Array) -> jax.Array:
 def depthwise_conv(
     x: jax.Array, kernel: jax.Array, *, stride: int, padding: tuple[int, int]
 ) -> jax.Array:
-    """Convolves each channel with its own short filter, as shifted multiply-adds.
+    """Convolves each channel with its own short filter.
 
-    `y[b, t, c] = sum_k kernel[k, c] x_padded[b, t stride + k, c]`. XLA's grouped
-    convolution is an order of magnitude slower on a CPU; `depthwise_conv_plain` is
-    that form, to compare with.
+    `y[b, t, c] = sum_k kernel[k, c] x_padded[b, t stride + k, c]`, as shifted
+    multiply-adds: XLA's grouped convolution is an order of magnitude slower on a CPU.
 
     Args:
         x: `[B, T, C]`.
@@ -58,20 +57,6 @@ def depthwise_conv(
         for k in range(kernel_size)
     )
     return sum(taps, start=next(taps))
-
-
-def depthwise_conv_plain(
-    x: jax.Array, kernel: jax.Array, *, stride: int, padding: tuple[int, int]
-) -> jax.Array:
-    """The same as `depthwise_conv`, as one grouped convolution."""
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel[:, None, :],
-        window_strides=(stride,),
-        padding=(padding,),
-        dimension_numbers=("NWC", "WIO", "NWC"),
-        feature_group_count=x.shape[2],
-    )
 
 
 class SeparableConv(nn.Module):
@@ -135,7 +120,6 @@ class Conv(nn.Module):
     kernel_size: tuple[int, ...]
     stride: int = 1
     padding: int = 0
-    form: str = "auto"
     kernel_init: nn.initializers.Initializer = nn.initializers.glorot_uniform()
 
     @nn.compact
@@ -145,14 +129,13 @@ class Conv(nn.Module):
         shape = (*self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        ops = kernels.ops()
         if window and sign is not None:
-            y = sign * conv_1d_max_pool(
-                x, kernel * sign, window=window, stride=self.stride, form=self.form
-            )
+            y = sign * ops.conv_1d_max_pool(x, kernel * sign, window, self.stride)
         elif len(self.kernel_size) == 1:
-            y = conv_1d(x, kernel, stride=self.stride, form=self.form)
+            y = ops.conv_1d(x, kernel, stride=self.stride)
         else:
-            y = conv_2d(x, kernel, padding=self.padding, form=self.form)
+            y = ops.conv_2d(x, kernel, padding=self.padding)
         return y + jnp.expand_dims(bias, range(y.ndim - 1))
 
 
@@ -168,25 +151,23 @@ class ConvBlock(nn.Module):
     kernel_size: tuple[int, ...]
     stride: int = 1
     window: tuple[int, ...] | None = None
-    form: str = "auto"
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        conv = Conv(
-            self.features, self.kernel_size, self.stride, form=self.form, name="conv"
-        )
+        ops = kernels.ops()
+        conv = Conv(self.features, self.kernel_size, self.stride, name="conv")
         scale, bias = norm_params(self, self.features)
         window = None if train else self.window
         sign = jnp.expand_dims(sign_of(scale), range(x.ndim - 1))
-        if window and is_sparse(window, form=self.form):
+        if window and ops.pools_sparsely(window):
             y = conv(x, window=window[0], sign=sign)
         elif window:
-            y = sign * max_pool(sign * conv(x), window, form=self.form)
+            y = sign * ops.max_pool(sign * conv(x), window)
         else:
             y = conv(x)
         y = scaled_batch_norm(nn.relu(y), scale, bias, train=train)
         if self.window and train:
-            y = max_pool(y, self.window, form=self.form)
+            y = ops.max_pool(y, self.window)
         return y
 
 
@@ -210,6 +191,28 @@ def scaled_batch_norm(
 def sign_of(scale: jax.Array) -> jax.Array:
     """Returns -1 where the scale is negative, otherwise 1; it has no gradient."""
     return jnp.where(scale < 0, -1.0, 1.0)
+
+
+class LeakyLayerNorm(nn.Module):
+    """Normalises each step `[..., C]` over its channels, then a leaky relu.
+
+    SincNet's authors divide by the deviation plus 1e-6, whose gradient at silence is
+    0 / 0; here it is the root of the variance plus 1e-6. The variance is of differences
+    from the mean: as a difference of squares it would be lost in rounding.
+    """
+
+    leak: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        rows = x.reshape(-1, x.shape[-1])
+        return (
+            kernels.ops()
+            .leaky_layer_norm(rows, scale, bias, self.leak)
+            .reshape(x.shape)
+        )
 
 
 class ReluHead(nn.Module):

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 
 from uap_jax.models.blocks import ConvBlock, ReluHead, remove_mean
-from uap_jax.models.kernels.operations import min_num_steps
+from uap_jax.models.kernels.windows import min_num_steps
 
 STRIDE = 2
 # (features, kernel size, pooling or None) of the convolutions. The table's last pooling
@@ -26,7 +26,6 @@ class ConvTrunk(nn.Module):
     """
 
     layers: tuple[tuple[int, int, int | None], ...]
-    form: str = "auto"
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -36,7 +35,6 @@ class ConvTrunk(nn.Module):
                 (kernel_size,),
                 STRIDE,
                 window=(pool_size,) if pool_size else None,
-                form=self.form,
                 name=f"block_{index}",
             )(x, train=train)
         return x
@@ -45,21 +43,17 @@ class ConvTrunk(nn.Module):
 class CNNRand(nn.Module):
     """`[B, N]` clips in the box [0, 1] to `[B, num_classes]` logits.
 
-    The clip's mean is subtracted first: under per-clip scaling the resting level
-    wanders from clip to clip, and the network hardly learns with it.
-
     Source: Abdoli, Cardinal and Koerich, "End-to-end environmental sound classification
     using a 1D convolutional neural network", 2019.
     """
 
     num_classes: int
     dropout_rate: float = 0.5
-    form: str = "auto"
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         x = remove_mean(x)
-        x = ConvTrunk(CONV_LAYERS, self.form, name="trunk")(x[:, :, None], train=train)
+        x = ConvTrunk(CONV_LAYERS, name="trunk")(x[:, :, None], train=train)
         return ReluHead(self.num_classes, HIDDEN, self.dropout_rate, name="head")(
             x, train=train
         )

@@ -11,8 +11,9 @@ import functools
 import flax.linen as nn
 import jax
 
+from uap_jax.models import kernels
 from uap_jax.models.blocks import ConvBlock, ReluHead, remove_mean
-from uap_jax.models.kernels.operations import is_fast, min_num_steps
+from uap_jax.models.kernels.windows import min_num_steps
 
 # (features, kernel size, stride, pooling or None).
 WAVE_LAYERS = (
@@ -40,9 +41,6 @@ MAX_CLIPS_AT_ONCE = 5
 class EnvNetV2(nn.Module):
     """`[B, N]` clips in the box [0, 1] to `[B, num_classes]` logits.
 
-    The clip's mean is subtracted first: under per-clip scaling the resting level
-    wanders from clip to clip, and the network hardly learns with it.
-
     Source: Tokozume, Ushiku and Harada, "Learning from between-class examples for deep
     sound recognition", 2018.
     """
@@ -51,11 +49,12 @@ class EnvNetV2(nn.Module):
     deep: bool = False
     hidden: tuple[int, ...] = (4096, 4096)
     dropout_rate: float = 0.5
-    form: str = "auto"
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        size = clips_at_once(len(x)) if is_fast(self.form) else len(x)
+        size = len(x)
+        if kernels.ops() is kernels.fast:
+            size = clips_at_once(len(x))
         if train or self.is_initializing() or size == len(x):
             x = _convolutions(self, x, train=train)
         else:
@@ -109,14 +108,13 @@ def _convolutions(module: EnvNetV2, x: jax.Array, *, train: bool) -> jax.Array:
             (size,),
             stride,
             window=(pool_size,) if pool_size else None,
-            form=module.form,
             name=f"wave_{index}",
         )(x, train=train)
     x = x.swapaxes(1, 2)[:, :, :, None]
     for index, (features, sizes, window) in enumerate(_map_layers(module.deep)):
-        x = ConvBlock(
-            features, sizes, window=window, form=module.form, name=f"map_{index}"
-        )(x, train=train)
+        x = ConvBlock(features, sizes, window=window, name=f"map_{index}")(
+            x, train=train
+        )
     return x
 
 

@@ -2,60 +2,55 @@
 
 import dataclasses
 import functools
-import importlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, NamedTuple, cast
 
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from uap_jax.attacks import LogitsFn, Variables
+from uap_jax.models import (
+    cnn_gamma,
+    cnn_rand,
+    envnet_v2,
+    sincnet,
+    sincnet_vgg19,
+    spchcmd,
+)
 from uap_jax.models.classifier import Classifier
 
-if TYPE_CHECKING:
-    import flax.linen as nn
-    import jax
+SAMPLE_RATE_HZ = 16_000
 
 
-@dataclasses.dataclass(frozen=True)
-class _Entry:
-    """Where a network is defined and what it is made for.
+class _Entry(NamedTuple):
+    """A network, and what it is made for.
 
-    `micro_batch_size` is how many clips' gradients a processor is fastest with at once
+    `micro_batch_size` is how many clips' gradients a CPU is fastest with at once
     (measured, experiments/benchmarks), or None where many are as good.
     """
 
-    module: str
-    attribute: str
-    num_samples: int
-    sample_rate_hz: int
+    network: Callable[[int], nn.Module]
     min_num_samples: int
+    num_samples: int = 50_999  # of the paper's environmental sounds
     micro_batch_size: int | None = None
 
 
-# Samples of a clip in the paper's environmental sounds.
-_ENVIRONMENTAL = 50_999
-
 _ENTRIES = {
-    "spchcmd": _Entry("uap_jax.models.spchcmd", "SpchCMD", 16_000, 16_000, 5_081),
+    "spchcmd": _Entry(spchcmd.SpchCMD, spchcmd.min_num_samples(), 16_000),
     "cnn_rand": _Entry(
-        "uap_jax.models.cnn_rand", "CNNRand", _ENVIRONMENTAL, 16_000, 17_438, 8
+        cnn_rand.CNNRand, cnn_rand.min_num_samples(), micro_batch_size=8
     ),
     "cnn_gamma": _Entry(
-        "uap_jax.models.cnn_gamma", "CNNGamma", _ENVIRONMENTAL, 16_000, 9_199, 4
+        cnn_gamma.CNNGamma, cnn_gamma.min_num_samples(), micro_batch_size=4
     ),
-    "envnet_v2": _Entry(
-        "uap_jax.models.envnet_v2", "EnvNetV2", _ENVIRONMENTAL, 16_000, 11_354
-    ),
+    "envnet_v2": _Entry(envnet_v2.EnvNetV2, envnet_v2.min_num_samples()),
     "envnet_v2_deep": _Entry(
-        "uap_jax.models.envnet_v2", "EnvNetV2Deep", _ENVIRONMENTAL, 16_000, 22_106
+        envnet_v2.EnvNetV2Deep, envnet_v2.min_num_samples(deep=True)
     ),
-    "sincnet": _Entry(
-        "uap_jax.models.sincnet", "SincNet", _ENVIRONMENTAL, 16_000, 307, 4
-    ),
+    "sincnet": _Entry(sincnet.SincNet, sincnet.min_num_samples(), micro_batch_size=4),
     "sincnet_vgg19": _Entry(
-        "uap_jax.models.sincnet_vgg19",
-        "SincNetVGG19",
-        _ENVIRONMENTAL,
-        16_000,
-        7_226,
-        1,
+        sincnet_vgg19.SincNetVGG19, sincnet_vgg19.min_num_samples(), micro_batch_size=1
     ),
 }
 
@@ -82,12 +77,12 @@ class Architecture:
     num_classes: int
     num_samples: int
     sample_rate_hz: int
-    init: Callable[["jax.Array"], Any]
-    logits: Callable[[Any, "jax.Array"], "jax.Array"]
-    apply_train: Callable[..., tuple["jax.Array", Any]]
+    init: Callable[[jax.Array], Variables]
+    logits: LogitsFn
+    apply_train: Callable[[Variables, jax.Array, jax.Array], tuple[jax.Array, Any]]
 
     def classifier(
-        self, variables: Any, class_names: Sequence[str] | None = None
+        self, variables: Variables, class_names: Sequence[str] | None = None
     ) -> Classifier:
         """Returns the network with these weights."""
         return Classifier(
@@ -129,9 +124,9 @@ def create(
 
 @functools.cache
 def _create(name: str, num_classes: int, num_samples: int) -> Architecture:
-    entry = _ENTRIES[name]
-    module_class = getattr(importlib.import_module(entry.module), entry.attribute)
-    return _as_functions(name, entry, module_class(num_classes), num_samples)
+    return as_functions(
+        _ENTRIES[name].network(num_classes), name=name, num_samples=num_samples
+    )
 
 
 def default_num_samples(name: str) -> int:
@@ -141,20 +136,30 @@ def default_num_samples(name: str) -> int:
 
 def default_sample_rate_hz(name: str) -> int:
     """Returns the sample rate of the paper's set-up of this network."""
-    return _ENTRIES[name].sample_rate_hz
+    del name
+    return SAMPLE_RATE_HZ
 
 
 def default_micro_batch_size(name: str) -> int | None:
-    """Returns how many clips at once a processor is fastest with; None: no matter."""
+    """Returns how many clips at once a CPU is fastest with; None: any number."""
     return _ENTRIES[name].micro_batch_size
 
 
-def _as_functions(
-    name: str, entry: _Entry, module: "nn.Module", num_samples: int
+def as_functions(
+    module: nn.Module,
+    *,
+    name: str,
+    num_samples: int,
+    sample_rate_hz: int = SAMPLE_RATE_HZ,
 ) -> Architecture:
-    import jax
-    import jax.numpy as jnp
+    """Returns a module of Flax as pure functions.
 
+    Args:
+        module: Called with clips `[B, N]` and `train`; has `num_classes`.
+        name: The architecture's name.
+        num_samples: N, samples of a clip.
+        sample_rate_hz: Samples per second.
+    """
     init_with = jax.jit(module.init)
 
     def init(key: jax.Array) -> Any:
@@ -162,8 +167,7 @@ def _as_functions(
         return init_with(key, jnp.full((2, num_samples), 0.5, jnp.float32))
 
     def logits(variables: Any, x: jax.Array) -> jax.Array:
-        result = module.apply(variables, x)
-        return cast("jax.Array", result)
+        return cast("jax.Array", module.apply(variables, x))
 
     def apply_train(
         variables: Any, x: jax.Array, dropout_key: jax.Array
@@ -180,7 +184,7 @@ def _as_functions(
         name=name,
         num_classes=module.num_classes,
         num_samples=num_samples,
-        sample_rate_hz=entry.sample_rate_hz,
+        sample_rate_hz=sample_rate_hz,
         init=init,
         logits=logits,
         apply_train=apply_train,

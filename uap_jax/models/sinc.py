@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from uap_jax.models.kernels.filter_bank import filter_bank
+from uap_jax.models import kernels
 
 KERNEL_SIZE = 251
 # Added to the learned lower edge and to the learned width.
@@ -102,7 +102,6 @@ class SincBank(nn.Module):
     num_filters: int
     pool_size: int = 1
     sample_rate_hz: int = 16_000
-    form: str = "auto"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -114,8 +113,8 @@ class SincBank(nn.Module):
             for name, band in zip(("low", "width"), bands, strict=True)
         }
         filters = sinc_filters(*_bands(params, self.sample_rate_hz))
-        return filter_bank(
-            x, filters, pool_size=self.pool_size, symmetric=True, form=self.form
+        return kernels.ops().filter_bank(
+            x, filters, pool_size=self.pool_size, symmetric=True
         )
 
 

@@ -6,10 +6,9 @@ The table's pooling has stride 3, as its shapes demand, not 1.
 import flax.linen as nn
 import jax
 
-from uap_jax.models.blocks import Conv, batch_norm, remove_mean
-from uap_jax.models.kernels.norms import LeakyLayerNorm
-from uap_jax.models.kernels.operations import min_num_steps
-from uap_jax.models.kernels.pooling import max_pool
+from uap_jax.models import kernels
+from uap_jax.models.blocks import Conv, LeakyLayerNorm, batch_norm, remove_mean
+from uap_jax.models.kernels.windows import min_num_steps
 from uap_jax.models.sinc import KERNEL_SIZE, SincBank
 
 NUM_FILTERS = 80
@@ -21,22 +20,8 @@ HIDDEN = (128, 64)
 LEAK = 0.2
 
 
-def layer_norm(x: jax.Array, name: str) -> jax.Array:
-    """Normalises each step over its channels; call in a compact module.
-
-    The authors divide by the deviation plus 1e-6, whose gradient at silence is 0 / 0;
-    here it is the root of the variance plus 1e-6. The variance is of differences from
-    the mean: as a difference of squares it would be lost in rounding.
-    """
-    return nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, name=name)(x)
-
-
 class SincNet(nn.Module):
     """`[B, N]` clips in the box [0, 1] to `[B, num_classes]` logits.
-
-    The clip's mean is subtracted first: under per-clip scaling the resting level
-    wanders from clip to clip, and the lowest filters would pass it on, some louder than
-    any sound.
 
     Source: Ravanelli and Bengio, "Speaker Recognition from Raw Waveform with SincNet",
     2018, in the variant of the paper's authors.
@@ -44,24 +29,22 @@ class SincNet(nn.Module):
 
     num_classes: int
     dropout_rate: float = 0.5
-    form: str = "auto"
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         x = remove_mean(x)
-        x = SincBank(NUM_FILTERS, POOL_SIZE, form=self.form, name="sinc")(x)
-        x = LeakyLayerNorm(LEAK, form=self.form, name="sinc_norm")(x)
+        x = SincBank(NUM_FILTERS, POOL_SIZE, name="sinc")(x)
+        x = LeakyLayerNorm(LEAK, name="sinc_norm")(x)
         for index, (features, pool_size) in enumerate(CONV_LAYERS):
             x = Conv(
                 features,
                 (CONV_SIZE,),
-                form=self.form,
                 kernel_init=nn.initializers.glorot_normal(),
                 name=f"conv_{index}",
             )(x)
             if pool_size:
-                x = max_pool(x, (pool_size,), form=self.form)
-            x = LeakyLayerNorm(LEAK, form=self.form, name=f"conv_norm_{index}")(x)
+                x = kernels.ops().max_pool(x, (pool_size,))
+            x = LeakyLayerNorm(LEAK, name=f"conv_norm_{index}")(x)
         x = x.reshape(x.shape[0], -1)
         for index, features in enumerate(HIDDEN):
             x = nn.Dense(

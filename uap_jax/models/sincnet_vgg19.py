@@ -7,10 +7,9 @@ channels.
 import flax.linen as nn
 import jax
 
+from uap_jax.models import kernels
 from uap_jax.models.blocks import Conv, ReluHead, remove_mean
-from uap_jax.models.kernels.pooling import max_pool
 from uap_jax.models.sinc import KERNEL_SIZE, SincBank
-from uap_jax.models.sincnet import layer_norm
 
 NUM_FILTERS = 227
 POOL_SIZE = 218
@@ -21,9 +20,7 @@ VGG19_GROUPS = ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))
 class SincNetVGG19(nn.Module):
     """`[B, N]` clips in the box [0, 1] to `[B, num_classes]` logits.
 
-    The clip's mean is subtracted first: under per-clip scaling the resting level
-    wanders from clip to clip, and the lowest filters would pass it on, some louder than
-    any sound. The kernels start at He's scale: at the authors', half the variance is
+    The kernels start at He's scale: at the authors', half the variance is
     lost in each of the sixteen convolutions, and there is no norm between them.
 
     Source: Simonyan and Zisserman, "Very deep convolutional networks for large-scale
@@ -34,25 +31,25 @@ class SincNetVGG19(nn.Module):
     num_classes: int
     groups: tuple[tuple[int, int], ...] = VGG19_GROUPS
     hidden: tuple[int, ...] = (4096,)
-    form: str = "auto"
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         x = remove_mean(x)
-        x = SincBank(NUM_FILTERS, POOL_SIZE, form=self.form, name="sinc")(x)
-        x = layer_norm(x, "sinc_norm")[:, :, :, None]
+        x = SincBank(NUM_FILTERS, POOL_SIZE, name="sinc")(x)
+        # As in `LeakyLayerNorm`, without the relu.
+        x = nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, name="sinc_norm")(x)
+        x = x[:, :, :, None]
         for group, (num_layers, features) in enumerate(self.groups):
             for index in range(num_layers):
                 conv = Conv(
                     features,
                     (3, 3),
                     padding=1,
-                    form=self.form,
                     kernel_init=nn.initializers.he_normal(),
                     name=f"conv_{group}_{index}",
                 )
                 x = nn.relu(conv(x))
-            x = max_pool(x, (2, 2), form=self.form)
+            x = kernels.ops().max_pool(x, (2, 2))
         return ReluHead(self.num_classes, self.hidden, name="head")(x, train=train)
 
 

@@ -63,11 +63,7 @@ class FrameConv(nn.Module):
 
 
 class SpchCMD(nn.Module):
-    """`[B, N]` clips in the box [0, 1] to `[B, num_classes]` logits.
-
-    The clip's mean is subtracted first: under per-clip scaling the resting level
-    wanders from clip to clip, and the network hardly learns with it.
-    """
+    """`[B, N]` clips in the box [0, 1] to `[B, num_classes]` logits."""
 
     num_classes: int
     dropout_rate: float = 0.4

@@ -1,8 +1,12 @@
-"""Banks of symmetric filters: half the work by folding, as matrix products.
+"""Banks of long filters on raw audio, with the pooling that follows them.
 
-A block that is read backwards gives the block's outputs backwards. So sums of the
-outputs p and P - 1 - p need the sums of its samples s and S - 1 - s alone, and
-differences their differences.
+The outputs of such a bank are by far the largest array of its network (46 MB a clip for
+227 filters), and pooling keeps few of them: computed and pooled block by block, they
+never exist as a whole.
+
+Symmetric filters take half the work by folding. A block that is read backwards gives
+the block's outputs backwards: sums of the outputs p and P - 1 - p need only the sums of
+its samples s and S - 1 - s, and differences their differences.
 """
 
 import functools
@@ -10,28 +14,48 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from uap_jax.models.kernels.operations import (
-    num_windows,
-    overlapping_blocks,
-    toeplitz_matrix,
-)
+from uap_jax.models.kernels.convolutions import toeplitz_matrix
 from uap_jax.models.kernels.pooling import first_maximum, max_over
+from uap_jax.models.kernels.windows import num_windows, overlapping_blocks
 
+MIN_FFT_SIZE = 2048
 # Outputs of one block, an even number; more repeat less of the input and multiply more
 # zeros. Taken at once: steps of each clip, or blocks, few enough to stay in a cache.
 BLOCK_OUTPUTS = 24
 CHUNK_STEPS = 6144
 CHUNK_BLOCKS = 256
-# The widest windows of `filter_bank_folded_blocks` that divide half a block well.
+# The widest windows of `folded_blocks_bank` that divide half a block well.
 MAX_BLOCKS_POOL_SIZE = 6
 
-# Maxima of the first half's windows and of the second half's, and their places.
+# Maxima of the first half's windows and of the second half's, and where they are.
 _Halves = tuple[jax.Array, jax.Array]
 
 
-def filter_bank_folded(
-    x: jax.Array, filters: jax.Array, *, pool_size: int = 1
-) -> jax.Array:
+def fft_bank(x: jax.Array, filters: jax.Array, pool_size: int = 1) -> jax.Array:
+    """`filter_bank` by overlap-save, one block of all filters after the other."""
+    kernel_size, num_filters = filters.shape
+    num_steps = num_windows(x.shape[1], size=kernel_size)
+    num_outputs = num_windows(num_steps, size=pool_size, stride=pool_size)
+    # Twice what one pooled output needs at least, so that most of a block is of use.
+    fft_size = max(MIN_FFT_SIZE, 1 << (2 * (kernel_size + pool_size)).bit_length())
+    block_outputs = (fft_size - kernel_size + 1) // pool_size
+    hop = block_outputs * pool_size
+    num_blocks = -(-num_outputs // block_outputs)
+    blocks = overlapping_blocks(x, num_blocks=num_blocks, hop=hop, size=fft_size)
+    # The conjugate makes the product a correlation.
+    responses = jnp.conj(jnp.fft.rfft(filters.T, fft_size))
+
+    def filter_and_pool(block: jax.Array) -> jax.Array:
+        spectrum = jnp.fft.rfft(block)[:, None, :] * responses[None]
+        y = jnp.fft.irfft(spectrum, fft_size)[:, :, :hop]
+        return max_over(y.reshape(-1, num_filters, block_outputs, pool_size), 3)
+
+    y = jax.lax.map(filter_and_pool, blocks.transpose(1, 0, 2))
+    y = y.transpose(1, 0, 3, 2).reshape(x.shape[0], -1, num_filters)
+    return y[:, :num_outputs]
+
+
+def folded_bank(x: jax.Array, filters: jax.Array, pool_size: int = 1) -> jax.Array:
     """`filter_bank` of symmetric filters, with windows of any size."""
     kernel_size, num_filters = filters.shape
     num_steps = num_windows(x.shape[1], size=kernel_size)
@@ -65,14 +89,14 @@ def filter_bank_folded(
     return y[:, :num_outputs]
 
 
-def filter_bank_folded_blocks(
-    x: jax.Array, filters: jax.Array, *, pool_size: int = 1
+def folded_blocks_bank(
+    x: jax.Array, filters: jax.Array, pool_size: int = 1
 ) -> jax.Array:
-    """`filter_bank` of symmetric filters, with windows that are small beside a block.
+    """`filter_bank` of symmetric filters, with windows much smaller than a block.
 
     Half a block is a whole number of windows, so that the maximum is taken of sum and
-    difference apart. The columns of the products are ordered by the place in a window
-    first: every step between the products then runs along whole rows.
+    difference apart. The columns of the products are ordered by the position in a
+    window first: every step between the products then runs along whole rows.
     """
     num_filters = filters.shape[1]
     num_steps = num_windows(x.shape[1], size=filters.shape[0])
@@ -119,19 +143,11 @@ def _product_maxima(
 ) -> _Halves:
     """Returns the maxima of `a + b` and of `a - b`, the products of sums, differences.
 
-    Args:
-        x_sums: `[R, S / 2]`.
-        x_differences: The same shape.
-        sums: `[S / 2, P W]`, the place in a window first.
-        differences: The same shape.
-        pool_size: P.
-
-    Returns:
-        `[R, W]` and `[R, W]`, the maxima over the P places.
+    `x_sums`, `x_differences` are `[R, S / 2]`; `sums`, `differences` `[S / 2, P W]`,
+    the position in a window first; the maxima over P positions are `[R, W]`.
     """
-    return _product_maxima_forward(x_sums, x_differences, sums, differences, pool_size)[
-        0
-    ]
+    arguments = x_sums, x_differences, sums, differences
+    return _product_maxima_forward(*arguments, pool_size)[0]
 
 
 def _product_maxima_forward(
@@ -151,18 +167,18 @@ def _product_maxima_forward(
 def _product_maxima_backward(
     pool_size: int, residuals: tuple[jax.Array, ...], directions: _Halves
 ) -> tuple[jax.Array, ...]:
-    # A product for each place: putting the places together again costs more.
+    # One product per position: joining the positions again costs more.
     first_index, second_index, x_sums, x_differences, sums, differences = residuals
     x_gradients, gradients = [], []
-    for place in range(pool_size):
+    for position in range(pool_size):
         first, second = (
-            jnp.where(index == place, direction, 0.0)
+            jnp.where(index == position, direction, 0.0)
             for index, direction in zip(
                 (first_index, second_index), directions, strict=True
             )
         )
         for_sums, for_differences = first + second, first - second
-        columns = slice(place * first.shape[1], (place + 1) * first.shape[1])
+        columns = slice(position * first.shape[1], (position + 1) * first.shape[1])
         x_gradients.append(
             (
                 for_sums @ sums[:, columns].T,

@@ -7,18 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from uap_jax.models.kernels.filter_bank import (
-    MIN_FFT_SIZE,
-    filter_bank,
-    filter_bank_fft,
-    filter_bank_plain,
-)
-from uap_jax.models.kernels.folded_bank import (
+from uap_jax.models.kernels import fast, plain
+from uap_jax.models.kernels.banks import (
     BLOCK_OUTPUTS,
     CHUNK_BLOCKS,
     CHUNK_STEPS,
-    filter_bank_folded,
-    filter_bank_folded_blocks,
+    MIN_FFT_SIZE,
+    fft_bank,
+    folded_bank,
+    folded_blocks_bank,
 )
 
 NUM_TAPS = 65
@@ -48,15 +45,15 @@ def test_forms_agree(num_clips, num_outputs, pool_size):
 
     @functools.partial(jax.jit, compiler_options=QUICKLY)
     def run(x, filters, direction):
-        results = []
-        for bank in (filter_bank_fft, filter_bank_plain):
+        values = []
+        for bank in (fft_bank, plain.filter_bank):
             pooled = functools.partial(bank, pool_size=pool_size)
             y, pull_back = jax.vjp(pooled, x, filters)
-            results.append((y, *pull_back(direction)))
-        return results
+            values.append((y, *pull_back(direction)))
+        return values
 
-    fast, plain = run(x, filters, direction)
-    for value, expected in zip(fast, plain, strict=True):
+    results, references = run(x, filters, direction)
+    for value, expected in zip(results, references, strict=True):
         assert value.shape == expected.shape
         # A transform spreads its rounding over the block.
         np.testing.assert_allclose(
@@ -67,15 +64,15 @@ def test_forms_agree(num_clips, num_outputs, pool_size):
 @pytest.mark.parametrize(
     ("bank", "num_clips", "num_taps", "num_outputs", "pool_size"),
     [
-        (filter_bank_folded, 1, 65, 1, 1),
-        (filter_bank_folded, 2, 65, CHUNK_STEPS, 1),  # a chunk filled to its last step
-        (filter_bank_folded, 1, 65, CHUNK_STEPS + 1, 1),
-        (filter_bank_folded, 2, 64, 2 * CHUNK_STEPS - 5, 3),  # blocks of an odd size
-        (filter_bank_folded, 2, 65, 701, 218),  # the remainder is dropped
-        (filter_bank_folded_blocks, 1, 65, 1, 1),
-        (filter_bank_folded_blocks, 1, 65, CHUNK_BLOCKS * BLOCK_OUTPUTS, 3),
-        (filter_bank_folded_blocks, 2, 64, CHUNK_BLOCKS * BLOCK_OUTPUTS - 7, 5),
-        (filter_bank_folded_blocks, 1, 65, 701, 31),  # a window wider than half a block
+        (folded_bank, 1, 65, 1, 1),
+        (folded_bank, 2, 65, CHUNK_STEPS, 1),  # a chunk filled to its last step
+        (folded_bank, 1, 65, CHUNK_STEPS + 1, 1),
+        (folded_bank, 2, 64, 2 * CHUNK_STEPS - 5, 3),  # blocks of an odd size
+        (folded_bank, 2, 65, 701, 218),  # the remainder is dropped
+        (folded_blocks_bank, 1, 65, 1, 1),
+        (folded_blocks_bank, 1, 65, CHUNK_BLOCKS * BLOCK_OUTPUTS, 3),
+        (folded_blocks_bank, 2, 64, CHUNK_BLOCKS * BLOCK_OUTPUTS - 7, 5),
+        (folded_blocks_bank, 1, 65, 701, 31),  # a window wider than half a block
     ],
 )
 def test_forms_agree_on_symmetric_filters(
@@ -86,17 +83,17 @@ def test_forms_agree_on_symmetric_filters(
 
     @functools.partial(jax.jit, compiler_options=QUICKLY)
     def run(x, half, direction):
-        results = []
-        for form in (bank, filter_bank_plain):
+        values = []
+        for form in (bank, plain.filter_bank):
             pooled = functools.partial(form, pool_size=pool_size)
             y, pull_back = jax.vjp(
                 lambda x, half, pooled=pooled: pooled(x, half + half[::-1]), x, half
             )
-            results.append((y, *pull_back(direction)))
-        return results
+            values.append((y, *pull_back(direction)))
+        return values
 
-    fast, plain = run(x, half, direction)
-    for value, expected in zip(fast, plain, strict=True):
+    results, references = run(x, half, direction)
+    for value, expected in zip(results, references, strict=True):
         assert value.shape == expected.shape
         # Sums and differences spread their rounding over the block.
         np.testing.assert_allclose(
@@ -104,10 +101,10 @@ def test_forms_agree_on_symmetric_filters(
         )
 
 
-@pytest.mark.parametrize("form", ["fast", "plain"])
+@pytest.mark.parametrize("form", [fast, plain])
 def test_bank_is_a_correlation(form):
     x, filters = normal(2, 300), normal(40, 3)
-    y = filter_bank(x, filters, form=form)
+    y = form.filter_bank(x, filters)
     for clip in range(2):
         for channel in range(3):
             expected = np.correlate(
@@ -116,17 +113,17 @@ def test_bank_is_a_correlation(form):
             np.testing.assert_allclose(y[clip, :, channel], expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("form", ["fast", "plain"])
+@pytest.mark.parametrize("form", [fast, plain])
 def test_too_short_a_clip_is_an_error(form):
     with pytest.raises(ValueError, match="x: expected at least 40 steps, got 39"):
-        filter_bank(normal(1, 39), normal(40, 3), form=form)
+        form.filter_bank(normal(1, 39), normal(40, 3))
     with pytest.raises(ValueError, match="x: expected at least 8 steps, got 7"):
-        filter_bank(normal(1, 46), normal(40, 3), pool_size=8, form=form)
+        form.filter_bank(normal(1, 46), normal(40, 3), pool_size=8)
 
 
 def test_long_filters_get_a_longer_transform():
     shape = jax.eval_shape(
-        functools.partial(filter_bank_fft, pool_size=100),
+        functools.partial(fft_bank, pool_size=100),
         jax.ShapeDtypeStruct((2, 20_000), jnp.float32),
         jax.ShapeDtypeStruct((4_000, 3), jnp.float32),
     ).shape

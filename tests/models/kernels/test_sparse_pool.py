@@ -7,12 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from uap_jax.models.kernels import operations
-from uap_jax.models.kernels.conv_pool import (
+from uap_jax.models.kernels import fast, plain
+from uap_jax.models.kernels.sparse_pool import (
     MAX_SPARSE_WINDOW,
     MIN_SPARSE_WINDOW,
     conv_1d_max_pool,
-    conv_1d_max_pool_sparse,
     sum_of_kernels,
 )
 
@@ -23,7 +22,7 @@ def normal(*shape: int) -> jax.Array:
 
 
 def conv_1d_max_pool_plain(x, kernel, window, stride):
-    return conv_1d_max_pool(x, kernel, window=window, stride=stride, form="plain")
+    return plain.max_pool(plain.conv_1d(x, kernel, stride=stride), (window,))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4, 5))
@@ -47,11 +46,11 @@ def test_forms_agree(num_clips, num_steps, channels, kernel_size, stride, window
     shape = jax.eval_shape(
         lambda: conv_1d_max_pool_plain(x, kernel, window, stride)
     ).shape
-    fast, plain = (
+    results, references = (
         value_and_gradients(form, x, kernel, normal(*shape), window, stride)
-        for form in (conv_1d_max_pool_sparse, conv_1d_max_pool_plain)
+        for form in (conv_1d_max_pool, conv_1d_max_pool_plain)
     )
-    for value, expected in zip(fast, plain, strict=True):
+    for value, expected in zip(results, references, strict=True):
         assert value.shape == expected.shape
         np.testing.assert_allclose(
             value, expected, rtol=0, atol=1e-5 * np.abs(expected).max()
@@ -76,13 +75,21 @@ def test_sum_of_kernels_by_definition_also_under_vmap_and_in_a_loop():
         np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("form", operations.FORMS)
 @pytest.mark.parametrize(
-    "window", [3, MIN_SPARSE_WINDOW, MAX_SPARSE_WINDOW, MAX_SPARSE_WINDOW + 1]
+    ("window", "expected"),
+    [
+        ((MIN_SPARSE_WINDOW - 1,), False),
+        ((MIN_SPARSE_WINDOW,), True),
+        ((MAX_SPARSE_WINDOW,), True),
+        ((MAX_SPARSE_WINDOW + 1,), False),
+        ((MIN_SPARSE_WINDOW, 1), False),
+    ],
 )
-def test_every_form_is_accepted(form, window):
-    run = functools.partial(conv_1d_max_pool, window=window, stride=2, form=form)
-    x, kernel = normal(1, 2 * window + 4, 2), normal(5, 2, 3)
-    assert jax.eval_shape(run, x, kernel).shape == (1, 1, 3)
+def test_windows_for_which_it_is_faster(window, expected):
+    assert fast.pools_sparsely(window) is expected
+    assert plain.pools_sparsely(window) is False
+
+
+def test_too_short_a_clip_is_an_error():
     with pytest.raises(ValueError, match="x: expected at least"):
-        run(x[:, : 2 * window], kernel)
+        conv_1d_max_pool(normal(1, 10, 2), normal(5, 2, 3), 4, 2)

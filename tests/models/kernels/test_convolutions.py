@@ -7,16 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from uap_jax.models.kernels import operations
-from uap_jax.models.kernels.operations import (
-    conv_1d,
-    conv_1d_plain,
+from uap_jax.models import kernels
+from uap_jax.models.kernels import fast, plain
+from uap_jax.models.kernels.convolutions import (
     conv_1d_polyphase,
     conv_1d_toeplitz,
-    conv_2d,
     conv_2d_canonical,
-    conv_2d_plain,
     conv_2d_rows,
+)
+from uap_jax.models.kernels.windows import (
     min_num_steps,
     num_windows,
     overlapping_blocks,
@@ -58,9 +57,6 @@ def assert_equals_plain(fast, plain, x, kernel):
         assert np.any(np.asarray(expected) != 0)
 
 
-im2col = functools.partial(conv_1d_toeplitz, block_outputs=1)
-
-
 @pytest.mark.parametrize(
     ("fast", "num_clips", "num_steps", "channels", "kernel_size", "stride"),
     [
@@ -68,7 +64,6 @@ im2col = functools.partial(conv_1d_toeplitz, block_outputs=1)
         (conv_1d_toeplitz, 3, 102, 1, 7, 3),
         (conv_1d_toeplitz, 2, 47, 2, 3, 5),  # steps that no output sees
         (conv_1d_toeplitz, 2, 7, 1, 7, 1),  # a single output
-        (im2col, 2, 47, 2, 3, 5),
         (conv_1d_polyphase, 3, 102, 1, 7, 3),
         (conv_1d_polyphase, 1, 80, 3, 4, 2),
         (conv_1d_polyphase, 2, 47, 2, 3, 5),
@@ -78,7 +73,7 @@ im2col = functools.partial(conv_1d_toeplitz, block_outputs=1)
 def test_conv_1d_forms_agree(fast, num_clips, num_steps, channels, kernel_size, stride):
     assert_equals_plain(
         with_settings(fast, stride=stride),
-        with_settings(conv_1d_plain, stride=stride),
+        with_settings(plain.conv_1d, stride=stride),
         normal(num_clips, num_steps, channels),
         normal(kernel_size, channels, 6),
     )
@@ -86,8 +81,8 @@ def test_conv_1d_forms_agree(fast, num_clips, num_steps, channels, kernel_size, 
 
 def test_conv_1d_by_definition():
     x, kernel = normal(2, 20, 3), normal(4, 3, 5)
-    for form in ("fast", "plain"):
-        y = conv_1d(x, kernel, stride=3, form=form)
+    for form in (fast, plain):
+        y = form.conv_1d(x, kernel, stride=3)
         windows = [np.asarray(x, np.float64)[:, t : t + 4] for t in range(0, 17, 3)]
         expected = np.stack([np.einsum("bki,kio->bo", w, kernel) for w in windows], 1)
         np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
@@ -107,13 +102,13 @@ def test_conv_1d_by_definition():
 def test_conv_2d_forms_agree(fast, x_shape, kernel_shape, padding):
     assert_equals_plain(
         with_settings(fast, padding=padding),
-        with_settings(conv_2d_plain, padding=padding),
+        with_settings(plain.conv_2d, padding=padding),
         normal(*x_shape),
         normal(*kernel_shape),
     )
 
 
-@pytest.mark.parametrize("conv", [conv_2d_rows, conv_2d_canonical, conv_2d_plain])
+@pytest.mark.parametrize("conv", [conv_2d_rows, conv_2d_canonical, plain.conv_2d])
 def test_conv_2d_refuses_what_the_kernel_does_not_fit_into(conv):
     with pytest.raises(ValueError, match="x: expected at least 5 steps, got 4"):
         conv(normal(1, 9, 4, 1), normal(3, 5, 1, 1))
@@ -138,34 +133,24 @@ def test_blocks_overlap_and_end_with_zeros():
     assert blocks.tolist() == [[[1, 2], [4, 5]]]
 
 
-@pytest.mark.parametrize("form", operations.FORMS)
-def test_every_form_is_accepted_by_every_operation(form):
+@pytest.mark.parametrize("form", [fast, plain])
+def test_operations_have_their_shapes_and_name_what_was_expected(form):
     for channels in (1, 2):
         x, kernel = normal(1, 9, channels), normal(3, channels, 2)
-        run = functools.partial(conv_1d, stride=2, form=form)
+        run = functools.partial(form.conv_1d, stride=2)
         assert jax.eval_shape(run, x, kernel).shape == (1, 4, 2)
-    run = functools.partial(conv_2d, form=form)
-    assert jax.eval_shape(run, normal(1, 9, 8, 2), normal(3, 2, 2, 4)).shape == (
-        *(1, 7, 7, 4),
-    )
+    x, kernel = normal(1, 9, 8, 2), normal(3, 2, 2, 4)
+    assert jax.eval_shape(form.conv_2d, x, kernel).shape == (1, 7, 7, 4)
+    with pytest.raises(ValueError, match="x: expected at least 3 steps, got 2"):
+        form.conv_1d(normal(1, 2, 1), normal(3, 1, 2))
+    with pytest.raises(ValueError, match="x: expected at least 3 steps, got 2"):
+        form.conv_2d(normal(1, 4, 2, 1), normal(2, 3, 1, 2))
 
 
 def test_form_follows_the_platform(monkeypatch):
-    assert operations.is_fast("fast")
-    assert not operations.is_fast("plain")
-    for platform, expected in (("cpu", True), ("gpu", False), ("tpu", False)):
+    for platform, expected in (("cpu", fast), ("gpu", plain), ("tpu", plain)):
         monkeypatch.setattr(jax, "default_backend", lambda platform=platform: platform)
-        assert operations.is_fast("auto") is expected
-
-
-def test_mistakes_name_what_was_expected():
-    with pytest.raises(ValueError, match=r"form: expected one of .*, got 'quick'"):
-        conv_1d(normal(1, 9, 1), normal(3, 1, 2), form="quick")
-    for form in ("fast", "plain"):
-        with pytest.raises(ValueError, match="x: expected at least 3 steps, got 2"):
-            conv_1d(normal(1, 2, 1), normal(3, 1, 2), form=form)
-        with pytest.raises(ValueError, match="x: expected at least 3 steps, got 2"):
-            conv_2d(normal(1, 4, 2, 1), normal(2, 3, 1, 2), form=form)
+        assert kernels.ops() is expected
 
 
 @pytest.mark.parametrize(("size", "stride"), [(3, 1), (5, 2), (2, 4)])

@@ -2,7 +2,7 @@
 
 Of a window's outputs the maximum alone has a gradient, so the gradient of the
 convolution's outputs is nearly all zeros: for windows of 64, a convolution of it is 64
-times the work of adding the kernel up at the places of the maxima.
+times the work of adding up the kernel where the maxima are.
 """
 
 import functools
@@ -10,17 +10,9 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from uap_jax.models.kernels.operations import (
-    conv_1d,
-    conv_1d_polyphase,
-    is_fast,
-    num_windows,
-)
-from uap_jax.models.kernels.pooling import (
-    first_maximum,
-    max_pool,
-    unstacked,
-)
+from uap_jax.models.kernels.convolutions import conv_1d_polyphase
+from uap_jax.models.kernels.pooling import first_maximum
+from uap_jax.models.kernels.windows import num_windows
 
 # The narrowest window for which adding kernels one after the other is faster, and the
 # widest whose outputs are compared one by one.
@@ -28,40 +20,29 @@ MIN_SPARSE_WINDOW = 32
 MAX_SPARSE_WINDOW = 64
 
 
-def is_sparse(window: tuple[int, ...], *, form: str) -> bool:
-    """Returns whether `conv_1d_max_pool` differs from a convolution, then pooling."""
-    is_in_range = MIN_SPARSE_WINDOW <= window[0] <= MAX_SPARSE_WINDOW
-    return is_fast(form) and len(window) == 1 and is_in_range
+def pools_sparsely(window: tuple[int, ...]) -> bool:
+    """Returns whether `conv_1d_max_pool` is faster than a convolution, then pooling."""
+    return len(window) == 1 and MIN_SPARSE_WINDOW <= window[0] <= MAX_SPARSE_WINDOW
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def conv_1d_max_pool(
-    x: jax.Array, kernel: jax.Array, *, window: int, stride: int = 1, form: str = "auto"
+    x: jax.Array, kernel: jax.Array, window: int, stride: int
 ) -> jax.Array:
-    """Convolves without padding and takes the maximum over windows of the outputs.
+    """`conv_1d`, then `max_pool`; the gradient adds up kernels where the maxima are.
 
     Args:
         x: `[B, T, I]`.
         kernel: `[K, I, O]`.
-        window: P, outputs of one window; a last, short one is dropped.
+        window: P, outputs of one window; a short last one is dropped.
         stride: s, steps between outputs.
-        form: One of `operations.FORMS`.
 
     Returns:
         `[B, ((T - K) // s + 1) // P, O]`.
 
     Raises:
-        ValueError: The form is unknown, or x is too short for one window.
+        ValueError: x is too short for one window.
     """
-    if is_sparse((window,), form=form):
-        return conv_1d_max_pool_sparse(x, kernel, window, stride)
-    return max_pool(conv_1d(x, kernel, stride=stride, form=form), (window,), form=form)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def conv_1d_max_pool_sparse(
-    x: jax.Array, kernel: jax.Array, window: int, stride: int
-) -> jax.Array:
-    """`conv_1d_max_pool` whose gradient adds up kernels at the maxima's places."""
     return _forward(x, kernel, window, stride)[0]
 
 
@@ -72,21 +53,22 @@ def _forward(
     num_outputs = num_windows(y.shape[1], size=window, stride=window)
     y = y[:, : num_outputs * window]
     y = y.reshape(y.shape[0], num_outputs, window, y.shape[2])
-    _, place = first_maximum(unstacked(y, 2))
-    # Of its own: what follows would compute the other again, value by value.
-    return jnp.max(y, axis=2), (x, kernel, place)
+    parts = [jax.lax.index_in_dim(y, i, 2, keepdims=False) for i in range(window)]
+    _, index = first_maximum(parts)
+    # Not the maximum above: what follows would compute it again, value by value.
+    return jnp.max(y, axis=2), (x, kernel, index)
 
 
 def _backward(
     window: int, stride: int, residuals: tuple[jax.Array, ...], direction: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    x, kernel, place = residuals
-    first_outputs = window * jnp.arange(place.shape[1], dtype=jnp.int32)
-    starts = (first_outputs[None, :, None] + place.astype(jnp.int32)) * stride
+    x, kernel, index = residuals
+    first_outputs = window * jnp.arange(index.shape[1], dtype=jnp.int32)
+    starts = (first_outputs[None, :, None] + index.astype(jnp.int32)) * stride
     x_gradient = sum_of_kernels(direction, starts, kernel, x.shape[1])
     # Needed for training alone, so the dense form is good enough.
-    places = jax.lax.broadcasted_iota(place.dtype, (*place.shape, window), 3)
-    dense = jnp.where(place[..., None] == places, direction[..., None], 0.0)
+    indices = jax.lax.broadcasted_iota(index.dtype, (*index.shape, window), 3)
+    dense = jnp.where(index[..., None] == indices, direction[..., None], 0.0)
     dense = dense.swapaxes(2, 3).reshape(x.shape[0], -1, kernel.shape[2])
     steps = (dense.shape[1] - 1) * stride + kernel.shape[0]
     _, pull_back = jax.vjp(
@@ -95,13 +77,13 @@ def _backward(
     return x_gradient, *pull_back(dense)
 
 
-conv_1d_max_pool_sparse.defvjp(_forward, _backward)
+conv_1d_max_pool.defvjp(_forward, _backward)
 
 
 def sum_of_kernels(
     factors: jax.Array, starts: jax.Array, kernel: jax.Array, num_steps: int
 ) -> jax.Array:
-    """Adds multiples of a kernel's filters up, each from a step of its own.
+    """Adds up multiples of a kernel's filters, each from its start.
 
     `y[b, t, i] = sum_{w, o} factors[b, w, o] kernel[t - starts[b, w, o], i, o]`.
 
@@ -118,16 +100,17 @@ def sum_of_kernels(
     num_clips = factors.shape[0]
     size = kernel_size * channels
 
-    # With an axis of its own for every slice, the loop would be one of gathers.
+    # With a separate axis for every slice, the loop would be one of gathers.
     @jax.custom_batching.sequential_vmap
     def run(factors: jax.Array, starts: jax.Array, filters: jax.Array) -> jax.Array:
-        def add(index: jax.Array, y: jax.Array) -> jax.Array:
-            place = index // features, index % features
-            piece = jax.lax.dynamic_slice(y, (starts[place],), (size,))
-            piece += factors[place] * filters[place[1]]
-            return jax.lax.dynamic_update_slice(y, piece, (starts[place],))
+        def add(number: jax.Array, y: jax.Array) -> jax.Array:
+            index = number // features, number % features
+            piece = jax.lax.dynamic_slice(y, (starts[index],), (size,))
+            piece += factors[index] * filters[index[1]]
+            return jax.lax.dynamic_update_slice(y, piece, (starts[index],))
 
-        # Zeros that XLA knows it makes outside of a loop around this one, and copies.
+        # Zeros known to be constant are made outside of a loop around this one, and
+        # copied in every iteration.
         zero = (starts[0, 0] < 0).astype(factors.dtype)
         y = jnp.full(num_clips * num_steps * channels, zero)
         return jax.lax.fori_loop(0, factors.size, add, y)

@@ -1,0 +1,140 @@
+"""The operations as XLA has them: the reference, and the form of accelerators."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from uap_jax.models.kernels.windows import num_windows
+
+# Added to the variance of a layer norm.
+EPSILON = 1e-6
+
+
+def conv_1d(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
+    """Convolves without padding.
+
+    `y[b, t, o] = sum_{k, i} kernel[k, i, o] x[b, t s + k, i]`
+
+    Args:
+        x: `[B, T, I]`.
+        kernel: `[K, I, O]`.
+        stride: s, steps between outputs.
+
+    Returns:
+        `[B, (T - K) // s + 1, O]`.
+
+    Raises:
+        ValueError: x is shorter than the kernel.
+    """
+    num_windows(x.shape[1], size=kernel.shape[0])
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride,),
+        padding="VALID",
+        dimension_numbers=("NWC", "WIO", "NWC"),
+    )
+
+
+def conv_2d(x: jax.Array, kernel: jax.Array, *, padding: int = 0) -> jax.Array:
+    """Convolves two axes without stride.
+
+    Args:
+        x: `[B, H, W, I]`.
+        kernel: `[K, L, I, O]`.
+        padding: p, zeros on all four sides, fewer than K and L.
+
+    Returns:
+        `[B, H + 2 p - K + 1, W + 2 p - L + 1, O]`.
+
+    Raises:
+        ValueError: x is smaller than the kernel.
+    """
+    check_kernel_fits(x, kernel, padding)
+    return xla_conv_2d(x, kernel, ((padding, padding),) * 2)
+
+
+def max_pool(x: jax.Array, window: tuple[int, ...]) -> jax.Array:
+    """Takes the maximum over windows that do not overlap; a short last one is dropped.
+
+    Where values tie, one of them has the gradient, not the same one in both forms.
+
+    Args:
+        x: `[B, ..., C]` with as many axes between as the window has.
+        window: Its size along each.
+
+    Returns:
+        The same with each axis between divided by its window, rounded down.
+
+    Raises:
+        ValueError: x is smaller than the window.
+    """
+    for axis, size in enumerate(window, start=1):
+        num_windows(x.shape[axis], size=size)
+    sizes = (1, *window, 1)
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, sizes, sizes, "VALID")
+
+
+def pools_sparsely(window: tuple[int, ...]) -> bool:
+    """Returns whether `conv_1d_max_pool` is faster than a convolution, then pooling."""
+    del window
+    return False
+
+
+def filter_bank(
+    x: jax.Array, filters: jax.Array, *, pool_size: int = 1, symmetric: bool = False
+) -> jax.Array:
+    """Correlates clips with every filter and takes the maximum over windows.
+
+    `y[b, t, f] = max_{0 <= j < P} sum_k filters[k, f] x[b, t P + j + k]`, unpadded.
+
+    Args:
+        x: `[B, N]` clips.
+        filters: `[K, F]`.
+        pool_size: P; 1 for no pooling.
+        symmetric: Promises that each filter equals its reverse, which halves the work
+            of the fast form; its gradient of the filters then holds for changes that
+            keep the promise.
+
+    Returns:
+        `[B, (N - K + 1) // P, F]`.
+
+    Raises:
+        ValueError: The clips are too short for one output.
+    """
+    del symmetric
+    return max_pool(conv_1d(x[:, :, None], filters[:, None, :]), (pool_size,))
+
+
+def leaky_layer_norm(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, leak: float
+) -> jax.Array:
+    """Returns `leaky_relu((x - mean) / sqrt(variance + 1e-6) scale + bias)`.
+
+    Args:
+        x: `[R, C]`; mean and variance are over C.
+        scale: `[C]`.
+        bias: `[C]`.
+        leak: Slope below 0.
+    """
+    x = x - jnp.mean(x, axis=1, keepdims=True)
+    variance = jnp.mean(x * x, axis=1, keepdims=True)
+    normalised = x * jax.lax.rsqrt(variance + EPSILON)
+    return nn.leaky_relu(normalised * scale[None] + bias[None], leak)
+
+
+def xla_conv_2d(
+    x: jax.Array, kernel: jax.Array, padding: Sequence[tuple[int, int]]
+) -> jax.Array:
+    """Convolves `[B, H, W, I]` with `[K, L, I, O]`."""
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def check_kernel_fits(x: jax.Array, kernel: jax.Array, padding: int) -> None:
+    """Raises ValueError where `conv_2d` would have no output."""
+    for axis in (0, 1):
+        num_windows(x.shape[1 + axis] + 2 * padding, size=kernel.shape[axis])
