@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from uap_jax.attacks.checks import check_size
 from uap_jax.attacks.types import LogitsFn, Variables
 
 
@@ -26,7 +27,7 @@ class Classifier:
             to a corpus. None: those of the corpus, in its order.
 
     Raises:
-        ValueError: A number is less than 1, or names are missing or repeated.
+        ValueError: A number is no integer of at least 1, or names are missing or repeated.
     """
 
     logits: LogitsFn
@@ -36,15 +37,9 @@ class Classifier:
     class_names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        for field in ("num_samples", "sample_rate_hz"):
-            value = getattr(self, field)
-            is_unstated = field == "sample_rate_hz" and value is None
-            # True is an integer to Python.
-            is_good = isinstance(value, int) and not isinstance(value, bool)
-            if not is_unstated and not (is_good and value >= 1):
-                raise ValueError(
-                    f"{field}: expected an integer of at least 1, got {value!r}"
-                )
+        check_size("num_samples", self.num_samples)
+        if self.sample_rate_hz is not None:
+            check_size("sample_rate_hz", self.sample_rate_hz)
         names = self.class_names
         if names is None:
             return

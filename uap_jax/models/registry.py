@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from uap_jax.attacks import LogitsFn, Variables
+from uap_jax.attacks.types import LogitsFn, Variables
 from uap_jax.models import (
     cnn_gamma,
     cnn_rand,
