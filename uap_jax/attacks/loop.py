@@ -275,7 +275,7 @@ def progress(problem: Problem, state: State) -> tuple[str, int, int]:
 def result(state: State) -> AttackResult:
     """Reads the result off a state, also off one that is still running."""
     num_passes = int(state.num_passes)
-    # By NumPy: NaN here is no fault, whatever JAX is told to look for.
+    # In NumPy, where NaN is no fault under `jax_debug_nans`.
     history = {name: np.array(column) for name, column in state.history.items()}
     for column in history.values():
         column[num_passes:] = np.nan
@@ -288,7 +288,7 @@ def result(state: State) -> AttackResult:
         train_asr=jnp.asarray(asr),
         num_passes=state.num_passes,
         stop_reason=state.stop_reason,
-        history={name: jnp.asarray(column) for name, column in history.items()},
+        history=history,
     )
     return state.method.finish(state.own, found)
 

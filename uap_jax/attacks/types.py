@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from uap_jax.audio import box
 
@@ -129,7 +130,7 @@ class AttackResult:
         train_asr: `[]` success rate on the attack clips after the last whole pass.
         num_passes: `[]` int32, passes over the attack clips that were completed.
         stop_reason: `[]` int32 index into `STOP_REASONS`.
-        history: Arrays `[total_passes]`, one value a pass, NaN past the end: `asr`,
+        history: NumPy arrays `[total_passes]`, one value a pass, NaN past the end: `asr`,
             `spl_db` (of v), and the metrics of the method.
         front: The quietest perturbation for each of several success rates, from a
             method that returns one; else None.
@@ -140,7 +141,7 @@ class AttackResult:
     train_asr: jax.Array
     num_passes: jax.Array
     stop_reason: jax.Array
-    history: Mapping[str, jax.Array]
+    history: Mapping[str, np.ndarray]
     front: Front | None = None
 
 
