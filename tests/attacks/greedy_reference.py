@@ -3,20 +3,17 @@
 Written from the publications, not from the package: one clip at a time.
 """
 
-import types
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import reference
-from uap_jax.attacks.greedy_steps import visiting_order
 
 from uap_jax import attacks
 
 
-class Found(NamedTuple):
-    """What DDN found for one clip."""
+class Smallest(NamedTuple):
+    """The result of DDN for one clip."""
 
     delta: np.ndarray
     success: bool
@@ -74,8 +71,8 @@ def ddn(
             delta = np.round(delta * intervals) / intervals
         delta = np.clip(delta, -clip, 1 - clip)
     if best is None:
-        return Found(np.zeros_like(clip), False, closest)
-    return Found(best, True, closest)
+        return Smallest(np.zeros_like(clip), False, closest)
+    return Smallest(best, True, closest)
 
 
 class Pass(NamedTuple):
@@ -90,14 +87,14 @@ class Pass(NamedTuple):
 
 def greedy(logits_fn, variables, x, labels, *, key, target, config):
     """The passes of the greedy attack, with `attacks.ddn` clip by clip."""
-    forward = jax.jit(logits_fn)
+    forward, x = jax.jit(logits_fn), np.asarray(x)
     project = {"linf": reference.project_linf, "l2": reference.project_l2}[config.norm]
 
     def logits_of(clip):
         return np.asarray(forward(variables, clip[None]))[0]
 
     def perturbed(index, value):
-        return jnp.clip(x[index] + jnp.asarray(value, jnp.float32), 0.0, 1.0)
+        return np.clip(x[index] + np.float32(value), 0, 1)
 
     clean = [int(np.argmax(logits_of(clip))) for clip in x]
 
@@ -110,21 +107,23 @@ def greedy(logits_fn, variables, x, labels, *, key, target, config):
     def delta_of(index, value, key):
         label = clean[index] if config.labels == "clean" else labels[index]
         label = label if target is None else target
-        found = attacks.ddn(
+        result = attacks.ddn(
             logits_fn,
             variables,
             perturbed(index, value)[None],
-            jnp.full(1, label, jnp.int32),
+            np.full(1, label, np.int32),
             key=key,
             targeted=target is not None,
             config=config.ddn,
         )
-        return np.float64(found.delta[0])
+        return np.float64(result.delta)[0]
 
     value, passes = np.zeros(x.shape[1]), []
     for number in range(config.max_passes):
-        place = types.SimpleNamespace(key=key, num_passes=number)
-        order = np.asarray(visiting_order(place, len(x), config))
+        pass_key = jax.random.fold_in(key, number)
+        order = np.arange(len(x))
+        if config.shuffle:
+            order = np.asarray(jax.random.permutation(pass_key, len(x)))
         visited, waiting, failed, margins = [], [], 0, []
         has_moved = False
         for index in order:
@@ -132,9 +131,8 @@ def greedy(logits_fn, variables, x, labels, *, key, target, config):
                 waiting.append(int(index))
             is_last = index == order[-1]
             if len(waiting) == config.batch_size or (is_last and waiting):
-                own_key = jax.random.fold_in(key, number)
-                own_key = jax.random.fold_in(own_key, waiting[0])
-                deltas = [delta_of(i, value, own_key) for i in waiting]
+                ddn_key = jax.random.fold_in(pass_key, waiting[0])
+                deltas = [delta_of(i, value, ddn_key) for i in waiting]
                 failed += sum(not np.any(delta) for delta in deltas)
                 update = np.sum(deltas, axis=0)
                 if config.aggregation == "mean":

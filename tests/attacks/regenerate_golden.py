@@ -17,7 +17,7 @@ from uap_jax import attacks
 FOLDER = pathlib.Path(__file__).parent / "golden"
 
 # 24 clips in batches of 7: three whole batches and one of 3, five passes.
-_COMMON = {
+_PENALTY = {
     "batch_size": 7,
     "micro_batch_size": 3,
     "max_passes": 5,
@@ -26,17 +26,17 @@ _COMMON = {
     # Large, for near v' = 0 the level's gradient makes every step a matter of rounding.
     "penalty_coefficient": 5.0,
 }
+# The target and the config of each case.
 CASES = {
-    "targeted_sum": (2, {}),
-    "untargeted_sum": (None, {"l2_radius": 0.4}),
-}
-
-_DDN = attacks.DDNConfig(num_steps=10)
-GREEDY_CASES = {
+    "targeted_sum": (2, attacks.PenaltyConfig(**_PENALTY)),
+    "untargeted_sum": (None, attacks.PenaltyConfig(**_PENALTY, l2_radius=0.4)),
     "greedy_untargeted": (
         None,
         attacks.GreedyConfig(
-            norm="l2", radius=0.6, target_asr=0.9, max_passes=4, ddn=_DDN
+            norm="l2",
+            radius=0.6,
+            max_passes=4,
+            ddn=attacks.DDNConfig(num_steps=10),
         ),
     ),
 }
@@ -44,17 +44,10 @@ GREEDY_CASES = {
 
 def run_case(name):
     """Runs a case and returns what its file holds, not rounded."""
-    if name in CASES:
-        attack, (target, settings) = attacks.penalty, CASES[name]
-        config = attacks.PenaltyConfig(**_COMMON, **settings)
-    else:
-        attack, (target, config) = attacks.greedy, GREEDY_CASES[name]
-    variables, x, labels = mlp_problem()
-    result = attack(
+    target, config = CASES[name]
+    result = attacks.run(
         mlp_logits,
-        variables,
-        x,
-        labels,
+        *mlp_problem(),
         key=jax.random.key(17),
         target=target,
         config=config,
@@ -71,7 +64,7 @@ def run_case(name):
 
 
 def main():
-    for name in CASES | GREEDY_CASES:
+    for name in CASES:
         golden = run_case(name)
         golden["value"] = [float(f"{number:.6g}") for number in golden["value"]]
         golden["history"] = {
