@@ -163,7 +163,7 @@ def test_result_of_a_running_attack(name):
 @all_methods
 @pytest.mark.parametrize("target", [None, 1])
 def test_result_is_truthful(name, target):
-    logits_fn, variables, x, labels = problem_of()
+    logits_fn, variables, x, _ = problem_of()
     state = end_of(name, target=target)
     result = attacks.result(state)
     num_passes = int(result.num_passes)
@@ -379,7 +379,7 @@ def test_compiled_or_not(name):
         config = dataclasses.replace(config, ddn=attacks.DDNConfig(num_steps=2))
     if name == "decoupled":
         config = dataclasses.replace(config, asr_levels=())
-    _, variables, x, labels = problem_of(6)
+    _, variables, x, labels = problem_of(3)
     arguments = (linear_logits, variables, x, labels)
     compiled = attacks.run(*arguments, key=jax.random.key(0), target=1, config=config)
     with jax.disable_jit():
@@ -517,7 +517,7 @@ def test_methods_by_name():
         assert resolve_method(name) is method and method.name == name
     assert resolve_method("sign_steps:SIGN_STEPS") is sign_steps.SIGN_STEPS
     for wrong in ("nonsense", "sign_steps:nothing", "no.module:X", "sign_steps:init"):
-        with pytest.raises(ValueError, match="^method: expected"):
+        with pytest.raises(ValueError, match=r"^method: expected"):
             resolve_method(wrong)
 
 

@@ -315,11 +315,8 @@ def _unit_or_random(gradient: jax.Array, key: jax.Array) -> jax.Array:
         direction = jax.random.normal(key, gradient.shape[1:], jnp.float32)
         return direction / jnp.linalg.norm(direction)
 
-    instead = jax.lax.cond(
-        jnp.all(has_one),
-        lambda: jnp.zeros(gradient.shape[1:], jnp.float32),
-        random_direction,
-    )
+    nothing = jnp.zeros(gradient.shape[1:], jnp.float32)
+    instead = jax.lax.cond(jnp.all(has_one), lambda: nothing, random_direction)
     unit = scaled / jnp.where(has_one, l2, 1.0)[:, None]
     return jnp.where(has_one[:, None], unit, instead[None])
 

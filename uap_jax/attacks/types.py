@@ -130,8 +130,8 @@ class AttackResult:
         train_asr: `[]` success rate on the attack clips after the last whole pass.
         num_passes: `[]` int32, passes over the attack clips that were completed.
         stop_reason: `[]` int32 index into `STOP_REASONS`.
-        history: NumPy arrays `[total_passes]`, one value a pass, NaN past the end: `asr`,
-            `spl_db` (of v), and the metrics of the method.
+        history: NumPy arrays `[total_passes]`, one value a pass, NaN past the end:
+            `asr`, `spl_db` (of v), and the metrics of the method.
         front: The quietest perturbation for each of several success rates, from a
             method that returns one; else None.
     """

@@ -27,7 +27,8 @@ class Classifier:
             to a corpus. None: those of the corpus, in its order.
 
     Raises:
-        ValueError: A number is no integer of at least 1, or names are missing or repeated.
+        ValueError: A number is no integer of at least 1, or names are missing or
+            repeated.
     """
 
     logits: LogitsFn
