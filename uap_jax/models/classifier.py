@@ -27,8 +27,7 @@ class Classifier:
             to a corpus. None: those of the corpus, in its order.
 
     Raises:
-        ValueError: A number is no integer of at least 1, or names are missing or
-            repeated.
+        ValueError: A number is not an integer above 0, or a name is missing or repeated.
     """
 
     logits: LogitsFn

@@ -12,7 +12,7 @@ import importlib
 import json
 import re
 import traceback
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +72,11 @@ def load(model: str) -> tuple[Classifier, dict[str, Any]] | None:
     if model in MODEL_NAMES:
         return None
     if _ENTRY_POINT.fullmatch(model):
-        return _load_entry_point(model)
+        return _load(model, None)
     paths = [path for path in (Path(model), facts_path(Path(model))) if path.is_file()]
-    stats = [path.stat() for path in paths]
-    return _load_file(model, tuple((stat.st_size, stat.st_mtime_ns) for stat in stats))
+    return _load(
+        model, tuple((path.stat().st_size, path.stat().st_mtime_ns) for path in paths)
+    )
 
 
 def match_classes(
@@ -114,14 +115,12 @@ def check_gradient(classifier: Classifier, model: str) -> None:
         UsageError: Its logits have no gradient.
     """
     clip = jax.ShapeDtypeStruct((1, classifier.num_samples), jnp.float32)
-    try:
-        jax.eval_shape(
-            jax.grad(lambda x: jnp.sum(classifier.logits(classifier.variables, x))),
-            clip,
-        )
-    # Users' code may raise anything.
-    except Exception as error:
-        raise _fault(model, "expected logits with a gradient, got", error) from error
+
+    def total(x: jax.Array) -> jax.Array:
+        return jnp.sum(classifier.logits(classifier.variables, x))
+
+    with _users_code(model, "expected logits with a gradient, got"):
+        jax.eval_shape(jax.grad(total), clip)
 
 
 @contextlib.contextmanager
@@ -145,57 +144,25 @@ def naming_faults(model: str) -> Generator[None, None, None]:
 
 
 @functools.lru_cache(maxsize=1)
-def _load_entry_point(model: str) -> tuple[Classifier, dict[str, Any]]:
-    module_name, _, function_name = model.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    # A script that was not meant to be imported may exit.
-    except (Exception, SystemExit) as error:
-        raise _fault(model, f"importing {module_name} failed with", error) from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        got = "none" if function is None else type(function).__name__
-        raise UsageError(
-            f"--model: expected a function {function_name} in {module_name}, got {got}"
-        )
-    try:
-        classifier = function()
-    except (Exception, SystemExit) as error:
-        raise _fault(model, "the function failed with", error) from error
-    if not isinstance(classifier, Classifier):
-        raise UsageError(
-            f"--model={model}: expected it to return a models.Classifier, got "
-            f"{type(classifier).__name__}"
-        )
-    if classifier.sample_rate_hz is None:
-        raise UsageError(f"--model={model}: expected a bridge with sample_rate_hz")
-    return _checked(model, classifier, None)
-
-
-@functools.lru_cache(maxsize=1)
-def _load_file(
-    model: str, _stamps: tuple[Any, ...]
+def _load(
+    model: str, stamps: tuple[tuple[int, int], ...] | None
 ) -> tuple[Classifier, dict[str, Any]]:
-    return _checked(model, *read_classifier(Path(model)))
-
-
-def _checked(
-    model: str, given: Classifier, digest: str | None
-) -> tuple[Classifier, dict[str, Any]]:
-    """Checks the logits of a classifier; `digest` is of its file, if it is one."""
+    """Loads an entry point, or with `stamps` a file, and checks its logits."""
+    if stamps is None:
+        given, digest = _call_entry_point(model), None
+    else:
+        given, digest = read_classifier(Path(model))
 
     # Attacks compile for it, so it must be one object that can be hashed.
     def logits(variables: Any, x: jax.Array) -> jax.Array:
         return given.logits(variables, x)
 
     probes = checks.probe_clips(given.num_samples)
-    try:
+    with _users_code(model, f"no logits of clips [{len(probes)}, {probes.shape[1]}]:"):
         variables = jax.tree.map(jnp.asarray, given.variables)
-        checks.check_shape(
+        num_classes = checks.check_shape(
             jax.eval_shape(logits, variables, jnp.asarray(probes)), len(probes)
         )
-        classifier = dataclasses.replace(given, logits=logits, variables=variables)
-        num_classes = classifier.num_classes
         compiled = jax.jit(logits)
         checks.check_classifier(
             lambda clips: np.asarray(compiled(variables, clips)),
@@ -203,11 +170,6 @@ def _checked(
             name="logits",
             num_classes=num_classes,
         )
-    except checks.ClassifierError as error:
-        raise UsageError(f"--model={model}: {error}") from None
-    except Exception as error:
-        what = f"no logits of clips [{len(probes)}, {given.num_samples}]:"
-        raise _fault(model, what, error) from error
     names = given.class_names
     if names is not None and len(names) != num_classes:
         raise UsageError(
@@ -219,7 +181,7 @@ def _checked(
         values = np.asarray(compiled(variables, probes))
         digest = _digest_of_entry_point((model, *numbers, names), variables, values)
     slug = re.sub(r"[^\w.-]+", "_", Path(model).name)
-    return classifier, {
+    return dataclasses.replace(given, logits=logits, variables=variables), {
         "name": f"{slug}-{digest[:16]}",
         "fingerprint": digest,
         "num_classes": num_classes,
@@ -227,6 +189,28 @@ def _checked(
         "sample_rate_hz": given.sample_rate_hz,
         "class_names": names,
     }
+
+
+def _call_entry_point(model: str) -> Classifier:
+    module_name, _, function_name = model.partition(":")
+    with _users_code(model, f"importing {module_name} failed with"):
+        module = importlib.import_module(module_name)
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        got = "none" if function is None else type(function).__name__
+        raise UsageError(
+            f"--model: expected a function {function_name} in {module_name}, got {got}"
+        )
+    with _users_code(model, "the function failed with"):
+        classifier = function()
+    if not isinstance(classifier, Classifier):
+        raise UsageError(
+            f"--model={model}: expected it to return a models.Classifier, got "
+            f"{type(classifier).__name__}"
+        )
+    if classifier.sample_rate_hz is None:
+        raise UsageError(f"--model={model}: expected a bridge with sample_rate_hz")
+    return classifier
 
 
 def _digest_of_entry_point(
@@ -244,15 +228,23 @@ def _digest_of_entry_point(
     return digest.hexdigest()
 
 
-def _fault(model: str, what: str, error: BaseException) -> UsageError:
-    """Says in one line what users' code raised, and where."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = _last_line([(frame.filename, frame.lineno) for frame in frames])
-    return UsageError(f"--model={model}: {what} {checks.one_line(error)}{where}")
+@contextlib.contextmanager
+def _users_code(model: str, what: str) -> Generator[None, None, None]:
+    """Says in one line what users' code raised, and in which of their lines."""
+    try:
+        yield
+    except checks.ClassifierError as error:
+        raise UsageError(f"--model={model}: {error}") from error
+    # It may raise anything; a script that was not meant to be imported may exit.
+    except (Exception, SystemExit) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        where = _last_line((frame.filename, frame.lineno) for frame in frames)
+        message = f"--model={model}: {what} {checks.one_line(error)}{where}"
+        raise UsageError(message) from error
 
 
-def _last_line(lines: list[tuple[str, Any]]) -> str:
-    """Returns the last of (file, line) that is of users' code, or nothing."""
+def _last_line(lines: Iterable[tuple[str, Any]]) -> str:
+    """Returns the last (file, line) of users' code in parentheses, or nothing."""
     of_users = [
         f" ({Path(file).name}, line {line})"
         for file, line in lines
