@@ -66,9 +66,9 @@ def prepare(
     return victim._replace(seconds=time.perf_counter() - started)
 
 
-def corpus_key(corpus: Corpus) -> list[Any]:
+def corpus_key(corpus: Corpus) -> tuple[str, tuple[int, ...]]:
     """Returns what of a corpus a training depends on."""
-    return [corpus.dataset.fingerprint, [len(split) for split in corpus.splits]]
+    return corpus.dataset.fingerprint, tuple(len(split) for split in corpus.splits)
 
 
 def model_folder(config: RunConfig, corpus: Corpus, cache_dir: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Models of one's own: entry points and files, attacked, judged again and refused."""
+"""Custom models: entry points and files, attacked, evaluated again and refused."""
 
 import dataclasses
 import json
@@ -12,14 +12,19 @@ import numpy as np
 import own_networks
 import pytest
 from tones import write_tones
-from uap_jax.runs.predicting import load_predictor
 
+from uap_jax.console import Console
 from uap_jax.data.dataset import Dataset
 from uap_jax.errors import UsageError
 from uap_jax.models import Classifier
-from uap_jax.runs import config, custom_models, evaluating, pipeline, stored
+from uap_jax.runs import custom_models, store
+from uap_jax.runs.apply import load_predictor
+from uap_jax.runs.config import RunConfig
+from uap_jax.runs.evaluate import evaluate_stored
+from uap_jax.runs.resolve import resolve
+from uap_jax.runs.run import run
 
-HERE = pathlib.Path(__file__).parents[1]
+HERE = pathlib.Path(own_networks.__file__).parent
 QUICK = {"num_attack_clips": 12, "overrides": ("max_passes=2", "learning_rate=0.05")}
 STATED = {
     "sample_rate_hz": own_networks.RATE_HZ,
@@ -39,8 +44,8 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
-def request_for(model, corpus):
-    return pipeline.Request(
+def config_for(model, corpus):
+    return RunConfig(
         method="penalty",
         model=str(model),
         dataset="speech_commands",
@@ -54,9 +59,14 @@ def request_for(model, corpus):
 def attacked(corpus, cache, tmp_path_factory):
     """The work directory of a run on an entry point."""
     workdir = tmp_path_factory.mktemp("runs") / "named"
-    request = request_for("own_networks:named", corpus)
-    assert pipeline.run(request, workdir=workdir, cache_dir=cache) == 0
+    carry_out(config_for("own_networks:named", corpus), workdir, cache)
     return workdir
+
+
+def carry_out(config, workdir, cache):
+    (outcome,) = run([config], [workdir], cache_dir=cache, consoles=[Console()])
+    if isinstance(outcome, Exception):
+        raise outcome
 
 
 def read(path):
@@ -64,10 +74,10 @@ def read(path):
 
 
 def evaluate_again(workdir, cache, **changes):
-    """The judgement of a run's perturbation, and the run's own."""
-    found = workdir / "again"
-    assert evaluating.evaluate(workdir, workdir=found, cache_dir=cache, **changes) == 0
-    return read(found / "evaluation.json"), read(workdir / "result.json")
+    """evaluation.json of a run's perturbation, and the run's result.json."""
+    folder = workdir / "again"
+    evaluate_stored(workdir, workdir=folder, cache_dir=cache, **changes)
+    return read(folder / "evaluation.json"), read(workdir / "result.json")
 
 
 def test_an_entry_point_is_attacked(attacked, capsys):
@@ -89,31 +99,27 @@ def test_evaluate_finds_what_the_run_found(attacked, cache):
     evaluation, result = evaluate_again(attacked, cache)
     for key in ("test", "control", "clean_accuracy", "victim", "target"):
         assert evaluation[key] == result[key]
-    # Another one judges as well, even one that could not be attacked.
+    # Another model evaluates it too, even one that could not be attacked.
     other, _ = evaluate_again(attacked, cache, model="own_networks:without_gradient")
     assert other["test"]["snr_db"] == result["test"]["snr_db"]
     assert other["victim"]["name"].startswith("own_networks_without_gradient-")
 
 
 def test_predicts_without_the_corpus(attacked, cache):
-    predictor = load_predictor(stored.read_run(attacked), cache_dir=cache)
-    time_s = np.arange(predictor.num_samples) / predictor.sample_rate_hz
-    tones = [
-        0.3 * np.sin(2 * np.pi * own_networks.WORDS[name] * time_s)
-        for name in own_networks.NAMES
-    ]
-    assert predictor.predict(np.float32(tones)) == list(own_networks.NAMES)
+    predictor = load_predictor(store.read_run(attacked), cache_dir=cache)
+    assert predictor.class_names == own_networks.NAMES
+    assert predictor.scaling == "fixed"
 
 
 def test_split_and_groups_of_another_corpus(attacked, corpus):
-    run = stored.read_run(attacked)
+    done = store.read_run(attacked)
     folder = {"dataset": "folder", "data_dir": str(corpus)}
-    assert stored.settings_of(run, **folder, group_pattern="(x)").group_pattern == "(x)"
-    assert stored.settings_of(run, **folder).group_pattern is None
-    urban = stored.settings_of(
-        run, dataset="urbansound8k", data_dir=str(corpus), split="paper"
+    assert store.config_of(done, **folder, group_pattern="(x)").group_pattern == "(x)"
+    assert store.config_of(done, **folder).group_pattern is None
+    urban = store.config_of(
+        done, dataset="urbansound8k", data_dir=str(corpus), split="paper"
     )
-    assert (urban.split, stored.settings_of(run).split) == ("paper", "official")
+    assert (urban.split, store.config_of(done).split) == ("paper", "official")
 
 
 @pytest.mark.parametrize("message", ["sizes do not fit", "two\nlines: a\n  b", ""])
@@ -146,21 +152,17 @@ def test_other_errors_of_jax_stay_what_they_are():
 
 
 def test_another_model_of_that_name(attacked, corpus, cache, monkeypatch):
-    """Neither a finished run nor a judgement goes on with it."""
+    """Neither a finished run nor an evaluation accepts it."""
     weights = own_networks.weights()
     changed = weights | {"near": weights["near"] * np.float32(1.001)}
     monkeypatch.setattr(own_networks, "weights", lambda: changed)
-    custom_models._load_entry_point.cache_clear()
+    custom_models._load.cache_clear()
     with pytest.raises(UsageError, match=r"as it was attacked, got another one"):
-        evaluating.evaluate(attacked, cache_dir=cache)
+        evaluate_stored(attacked, cache_dir=cache)
     with pytest.raises(UsageError, match=r"--workdir: .*own_model\.fingerprint: "):
-        pipeline.run(
-            request_for("own_networks:named", corpus),
-            workdir=attacked,
-            cache_dir=cache,
-        )
+        carry_out(config_for("own_networks:named", corpus), attacked, cache)
     monkeypatch.undo()
-    custom_models._load_entry_point.cache_clear()
+    custom_models._load.cache_clear()
 
 
 def test_weights_elsewhere_and_code_tell_models_apart():
@@ -170,23 +172,22 @@ def test_weights_elsewhere_and_code_tell_models_apart():
     }
     assert len(prints) == 3
     first = custom_models.load("own_networks:without_gradient")[1]
-    custom_models._load_entry_point.cache_clear()
+    custom_models._load.cache_clear()
     assert custom_models.load("own_networks:without_gradient")[1] == first
 
 
 def test_settings_of_a_model_of_ones_own(corpus):
-    request = dataclasses.asdict(request_for("own_networks:unnamed", corpus))
-    request["dataset"] = None
-    settings = config.resolve(**request, on_accelerator=False)
+    given = dataclasses.replace(
+        config_for("own_networks:unnamed", corpus), dataset=None
+    )
+    settings = resolve(given, on_accelerator=False)
     assert settings.dataset == "folder"
     assert settings.attack.micro_batch_size == 12
     assert "own_networks_unnamed-" in settings.run_name
     with pytest.raises(UsageError, match=r"'training\.seed' is none of attack"):
-        config.resolve(
-            **request | {"overrides": ("training.seed=1",)}, on_accelerator=False
-        )
+        resolve(dataclasses.replace(given, overrides=("training.seed=1",)))
     with pytest.raises(UsageError, match="--data_dir"):
-        config.resolve(**request | {"data_dir": None}, on_accelerator=False)
+        resolve(dataclasses.replace(given, data_dir=None))
 
 
 def clips_of(*class_names):
@@ -243,6 +244,8 @@ def without_gradient_forward(x): return x[:, :3]
 def own(logits, **more): return models.Classifier(logits, weights(), **SIZES, **more)
 def nan(): return own(lambda v, x: jax_logits(v, x) + jnp.nan)
 def flat(): return own(lambda v, x: x[:, 0])
+def pair(): return own(lambda v, x: (jax_logits(v, x), x))
+def table(): return own(lambda v, x: {"logits": jax_logits(v, x)})
 def counts(): return own(lambda v, x: jnp.zeros((len(x), 3), jnp.int32))
 def fails(): return own(lambda v, x: jax_logits(v, x[:, :7]))
 def batch(): return own(lambda v, x: jax_logits(v, x) - jax_logits(v, x).mean(0)[None])
@@ -265,6 +268,8 @@ def one(): return own(jax_logits, class_names=("a",))
         ("my_models:rateless", "expected a bridge with sample_rate_hz"),
         ("my_models:nan", "expected finite logits"),
         ("my_models:flat", r"expected logits float32 \[3, C\].*got float32 \[3\]"),
+        ("my_models:pair", r"expected logits float32 \[3, C\].*got tuple"),
+        ("my_models:table", "got dict"),
         ("my_models:counts", "got int32"),
         ("my_models:fails", r"no logits of clips \[3, 16000\]: TypeError"),
         ("my_models:batch", "logits that depend on the clip alone"),
@@ -368,16 +373,16 @@ def launch(launcher, *flags):
 def test_a_file_of_torch(attacked, corpus, cache, tmp_path):
     path, workdir = tmp_path / "net.pt", tmp_path / "run"
     write_torch(path, factor=4.0)
-    request = request_for(path, corpus)
-    flags = {"cache_dir": cache, "workdir": workdir, "dataset": request.dataset}
-    flags |= {"data_dir": corpus, "target": request.target, "model": path}
-    flags["num_attack_clips"] = request.num_attack_clips
+    config = config_for(path, corpus)
+    flags = {"cache_dir": cache, "workdir": workdir, "dataset": config.dataset}
+    flags |= {"data_dir": corpus, "target": config.target, "model": path}
+    flags["num_attack_clips"] = config.num_attack_clips
     said = launch(
         "run",
         *(f"--{name}={value}" for name, value in flags.items()),
-        *(f"--set={setting}" for setting in request.overrides),
+        *(f"--set={setting}" for setting in config.overrides),
     )
-    assert f"{path} is given trained: 3 classes" in said
+    assert f"{path} is trained already: 3 classes" in said
     launch("evaluate", f"--perturbation={workdir}", f"--cache_dir={cache}")
     result = read(workdir / "result.json")
     folder = workdir / "evaluations" / result["victim"]["name"]
@@ -392,7 +397,7 @@ def test_a_file_of_torch(attacked, corpus, cache, tmp_path):
     (workdir / "result.json").unlink()
     write_torch(path, factor=5.0)
     with pytest.raises(UsageError, match=r"own_model\.fingerprint"):
-        pipeline.run(request, workdir=workdir, cache_dir=cache)
+        carry_out(config, workdir, cache)
     for changes, message in (
         ({"class_names": ["mid", "low"]}, r"net\.pt: expected logits .*\(3, 2\)"),
         ({"num_samples": "all"}, r"net\.pt\.json: num_samples: expected an integer"),
