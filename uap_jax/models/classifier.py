@@ -27,7 +27,7 @@ class Classifier:
             to a corpus. None: those of the corpus, in its order.
 
     Raises:
-        ValueError: A number is not an integer above 0, or a name is missing or repeated.
+        ValueError: A number is not an integer above 0, or names repeat.
     """
 
     logits: LogitsFn
