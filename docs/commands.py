@@ -11,23 +11,17 @@ import xml.etree.ElementTree as ET
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from uap_jax.experiments import cli
+
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/commands.md"
-COMMANDS = (
-    "run",
-    "train",
-    "evaluate",
-    "apply",
-    "sweep",
-    "report",
-    "download",
-    "theorem",
-)
+COMMANDS = (*cli.COMMANDS, "theorem")
 
 HEAD = """# Commands
 
 This page is generated from the flags (`python docs/commands.py`). `uap-jax COMMAND` and
-`python -m uap_jax.experiments.COMMAND` are the same; `--help` prints the same texts.
+`python -m uap_jax.experiments.COMMAND` are the same, but for `theorem`, which has the
+longer form only. `--help` prints the same texts.
 
 Exit code 0: done. 1: something failed; the message names the log file. 2: a mistake in
 what was typed, or in a file that it names, explained in one line. 130: interrupted; run
@@ -37,9 +31,8 @@ the same command to resume.
 
 def page() -> str:
     """Returns the text of the page."""
-    commands = [c for c in COMMANDS if (ROOT / f"uap_jax/experiments/{c}.py").is_file()]
     with ThreadPoolExecutor(2) as pool:
-        return "\n".join([HEAD, *pool.map(section, commands)])
+        return "\n".join([HEAD, *pool.map(section, COMMANDS)])
 
 
 def section(command: str) -> str:
@@ -53,7 +46,8 @@ def section(command: str) -> str:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     ).stdout
     root = ET.fromstring(printed)
-    lines = [f"## {command}", "", root.findtext("usage", "").strip(), ""]
+    usage = re.sub(r"^ *python", "    python", root.findtext("usage", ""), flags=re.M)
+    lines = [f"## {command}", "", usage.strip("\n"), ""]
     lines += ["| flag | default | meaning |", "| --- | --- | --- |"]
     for flag in root.iter("flag"):
         if flag.findtext("key") == "yes" and "uap_jax" in flag.findtext("file", ""):
