@@ -28,8 +28,8 @@ def main() -> int:
     from uap_jax.runs.resolve import resolve
     from uap_jax.runs.run import run
 
-    config = RunConfig(**_flags.settings())
-    workdir = _flags.path_of(WORKDIR) or Path("runs") / resolve(config).run_name
+    config = resolve(RunConfig(**_flags.settings()))
+    workdir = _flags.path_of(WORKDIR) or Path("runs") / config.run_name
     console = Console()
     (result,) = run(
         [config],

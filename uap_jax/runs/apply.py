@@ -1,31 +1,24 @@
 """A stored perturbation added to a recording, or to all of a folder."""
 
-import functools
 import math
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from uap_jax import environment, files
-from uap_jax.audio.box import to_box
 from uap_jax.audio.files import AudioFileError, read_audio, to_pcm16
 from uap_jax.audio.placement import Placement, parse_placement
 from uap_jax.console import Console
 from uap_jax.data.dataset import to_waveform
 from uap_jax.data.recording_files import list_recordings
 from uap_jax.errors import UsageError, user_mistakes
-from uap_jax.models import Classifier
-from uap_jax.runs import custom_models, store, victim
-from uap_jax.runs.corpus import Corpus, load_corpus
+from uap_jax.runs import store
 from uap_jax.runs.perturbing import Applied, Sound
-from uap_jax.runs.run import PROBLEM
 from uap_jax.runs.store import StoredRun
+from uap_jax.runs.victim import Predictor, load_predictor
 
 _WAV = (".wav", ".wave")
 # Limit of file systems.
@@ -40,14 +33,6 @@ class Job(NamedTuple):
     name: str
     source: Path
     target: Path
-
-
-class Predictor(NamedTuple):
-    """The classifier of a run, and names for its logits."""
-
-    classifier: Classifier
-    class_names: tuple[str, ...]
-    scaling: str
 
 
 def apply(
@@ -205,47 +190,6 @@ def _find_predictor(
         return None
 
 
-def load_predictor(run: StoredRun, *, cache_dir: Path) -> Predictor:
-    """Returns the model that a run attacked; nothing is trained.
-
-    The corpus is loaded too where it names the classes.
-
-    Raises:
-        UsageError: The model is not in the cache, or its corpus has changed.
-    """
-    name = run.result["victim"]["name"]
-    is_own = run.config.get("own_model") is not None
-    folder = cache_dir / "models" / name
-    if not is_own and not (folder / "model.json").is_file():
-        raise UsageError(f"--predict: expected the model {name} in {folder.parent}")
-    config = store.config_of(run)
-    environment.cache_compilations(cache_dir / "compiled")
-    # Shows progress only.
-    quiet = Console(outer=Console())
-
-    def corpus() -> Corpus:
-        loaded = load_corpus(config, cache_dir=cache_dir, strict=False, console=quiet)
-        attacked = files.read_json(run.workdir / PROBLEM) or {}
-        if attacked.get("corpus") != loaded.dataset.fingerprint:
-            raise UsageError(
-                f"--predict: expected the corpus that {name} was trained on, got "
-                f"another {loaded.dataset.name}"
-            )
-        return loaded
-
-    own = custom_models.load(config.model)
-    if own is not None:
-        classifier, _ = own
-    else:
-        if victim.model_folder(config, corpus(), cache_dir) != folder:
-            raise UsageError(f"--predict: expected the settings of {name}, got others")
-        classifier = victim.prepare(
-            config, corpus(), cache_dir=cache_dir, console=quiet
-        ).classifier
-    names = classifier.class_names or corpus().dataset.class_names
-    return Predictor(classifier, names, config.scaling)
-
-
 def _predict(
     predictor: Predictor | None, jobs: list[Job], size: int
 ) -> dict[Job, tuple[str, str]]:
@@ -270,23 +214,9 @@ def _predict(
             continue
         clips[len(usable)] = to_waveform(to_pcm16(np.stack(pair)))
         usable.append(job)
-    indices = _classify(
-        classifier.logits,
-        classifier.variables,
-        jnp.asarray(clips.reshape(2 * size, -1)),
-        predictor.scaling,
-    )
-    words = [predictor.class_names[index] for index in np.asarray(indices)]
+    words = predictor.predict(clips.reshape(2 * size, -1))
     pairs = zip(words[::2], words[1::2], strict=True)
     return dict(zip(usable, pairs, strict=False))
-
-
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def _classify(
-    logits_fn: Any, variables: Any, waveform: jax.Array, scaling: str
-) -> jax.Array:
-    x, _ = to_box(waveform, scaling=scaling)
-    return jnp.argmax(logits_fn(variables, x), axis=1)
 
 
 def _describe(

@@ -11,8 +11,13 @@ import numpy as np
 
 from uap_jax import attacks, checkpoints, files
 from uap_jax.attacks import LogitsFn, types
+from uap_jax.attacks.methods import resolve_method
 from uap_jax.console import Console
+from uap_jax.errors import UsageError
 from uap_jax.runs.config import RunConfig
+from uap_jax.runs.corpus import Clips
+from uap_jax.runs.store import PROBLEM
+from uap_jax.runs.victim import Victim
 from uap_jax.text import format_seconds
 
 # A perturbation below this has not begun to change predictions.
@@ -26,25 +31,31 @@ SAVE_EVERY_S = 10.0
 MEMORY_SHARE = 0.7
 
 
-class Task(NamedTuple):
-    """The attack of one run; it resumes from the checkpoints in `workdir`."""
+class Prepared(NamedTuple):
+    """What a run has before its attack."""
 
     config: RunConfig
     workdir: Path
     console: Console
+    clips: Clips
+    victim: Victim
+    gain: float  # of the sound
+    keys: jax.Array  # [2], of the attack and of the evaluation
 
 
 class Trail:
     """Follows an attack into checkpoints, metrics.jsonl and a clock."""
 
-    def __init__(self, task: Task, state: Any, saved: checkpoints.Checkpoints) -> None:
+    def __init__(
+        self, ready: Prepared, state: Any, saved: checkpoints.Checkpoints
+    ) -> None:
         self.state = state
-        self.task = task
+        self.ready = ready
         self._saved = saved
         self._num_saves = saved.latest_step() or 0
-        self._metrics = task.workdir / "metrics.jsonl"
+        self._metrics = ready.workdir / "metrics.jsonl"
         _write_passes(self._metrics, state)
-        self._clock = task.workdir / "checkpoints" / "clock.json"
+        self._clock = ready.workdir / "checkpoints" / "clock.json"
         self._pass_seconds = _read_clock(self._clock, int(state.num_passes))
         self._unsaved_seconds = 0.0
 
@@ -66,7 +77,7 @@ class Trail:
         if int(state.num_passes) > num_passes:
             entry = _pass_entry(state, num_passes) | {"seconds": self._pass_seconds}
             files.append_line(self._metrics, entry)
-            _say_pass(self.task, entry, state.history["asr"].shape[0])
+            _say_pass(self.ready, entry, state.history["asr"].shape[0])
             self._pass_seconds = 0.0
         stopped = not attacks.is_running(state)
         # By this attack's seconds: many together spend no more of the time on saving.
@@ -80,25 +91,55 @@ class Trail:
             self._unsaved_seconds = 0.0
 
 
+def announce(ready: Prepared) -> None:
+    """Says what the attack is, and notes what its checkpoints are about."""
+    config = ready.config
+    goal = f'"{config.target}"' if config.target else "any wrong class"
+    start = f' of "{config.attack_class}"' if config.attack_class else ""
+    num_clips = len(ready.clips.attack)
+    name = resolve_method(config.method).name
+    ready.console.say(f"{name} attack on {num_clips} clips{start}, towards {goal}")
+    (ready.workdir / "checkpoints").mkdir(exist_ok=True)
+    files.write_json(ready.workdir / PROBLEM, problem_of(ready))
+
+
+def check_problem(ready: Prepared) -> None:
+    """Raises UsageError if the checkpoints are about other clips or another model."""
+    attacked, current = files.read_json(ready.workdir / PROBLEM), problem_of(ready)
+    if attacked not in (None, current):
+        raise UsageError(
+            f"{ready.workdir}: holds an attack on other clips or another model "
+            f"({attacked}, now {current}); delete it or name another --workdir"
+        )
+
+
+def problem_of(ready: Prepared) -> dict[str, str]:
+    """Returns what problem.json says: without the same, checkpoints cannot resume."""
+    fingerprint = ready.clips.dataset.fingerprint
+    return {"corpus": fingerprint, "model": ready.victim.facts["name"]}
+
+
 @contextlib.contextmanager
 def open_trail(
-    task: Task, state: Any, place: Callable[[Any], Any]
+    ready: Prepared, state: Any, place: Callable[[Any], Any]
 ) -> Generator[Trail, None, None]:
     """Opens the files of an attack, and resumes from its newest checkpoint.
 
     Args:
-        task: The attack.
+        ready: The run.
         state: The first; where there is a checkpoint, only its structure counts.
         place: Puts a state on the devices.
 
     Yields:
         What follows the attack; its checkpoints are complete when the context ends.
     """
-    with checkpoints.open_checkpoints(task.workdir / "checkpoints" / "attack") as saved:
+    with checkpoints.open_checkpoints(
+        ready.workdir / "checkpoints" / "attack"
+    ) as saved:
         if saved.latest_step() is not None:
             state = place(saved.restore(state))
-            task.console.say(f"resuming after pass {int(state.num_passes)}")
-        yield Trail(task, state, saved)
+            ready.console.say(f"resuming after pass {int(state.num_passes)}")
+        yield Trail(ready, state, saved)
 
 
 def segment_steps(max_steps: int, seconds: float) -> int:
@@ -167,8 +208,8 @@ def _pass_entry(state: Any, index: int) -> dict[str, Any]:
     return {"pass": index + 1, **values}
 
 
-def _say_pass(task: Task, entry: dict[str, Any], max_passes: int) -> None:
-    goal = entry.get("asr_level", task.config.attack.target_asr)
+def _say_pass(ready: Prepared, entry: dict[str, Any], max_passes: int) -> None:
+    goal = entry.get("asr_level", ready.config.attack.target_asr)
     parts = [f"ASR {entry['asr']:.3f} (goal {goal:g})"]
     if "visited" in entry:
         counts = ("visited", "skipped", "failed")
@@ -176,25 +217,25 @@ def _say_pass(task: Task, entry: dict[str, Any], max_passes: int) -> None:
     if "spl_db" in entry:
         parts.append(f"SPL {entry['spl_db']:.1f} dB")
     parts.append(format_seconds(entry["seconds"]))
-    task.console.say(f"pass {entry['pass']}/{max_passes}: {', '.join(parts)}")
+    ready.console.say(f"pass {entry['pass']}/{max_passes}: {', '.join(parts)}")
 
 
-def explain(task: Task, result: attacks.AttackResult) -> None:
+def explain(ready: Prepared, result: attacks.AttackResult) -> None:
     """Says the usual reason for an attack without success."""
-    config, reason = task.config.attack, int(result.stop_reason)
+    config, reason = ready.config.attack, int(result.stop_reason)
     last = int(result.num_passes) - 1
     if isinstance(config, attacks.PenaltyConfig) and reason == types.MAX_PASSES:
         coefficient = float(config.penalty_coefficient or 0)
         level_db = float(result.history["spl_db"][last])
         if coefficient and level_db < SILENT_DB:
-            task.console.say(
+            ready.console.say(
                 f"the perturbation stayed at {level_db:.0f} dB: its level outweighs "
                 "the hinge for this model; try --set attack.penalty_coefficient="
                 f"{4 * coefficient:g}"
             )
     elif isinstance(config, attacks.GreedyConfig) and reason == types.STALLED:
         ddn = config.ddn
-        task.console.say(
+        ready.console.say(
             f"DDN failed on the {int(result.history['failed'][last])} clips "
             "left over; try more steps or a larger first norm, for example --set "
             f"ddn.num_steps={2 * ddn.num_steps} or --set "

@@ -5,6 +5,7 @@ Flags, `--set`, manifests, config.json, trial ids and `--help` derive from the f
 """
 
 import dataclasses
+import json
 import shlex
 import typing
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 
 from uap_jax.audio import SCALINGS
 from uap_jax.data.corpora import CORPUS_NAMES
+from uap_jax.errors import UsageError
 from uap_jax.files import default_cache_dir, fingerprint, flatten
 from uap_jax.models.registry import (
     MODEL_NAMES,
@@ -33,27 +35,16 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class Setting(NamedTuple):
-    """How a setting is given, and its role.
-
-    Attributes:
-        help: For --help.
-        choices: Valid values, or None.
-        minimum: Least value of an integer, or None.
-        flag: Name of the flag; None: the field's. "": follows from the others.
-        in_manifest: Whether a manifest may list values.
-        re_evaluation: For --help of `evaluate`, which may change it; "": may not.
-        changes_result: Whether results depend on it.
-        is_stored: Whether it stands in config.json.
-    """
+    """How a setting is given, and its role."""
 
     help: str
     choices: tuple[str, ...] | None = None
     minimum: int | None = None
-    flag: str | None = None
-    in_manifest: bool = False
-    re_evaluation: str = ""
+    flag: str | None = None  # None: the field's name; "": follows from other settings
+    in_manifest: bool = False  # whether a manifest may list values
+    re_evaluation: str = ""  # for --help of `evaluate`, if it may change it
     changes_result: bool = True
-    is_stored: bool = True
+    is_stored: bool = True  # in config.json
 
 
 def _setting(default: Any, help: str, **facts: Any) -> Any:
@@ -240,10 +231,43 @@ def as_json(config: RunConfig) -> dict[str, Any]:
     return {name: described[name] for name in SETTINGS if SETTINGS[name].is_stored}
 
 
+def resume_from(config: RunConfig, stored: Mapping[str, Any]) -> RunConfig:
+    """Returns the settings with which an earlier run of the same command resumes.
+
+    Args:
+        config: Of this command, resolved.
+        stored: The content of the earlier run's config.json.
+
+    Raises:
+        UsageError: The earlier run had other settings.
+    """
+    theirs = flatten(stored)
+    size = theirs.get(f"attack.{MACHINE_SUFFIX}")
+    is_given = any(MACHINE_SUFFIX in override for override in config.overrides)
+    # Another type is another setting.
+    if isinstance(size, int) and not is_given:
+        attack = dataclasses.replace(config.attack, **{MACHINE_SUFFIX: size})
+        config = dataclasses.replace(config, attack=attack)
+    mine = flatten(json.loads(json.dumps(as_json(config))))
+    differing = [
+        f"{key}: {theirs.get(key)} there, {mine.get(key)} now"
+        for key in {**theirs, **mine}
+        if theirs.get(key) != mine.get(key)
+        and key != "command"
+        and (key not in SETTINGS or SETTINGS[key].changes_result)
+    ]
+    if differing:
+        raise UsageError(
+            "--workdir: holds a run with other settings "
+            f"({'; '.join(differing[:3])}); name another folder"
+        )
+    return config
+
+
 def command(
     config: RunConfig, workdir: Path, *, cache_dir: Path, strict: bool = False
 ) -> str:
-    """Returns the command that carries out a run of a given config."""
+    """Returns the command that carries out a run."""
     default = RunConfig()
     words = []
     for name, flag in FLAGS.items():

@@ -45,6 +45,15 @@ class Corpus(NamedTuple):
     splits: Splits
 
 
+class Clips(NamedTuple):
+    """What of a corpus a run uses."""
+
+    dataset: Dataset
+    target: int | None  # class
+    attack: np.ndarray  # indices of training clips, ascending
+    test: np.ndarray  # indices of test clips, ascending
+
+
 _corpora: Latest[Corpus] = Latest(2)
 _gains: Latest[float] = Latest(8)
 
@@ -89,36 +98,34 @@ def class_index(
     return names.index(class_name)
 
 
-def attack_clips(config: RunConfig, corpus: Corpus) -> tuple[jax.Array, jax.Array]:
-    """Returns the attack's clips `[M, N]` in the box, and labels `[M]` int32.
+def choose_clips(config: RunConfig, corpus: Corpus) -> Clips:
+    """Returns the clips that a run uses.
 
     Raises:
-        UsageError: The training split has no clip of the class asked for.
+        UsageError: The corpus has no such target or class of the attack's clips.
     """
-    dataset, indices = corpus.dataset, attack_indices(config, corpus)
-    waveform = jnp.asarray(to_waveform(dataset.clips[indices]))
-    x, _ = to_box(waveform, scaling=config.scaling)
-    return x, jnp.asarray(dataset.labels[indices], jnp.int32)
-
-
-def attack_indices(config: RunConfig, corpus: Corpus) -> np.ndarray:
-    """Returns clips of the training split, drawn at random, ascending.
-
-    Raises:
-        UsageError: The training split has no clip of the class asked for.
-    """
-    dataset, candidates = corpus.dataset, corpus.splits.train
-    rng = np.random.default_rng([config.seed, 1])
-    if config.attack_class is not None:
-        label = dataset.class_names.index(config.attack_class)
-        candidates = candidates[dataset.labels[candidates] == label]
+    dataset = corpus.dataset
+    target = class_index(corpus, config.target)
+    start = class_index(corpus, config.attack_class, flag="--attack_class")
+    candidates = corpus.splits.train
+    if start is not None:
+        candidates = candidates[dataset.labels[candidates] == start]
         if not len(candidates):
             raise UsageError(
                 f"--attack_class: expected a class with training clips, "
                 f"got {config.attack_class!r}"
             )
+    rng = np.random.default_rng([config.seed, 1])
     num_clips = min(config.num_attack_clips, len(candidates))
-    return np.sort(rng.choice(candidates, num_clips, replace=False))
+    attack = np.sort(rng.choice(candidates, num_clips, replace=False))
+    return Clips(dataset, target, attack, choose_test_clips(config, corpus))
+
+
+def attack_clips(config: RunConfig, clips: Clips) -> tuple[jax.Array, jax.Array]:
+    """Returns the attack's clips `[M, N]` in the box, and labels `[M]` int32."""
+    waveform = jnp.asarray(to_waveform(clips.dataset.clips[clips.attack]))
+    x, _ = to_box(waveform, scaling=config.scaling)
+    return x, jnp.asarray(clips.dataset.labels[clips.attack], jnp.int32)
 
 
 def choose_test_clips(config: RunConfig, corpus: Corpus) -> np.ndarray:

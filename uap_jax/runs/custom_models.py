@@ -108,11 +108,13 @@ def match_classes(
     )
 
 
-def check_gradient(classifier: Classifier, model: str) -> None:
-    """Checks that a classifier can be attacked, not only evaluated.
+@contextlib.contextmanager
+def under_attack(model: str, classifier: Classifier) -> Generator[None, None, None]:
+    """Checks that there is a gradient; names in one line what users' code raises.
 
     Raises:
-        UsageError: Its logits have no gradient.
+        UsageError: The logits have no gradient, or in place of JAX's error, which
+            lists a page of JAX's own calls.
     """
     clip = jax.ShapeDtypeStruct((1, classifier.num_samples), jnp.float32)
 
@@ -121,15 +123,6 @@ def check_gradient(classifier: Classifier, model: str) -> None:
 
     with _users_code(model, "expected logits with a gradient, got"):
         jax.eval_shape(jax.grad(total), clip)
-
-
-@contextlib.contextmanager
-def naming_faults(model: str) -> Generator[None, None, None]:
-    """Says in one line what a network outside of JAX raised during an attack.
-
-    Raises:
-        UsageError: In place of JAX's error, which lists a page of JAX's own calls.
-    """
     try:
         yield
     except jax.errors.JaxRuntimeError as error:

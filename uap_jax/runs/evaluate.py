@@ -16,8 +16,8 @@ from uap_jax.evaluation import Evaluation, evaluate_perturbation, select, summar
 from uap_jax.runs import store, victim
 from uap_jax.runs.config import RunConfig
 from uap_jax.runs.corpus import (
-    Corpus,
-    choose_test_clips,
+    Clips,
+    choose_clips,
     class_index,
     load_corpus,
     sound_gain,
@@ -33,10 +33,9 @@ class Evaluator(NamedTuple):
     """What perturbations are evaluated with: `key` is of noise and shifts."""
 
     config: RunConfig
-    corpus: Corpus
+    clips: Clips
     victim: Victim
-    indices: np.ndarray  # of the test clips
-    target: int | None
+    gain: float  # of the sound, see `corpus.sound_gain`
     key: jax.Array
     console: Console
 
@@ -50,21 +49,20 @@ class Evaluator(NamedTuple):
             sound: `[N]` the same as one waveform.
         """
         classifier = self.victim.classifier
-        gain = sound_gain(self.config, self.corpus)
         evaluation = evaluate_perturbation(
             classifier.logits,
             classifier.variables,
-            self.corpus.dataset,
-            self.indices,
+            self.clips.dataset,
+            self.clips.test,
             perturbation,
             scaling=self.config.scaling,
             sound=sound,
-            gain=gain,
+            gain=self.gain,
             key=self.key,
             progress=self.console.progress,
         )
-        summary = summarize(evaluation, target=self.target)
-        summary["test"]["waveform_gain"] = gain
+        summary = summarize(evaluation, target=self.clips.target)
+        summary["test"]["waveform_gain"] = self.gain
         return evaluation, summary
 
 
@@ -108,16 +106,14 @@ def evaluate_front(
     return entries
 
 
-def per_class(
-    evaluation: Evaluation, class_names: tuple[str, ...], *, target: int | None
-) -> list[dict[str, Any]]:
+def per_class(evaluation: Evaluation, clips: Clips) -> list[dict[str, Any]]:
     """Returns a row of numbers for each class that has test clips."""
     rows = []
-    for index, name in enumerate(class_names):
+    for index, name in enumerate(clips.dataset.class_names):
         chosen = evaluation.labels == index
         if not np.any(chosen):
             continue
-        summary = summarize(select(evaluation, chosen), target=target)
+        summary = summarize(select(evaluation, chosen), target=clips.target)
         rows.append(
             {
                 "class_name": name,
@@ -166,12 +162,13 @@ def evaluate_stored(
     _check_fit(perturbation, config)
     environment.cache_compilations(cache_dir / "compiled")
     corpus = load_corpus(config, cache_dir=cache_dir, strict=strict, console=console)
-    target = class_index(corpus, config.target, flag="--perturbation: its target")
+    class_index(corpus, config.target, flag="--perturbation: its target")
+    clips = choose_clips(config, corpus)
     prepared = victim.prepare(config, corpus, cache_dir=cache_dir, console=console)
     # As in a run, where the other key is the attack's.
     _, key = jax.random.split(jax.random.key(config.seed))
-    indices = choose_test_clips(config, corpus)
-    evaluate = Evaluator(config, corpus, prepared, indices, target, key, console)
+    gain = sound_gain(config, corpus)
+    evaluate = Evaluator(config, clips, prepared, gain, key, console)
     _, summary = evaluate(perturbation, store.read_sound(run))
     workdir = workdir or run.workdir / "evaluations" / prepared.facts["name"]
     workdir.mkdir(parents=True, exist_ok=True)

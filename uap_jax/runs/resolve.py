@@ -1,7 +1,6 @@
 """From a `RunConfig` as given to a complete one: presets, defaults, `--set`."""
 
 import dataclasses
-import json
 import math
 import sys
 import types
@@ -16,15 +15,12 @@ from uap_jax.attacks.loop import resolve_config
 from uap_jax.attacks.methods import resolve_method
 from uap_jax.data.corpora import BUILT_IN, CORPUS_NAMES, DEFAULT_CORPORA
 from uap_jax.errors import UsageError, user_mistakes
-from uap_jax.files import flatten
 from uap_jax.models.registry import MODEL_NAMES, default_micro_batch_size
 from uap_jax.runs import custom_models
 from uap_jax.runs.config import (
-    MACHINE_SUFFIX,
     PRESETS,
     SETTINGS,
     RunConfig,
-    as_json,
     variant,
 )
 from uap_jax.training.recipes import Recipe, recipe_for
@@ -171,42 +167,6 @@ def apply_overrides(
             _replace(configs[0], "attack.", changes),
             configs[1] and _replace(configs[1], "training.", changes),
         )
-
-
-def resume_from(
-    config: RunConfig, stored: Mapping[str, Any], overrides: Sequence[str] = ()
-) -> RunConfig:
-    """Returns the settings with which an earlier run of the same command resumes.
-
-    Args:
-        config: Of this command, resolved.
-        stored: The content of the earlier run's config.json.
-        overrides: Of this command; what they set is not taken over.
-
-    Raises:
-        UsageError: The earlier run had other settings.
-    """
-    theirs = flatten(stored)
-    size = theirs.get(f"attack.{MACHINE_SUFFIX}")
-    is_given = any(MACHINE_SUFFIX in override for override in overrides)
-    # Another type is another setting.
-    if isinstance(size, int) and not is_given:
-        attack = dataclasses.replace(config.attack, **{MACHINE_SUFFIX: size})
-        config = dataclasses.replace(config, attack=attack)
-    mine = flatten(json.loads(json.dumps(as_json(config))))
-    differing = [
-        f"{key}: {theirs.get(key)} there, {mine.get(key)} now"
-        for key in {**theirs, **mine}
-        if theirs.get(key) != mine.get(key)
-        and key != "command"
-        and (key not in SETTINGS or SETTINGS[key].changes_result)
-    ]
-    if differing:
-        raise UsageError(
-            "--workdir: holds a run with other settings "
-            f"({'; '.join(differing[:3])}); name another folder"
-        )
-    return config
 
 
 def _replace(config: Any, prefix: str, changes: Mapping[str, Any]) -> Any:

@@ -6,54 +6,38 @@ import functools
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 from uap_jax import attacks, environment, files
 from uap_jax.attacks import AttackResult, types
+from uap_jax.attacks.methods import resolve_method
 from uap_jax.console import Console, one_line
-from uap_jax.errors import UsageError
 from uap_jax.reporting import ReportData, write_report
 from uap_jax.runs import custom_models, store, victim
 from uap_jax.runs.attack import (
-    Task,
+    Prepared,
+    announce,
+    check_problem,
     explain,
     fitting_width,
     open_trail,
     segment_steps,
 )
-from uap_jax.runs.config import RunConfig, as_json, command
+from uap_jax.runs.config import RunConfig, as_json, command, resume_from
 from uap_jax.runs.corpus import (
-    Corpus,
     attack_clips,
-    attack_indices,
-    choose_test_clips,
-    class_index,
+    choose_clips,
     load_corpus,
+    sound_gain,
 )
 from uap_jax.runs.evaluate import Evaluator, evaluate_front, per_class
-from uap_jax.runs.resolve import resolve, resume_from
 from uap_jax.runs.submission import write_submissions
-from uap_jax.runs.victim import Victim
 
 LOG = "log.txt"
-# The clips and the model that the checkpoints are about.
-PROBLEM = Path("checkpoints") / "problem.json"
 Result = dict[str, Any]
-
-
-class Prepared(NamedTuple):
-    """What a run has before its attack."""
-
-    config: RunConfig
-    workdir: Path
-    console: Console
-    corpus: Corpus
-    victim: Victim
-    target: int | None
-    keys: jax.Array  # [2], of the attack and of the evaluation
 
 
 def run(
@@ -69,7 +53,7 @@ def run(
     """Carries out runs, or resumes them; each leaves its files in its work directory.
 
     Args:
-        configs: As given; of several runs alike but for the target and the numbers of
+        configs: Resolved; of several runs alike but for the target and the numbers of
             the attack.
         workdirs: One a run.
         cache_dir: Where clips, models and compiled programs are cached.
@@ -85,19 +69,19 @@ def run(
     groups: dict[Any, dict[int, Prepared]] = {}
     compiled_s = environment.compile_seconds()
     with contextlib.ExitStack() as held:
-        for index, (config, workdir) in enumerate(zip(configs, workdirs, strict=True)):
+        for index, config in enumerate(configs):
+            workdir, console = workdirs[index], consoles[index]
             try:
                 held.enter_context(files.locked(workdir, wait=wait))
-                ready = _prepare(config, workdir, cache_dir, strict, consoles[index])
+                ready = _prepare(config, workdir, cache_dir, strict, console)
+                if isinstance(ready, Prepared):
+                    # A resumed run keeps sizes that follow the machine it began on.
+                    sizes = jax.tree.structure(ready.config.attack)
+                    groups.setdefault(sizes, {})[index] = ready
+                else:
+                    outcomes[index] = ready
             except Exception as error:
                 outcomes[index] = error
-                continue
-            if isinstance(ready, Prepared):
-                # A resumed run keeps sizes that follow the machine it began on.
-                sizes = jax.tree.structure(ready.config.attack)
-                groups.setdefault(sizes, {})[index] = ready
-            else:
-                outcomes[index] = ready
         for group in groups.values():
             results = _attack(group, width)
             shared_s = (environment.compile_seconds() - compiled_s) / len(group)
@@ -112,46 +96,31 @@ def run(
 
 
 def _prepare(
-    given: RunConfig, workdir: Path, cache_dir: Path, strict: bool, console: Console
+    config: RunConfig, workdir: Path, cache_dir: Path, strict: bool, console: Console
 ) -> Prepared | Result:
     """Loads what an attack needs and trains the model, or returns the old result."""
-    config = resolve(given)
     result = files.read_json(workdir / "result.json")
     stored = files.read_json(workdir / "config.json")
     # Settings are fixed once work has begun; a mistyped class is no work.
     if stored is not None and (result or (workdir / "checkpoints").exists()):
-        config = resume_from(config, stored, given.overrides)
+        config = resume_from(config, stored)
     if result is not None:
         console.say("this run is finished; delete its folder to run it again")
         return result
+    described = as_json(config) | {
+        "command": command(config, workdir, cache_dir=cache_dir, strict=strict)
+    }
+    files.write_json(workdir / "config.json", described)
     console.log_to(workdir / LOG)
-    files.write_json(
-        workdir / "config.json",
-        as_json(config)
-        | {"command": command(given, workdir, cache_dir=cache_dir, strict=strict)},
-    )
     environment.cache_compilations(cache_dir / "compiled")
     corpus = load_corpus(config, cache_dir=cache_dir, strict=strict, console=console)
-    target = class_index(corpus, config.target)
-    class_index(corpus, config.attack_class, flag="--attack_class")
-    prepared = victim.prepare(config, corpus, cache_dir=cache_dir, console=console)
-    if config.own_model is not None:
-        custom_models.check_gradient(prepared.classifier, config.model)
+    clips = choose_clips(config, corpus)
+    gain = sound_gain(config, corpus)
+    model = victim.prepare(config, corpus, cache_dir=cache_dir, console=console)
     keys = jax.random.split(jax.random.key(config.seed))
-    ready = Prepared(config, workdir, console, corpus, prepared, target, keys)
-    attacked = files.read_json(workdir / PROBLEM)
-    if attacked not in (None, _problem(ready)):
-        raise UsageError(
-            f"{workdir}: holds an attack on other clips or another model "
-            f"({attacked}, now {_problem(ready)}); delete it or name another --workdir"
-        )
+    ready = Prepared(config, workdir, console, clips, model, gain, keys)
+    check_problem(ready)
     return ready
-
-
-def _problem(ready: Prepared) -> dict[str, str]:
-    """Returns what a checkpoint must not be resumed without."""
-    fingerprint = ready.corpus.dataset.fingerprint
-    return {"corpus": fingerprint, "model": ready.victim.facts["name"]}
 
 
 def _attack(
@@ -160,17 +129,10 @@ def _attack(
     """Runs the attacks of a group together, and one at a time if that fails."""
     first = next(iter(group.values()))
     try:
-        x, labels = attack_clips(first.config, first.corpus)
-        for ready in group.values():
-            config = ready.config
-            goal = f'"{config.target}"' if config.target else "any wrong class"
-            of = f' of "{config.attack_class}"' if config.attack_class else ""
-            ready.console.say(
-                f"{config.method} attack on {len(labels)} clips{of}, towards {goal}"
-            )
-            (ready.workdir / "checkpoints").mkdir(exist_ok=True)
-            files.write_json(ready.workdir / PROBLEM, _problem(ready))
-        with custom_models.naming_faults(first.config.model):
+        with custom_models.under_attack(first.config.model, first.victim.classifier):
+            x, labels = attack_clips(first.config, first.clips)
+            for ready in group.values():
+                announce(ready)
             results = _advance(list(group.values()), x, labels, width)
     except Exception as error:
         if len(group) == 1:
@@ -204,6 +166,7 @@ def _advance(
     variables, x, labels, keys = place(
         (classifier.variables, x, labels, [run.keys[0] for run in runs])
     )
+    targets = [t for run in runs if (t := run.clips.target) is not None]
     problems, states = place(
         attacks.begin_together(
             logits_fn,
@@ -211,14 +174,14 @@ def _advance(
             x,
             labels,
             keys=keys,
-            targets=[run.target for run in runs if run.target is not None] or None,
+            targets=targets or None,
             configs=[run.config.attack for run in runs],
         )
     )
     max_steps = 1
     with contextlib.ExitStack() as stack:
         trails = [
-            stack.enter_context(open_trail(Task(*run[:3]), state, place))
+            stack.enter_context(open_trail(run, state, place))
             for run, state in zip(runs, states, strict=True)
         ]
         states = [trail.state for trail in trails]
@@ -257,7 +220,7 @@ def _advance(
                 trails[i].follow(states[i], seconds / len(advanced))
     results = [attacks.result(state) for state in states]
     for trail, result in zip(trails, results, strict=True):
-        explain(trail.task, result)
+        explain(trail.ready, result)
     return results
 
 
@@ -270,29 +233,28 @@ def _finish(
     """Evaluates and stores the result of an attack; writes the report."""
     if isinstance(attacked, Exception):
         raise attacked
-    config, workdir, console, corpus, prepared, target, keys = ready
+    config, workdir, console, clips, model, gain, keys = ready
     started = time.perf_counter()
     perturbation = dataclasses.replace(
         attacked.perturbation,
         scaling=config.scaling,
-        sample_rate_hz=corpus.dataset.sample_rate_hz,
+        sample_rate_hz=clips.dataset.sample_rate_hz,
     )
     sound = store.write_perturbation(perturbation, workdir)
-    indices = choose_test_clips(config, corpus)
-    evaluate = Evaluator(config, corpus, prepared, indices, target, keys[1], console)
+    evaluate = Evaluator(config, clips, model, gain, keys[1], console)
     evaluation, summary = evaluate(perturbation, sound)
     unlabelled = write_submissions(evaluate, perturbation, workdir, strict=strict)
-    store.write_test_clips(evaluation, indices, workdir, target=target)
     front = evaluate_front(evaluate, attacked.front, perturbation, workdir)
+    store.write_test_clips(evaluation, clips, workdir)
     examples = store.write_examples(
-        config, corpus, evaluation, indices, perturbation, workdir, target=target
+        evaluation, clips, perturbation, workdir, scaling=config.scaling
     )
     passes = files.read_lines(workdir / "metrics.jsonl")
     result = files.finite(
         {
-            "method": config.method,
+            "method": resolve_method(config.method).name,
             "model": config.model,
-            "dataset": corpus.dataset.name,
+            "dataset": clips.dataset.name,
             "scaling": config.scaling,
             "target": config.target,
             "attack_class": config.attack_class,
@@ -303,15 +265,15 @@ def _finish(
             "num_passes": int(attacked.num_passes),
             "train": {
                 "asr": float(attacked.train_asr),
-                "num_clips": len(attack_indices(config, corpus)),
+                "num_clips": len(clips.attack),
             },
             "test": summary["test"],
             "control": summary["control"],
             **({"front": front} if front else {}),
             **({"unlabelled": unlabelled} if unlabelled else {}),
-            "victim": prepared.facts,
+            "victim": model.facts,
             "seconds": {
-                "train_model": prepared.seconds,
+                "train_model": model.seconds,
                 "attack": sum(entry["seconds"] or 0.0 for entry in passes),
                 "evaluate": time.perf_counter() - started,
                 "compile": environment.compile_seconds() - compiled_s,
@@ -327,10 +289,10 @@ def _finish(
             result=result,
             passes=passes,
             perturbation=np.asarray(attacks.perturbation_waveform(perturbation)),
-            sample_rate_hz=corpus.dataset.sample_rate_hz,
+            sample_rate_hz=clips.dataset.sample_rate_hz,
             examples=examples,
-            per_class=per_class(evaluation, corpus.dataset.class_names, target=target),
-            **victim.learned_bank(config, prepared),
+            per_class=per_class(evaluation, clips),
+            **victim.learned_bank(config, model),
         ),
     )
     # Last: it says that the run is finished.

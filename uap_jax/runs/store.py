@@ -18,13 +18,15 @@ from uap_jax.evaluation import Evaluation
 from uap_jax.models.registry import default_sample_rate_hz
 from uap_jax.reporting import Example
 from uap_jax.runs.config import RunConfig
-from uap_jax.runs.corpus import Corpus
+from uap_jax.runs.corpus import Clips
 from uap_jax.runs.resolve import resolve
 from uap_jax.training.augmentation import Augmentation
 from uap_jax.training.recipes import Recipe
 
 # The perturbation in the form of Orbax.
 PERTURBATION = Path("checkpoints") / "perturbation"
+# The clips and the model that the checkpoints are about.
+PROBLEM = Path("checkpoints") / "problem.json"
 NUM_EXAMPLES = 3
 _CORPUS = ("dataset", "data_dir", "split", "group_pattern")
 # Ends of an attack that are no fault.
@@ -70,44 +72,40 @@ def write_perturbation(perturbation: attacks.Perturbation, workdir: Path) -> np.
     return read_audio(workdir / "perturbation.wav", sample_rate_hz=rate_hz)
 
 
-def write_test_clips(
-    evaluation: Evaluation, indices: np.ndarray, workdir: Path, *, target: int | None
-) -> None:
+def write_test_clips(evaluation: Evaluation, clips: Clips, workdir: Path) -> None:
     """Writes test_clips.npz: whether the attack succeeded on each test clip.
 
     Comparisons of two perturbations on the same clips need it.
     """
-    success = succeeds(evaluation.perturbed, evaluation.clean, target)
+    success = succeeds(evaluation.perturbed, evaluation.clean, clips.target)
     files.write_arrays(
         workdir / "test_clips.npz",
-        index=np.asarray(indices, np.int64),
+        index=np.asarray(clips.test, np.int64),
         success=success,
     )
 
 
 def write_examples(
-    config: RunConfig,
-    corpus: Corpus,
     evaluation: Evaluation,
-    indices: np.ndarray,
+    clips: Clips,
     perturbation: attacks.Perturbation,
     workdir: Path,
     *,
-    target: int | None,
+    scaling: str,
 ) -> list[Example]:
     """Writes clean and perturbed WAVs of some test clips, at their own level.
 
     The clips are the first audible ones of classes spread over the list, whether or
     not the attack succeeds. What is said of each is in examples.json.
     """
-    dataset, folder = corpus.dataset, workdir / "examples"
+    dataset, folder = clips.dataset, workdir / "examples"
     folder.mkdir(exist_ok=True)
     examples: list[Example] = []
     described = []
-    for row in _choose_examples(evaluation, target):
-        clip = int(indices[row])
+    for row in _choose_examples(evaluation, clips.target):
+        clip = int(clips.test[row])
         clean = to_waveform(dataset.clips[clip])
-        x, box_scale = to_box(jnp.asarray(clean), scaling=config.scaling)
+        x, box_scale = to_box(jnp.asarray(clean), scaling=scaling)
         perturbed = from_box(attacks.apply_perturbation(perturbation, x), box_scale)
         example = Example(
             name=str(dataset.names[clip]),

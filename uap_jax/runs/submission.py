@@ -58,7 +58,7 @@ def write_submissions(
             f"{len(paths)} can be used, such as {skipped[0]}"
         )
     labels = [
-        tfsr.submission_label(name) for name in evaluator.corpus.dataset.class_names
+        tfsr.submission_label(name) for name in evaluator.clips.dataset.class_names
     ]
     # The last, at -1, is that of a clip that cannot be used.
     labels.append(tfsr.LABEL_OF_NOTHING)
@@ -67,7 +67,9 @@ def write_submissions(
         files.write_bytes(workdir / f"submission_{which}.csv", content)
     usable = clean >= 0
     num_clips = int(np.sum(usable))
-    asr = attack_success_rate(perturbed[usable], clean[usable], target=evaluator.target)
+    asr = attack_success_rate(
+        perturbed[usable], clean[usable], target=evaluator.clips.target
+    )
     interval = wilson_interval(round(asr * num_clips), num_clips)
     console.say(
         f"ASR {asr:.3f} [{interval[0]:.3f}, {interval[1]:.3f}] on {num_clips} clips "
@@ -85,7 +87,7 @@ def _predict(
     evaluator: Evaluator, paths: list[Path], perturbation: Perturbation, strict: bool
 ) -> tuple[np.ndarray, list[str]]:
     """Returns classes `[2, M]`, clean and perturbed, and a line a bad clip (-1)."""
-    classifier, dataset = evaluator.victim.classifier, evaluator.corpus.dataset
+    classifier, dataset = evaluator.victim.classifier, evaluator.clips.dataset
     console = evaluator.console
     classes = np.full((2, len(paths)), -1, np.int32)
     skipped: list[str] = []

@@ -2,15 +2,17 @@
 
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from uap_jax import files, models
+from uap_jax import environment, files, models
 from uap_jax.audio.box import to_box
 from uap_jax.bridges.checks import check_outputs
 from uap_jax.console import Console
@@ -20,7 +22,8 @@ from uap_jax.files import fingerprint
 from uap_jax.models import Classifier, sinc
 from uap_jax.runs import custom_models
 from uap_jax.runs.config import RunConfig
-from uap_jax.runs.corpus import Corpus, Latest
+from uap_jax.runs.corpus import Corpus, Latest, load_corpus
+from uap_jax.runs.store import PROBLEM, StoredRun, config_of
 from uap_jax.text import format_seconds
 from uap_jax.training.loop import evaluate_accuracy, train
 
@@ -90,6 +93,72 @@ def learned_bank(config: RunConfig, victim: Victim) -> dict[str, np.ndarray]:
     edges = np.asarray(sinc.band_edges_hz(variables, sample_rate_hz=rate_hz))
     initial = sinc.initial_band_edges_hz(len(edges), sample_rate_hz=rate_hz)
     return {"bank_edges_hz": edges, "initial_bank_edges_hz": np.asarray(initial)}
+
+
+class Predictor(NamedTuple):
+    """A trained classifier with names for its logits."""
+
+    classifier: Classifier
+    class_names: tuple[str, ...]
+    scaling: str
+
+    def predict(self, waveforms: np.ndarray) -> list[str]:
+        """Returns the classes of waveforms `[B, N]`; compiles for each B."""
+        indices = _classify(
+            self.classifier.logits,
+            self.classifier.variables,
+            jnp.asarray(waveforms),
+            self.scaling,
+        )
+        return [self.class_names[index] for index in np.asarray(indices)]
+
+
+def load_predictor(run: StoredRun, *, cache_dir: Path) -> Predictor:
+    """Returns the classifier that a run attacked; nothing is trained.
+
+    The corpus is loaded too where it names the classes.
+
+    Raises:
+        UsageError: The model is not in the cache, or its corpus has changed.
+    """
+    name = run.result["victim"]["name"]
+    folder = cache_dir / "models" / name
+    is_own = run.config.get("own_model") is not None
+    if not is_own and not (folder / "model.json").is_file():
+        raise UsageError(f"--predict: expected the model {name} in {folder.parent}")
+    config = config_of(run)
+    environment.cache_compilations(cache_dir / "compiled")
+    # Shows progress only.
+    quiet = Console(outer=Console())
+
+    def corpus() -> Corpus:
+        loaded = load_corpus(config, cache_dir=cache_dir, strict=False, console=quiet)
+        attacked = files.read_json(run.workdir / PROBLEM) or {}
+        if attacked.get("corpus") != loaded.dataset.fingerprint:
+            raise UsageError(
+                f"--predict: expected the corpus that {name} was trained on, got "
+                f"another {loaded.dataset.name}"
+            )
+        return loaded
+
+    own = custom_models.load(config.model)
+    if own is not None:
+        classifier, _ = own
+    elif model_folder(config, corpus(), cache_dir) == folder:
+        victim = prepare(config, corpus(), cache_dir=cache_dir, console=quiet)
+        classifier = victim.classifier
+    else:
+        raise UsageError(f"--predict: expected the settings of {name}, got others")
+    names = classifier.class_names or corpus().dataset.class_names
+    return Predictor(classifier, names, config.scaling)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _classify(
+    logits_fn: Any, variables: Any, waveform: jax.Array, scaling: str
+) -> jax.Array:
+    x, _ = to_box(waveform, scaling=scaling)
+    return jnp.argmax(logits_fn(variables, x), axis=1)
 
 
 def _trained(
