@@ -56,7 +56,7 @@ def prepare(
     """
     if config.own_model is not None:
         # By its content, which may change.
-        key = (config.model, config.own_model["fingerprint"], corpus_key(corpus))
+        key = (config.model, config.own_model["fingerprint"], str(corpus_key(corpus)))
         make = _given
     else:
         key = (model_folder(config, corpus, cache_dir),)
