@@ -18,11 +18,11 @@ from uap_jax.data.dataset import Dataset
 from uap_jax.errors import UsageError
 from uap_jax.models import Classifier
 from uap_jax.runs import custom_models, store
-from uap_jax.runs.apply import load_predictor
 from uap_jax.runs.config import RunConfig
 from uap_jax.runs.evaluate import evaluate_stored
 from uap_jax.runs.resolve import resolve
 from uap_jax.runs.run import run
+from uap_jax.runs.victim import load_predictor
 
 HERE = pathlib.Path(own_networks.__file__).parent
 QUICK = {"num_attack_clips": 12, "overrides": ("max_passes=2", "learning_rate=0.05")}
@@ -64,7 +64,9 @@ def attacked(corpus, cache, tmp_path_factory):
 
 
 def carry_out(config, workdir, cache):
-    (outcome,) = run([config], [workdir], cache_dir=cache, consoles=[Console()])
+    (outcome,) = run(
+        [resolve(config)], [workdir], cache_dir=cache, consoles=[Console()]
+    )
     if isinstance(outcome, Exception):
         raise outcome
 
@@ -133,7 +135,7 @@ def test_an_error_inside_a_compiled_attack_is_one_line(message):
 
     with (
         pytest.raises(UsageError) as raised,
-        custom_models.naming_faults("mine:network"),
+        custom_models.under_attack("mine:network", own_networks.named()),
     ):
         jax.block_until_ready(call(jnp.float32(1.0)))
     (line,) = str(raised.value).splitlines()
@@ -146,7 +148,7 @@ def test_other_errors_of_jax_stay_what_they_are():
     error = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
     with (
         pytest.raises(jax.errors.JaxRuntimeError),
-        custom_models.naming_faults("mine:f"),
+        custom_models.under_attack("mine:f", own_networks.named()),
     ):
         raise error
 
@@ -291,8 +293,11 @@ def test_faults_of_entry_points(entry_point, message, tmp_path, monkeypatch):
 
 def test_what_has_no_gradient_cannot_be_attacked():
     classifier, _ = custom_models.load("own_networks:without_gradient")
-    with pytest.raises(UsageError, match="use from_numpy_vjp"):
-        custom_models.check_gradient(classifier, "mine")
+    with (
+        pytest.raises(UsageError, match="use from_numpy_vjp"),
+        custom_models.under_attack("mine", classifier),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("model", ["resnet", "net.pt", "a b:c", "m:", "", "dir.onnx"])
