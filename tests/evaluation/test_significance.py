@@ -139,5 +139,5 @@ def test_mcnemar_wrong_counts(counts, name):
 
 
 def test_returns_plain_floats():
-    found = two_proportion_z(np.int64(3), 10, np.int64(5), 10)
-    assert all(type(value) is float for value in (*found, mcnemar_exact(1, 3)))
+    result = two_proportion_z(np.int64(3), 10, np.int64(5), 10)
+    assert all(type(value) is float for value in (*result, mcnemar_exact(1, 3)))

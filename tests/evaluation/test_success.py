@@ -1,5 +1,7 @@
 """Success rates and levels, against plain NumPy on toy logits."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -92,7 +94,7 @@ def test_against_plain_numpy(scaling, space):
     scale = 0.1 if scaling == "fixed" else 0.8
     perturbation = make_perturbation(space, scale)
     gain = 0.4
-    found = evaluate(dataset, perturbation, scaling=scaling, gain=gain)
+    result = evaluate(dataset, perturbation, scaling=scaling, gain=gain)
 
     v = np.float64(perturbation.value)
     waveform = dataset.clips / 32768
@@ -105,61 +107,56 @@ def test_against_plain_numpy(scaling, space):
         sound = np.clip(2 * v, -1, 1)
     recording = np.clip(np.round((waveform + gain * sound) * 32768), -32768, 32767)
     delta = perturbed - x
-    np.testing.assert_array_equal(found.labels, dataset.labels)
-    np.testing.assert_array_equal(found.clean, plain_predictions(x))
-    np.testing.assert_array_equal(found.perturbed, plain_predictions(perturbed))
+    np.testing.assert_array_equal(result.labels, dataset.labels)
+    np.testing.assert_array_equal(result.clean, plain_predictions(x))
+    np.testing.assert_array_equal(result.perturbed, plain_predictions(perturbed))
     np.testing.assert_array_equal(
-        found.waveform, plain_predictions(plain_box(recording / 32768, scaling))
+        result.waveform, plain_predictions(plain_box(recording / 32768, scaling))
     )
     expected = 20 * np.log10(plain_rms(x) / plain_rms(delta))
-    np.testing.assert_allclose(found.snr_db, expected, atol=1e-3)
+    np.testing.assert_allclose(result.snr_db, expected, atol=1e-3)
     ac = [signal - signal.mean(axis=1, keepdims=True) for signal in (x, delta)]
     expected = 20 * np.log10(plain_rms(ac[0]) / plain_rms(ac[1]))
-    np.testing.assert_allclose(found.snr_ac_db, expected, atol=1e-3)
+    np.testing.assert_allclose(result.snr_ac_db, expected, atol=1e-3)
     peaks = np.max(np.abs(delta), axis=1) / np.max(np.abs(x), axis=1)
     np.testing.assert_allclose(
-        found.relative_loudness_db, 20 * np.log10(peaks), atol=1e-3
+        result.relative_loudness_db, 20 * np.log10(peaks), atol=1e-3
     )
     # The victim is right when clean, and the perturbation does something.
-    assert np.mean(found.clean == found.labels) > 0.95
-    assert np.mean(found.perturbed == 1) > 0.6
-    assert {column.dtype for column in found[:6]} == {np.dtype(np.int32)}
-    assert {column.dtype for column in found[6:]} == {np.dtype(np.float32)}
+    assert np.mean(result.clean == result.labels) > 0.95
+    assert np.mean(result.perturbed == 1) > 0.6
+    assert {column.dtype for column in result[:6]} == {np.dtype(np.int32)}
+    assert {column.dtype for column in result[6:]} == {np.dtype(np.float32)}
 
 
 def test_control_has_the_rms_of_the_perturbation():
     dataset = make_dataset()
     perturbation = make_perturbation("signal", 0.02)
-    found = evaluate(dataset, perturbation)
+    result = evaluate(dataset, perturbation)
     x = plain_box(dataset.clips / 32768, "fixed")
     rms = np.sqrt(np.mean(np.float64(perturbation.value) ** 2))
     expected = 20 * np.log10(plain_rms(x) / rms)
-    difference = found.control_snr_db - expected
+    difference = result.control_snr_db - expected
     # Of 64 samples the RMS scatters by a few tenths of a dB; and no two are the same.
     assert np.max(np.abs(difference)) < 3 and abs(np.mean(difference)) < 0.3
     assert len(np.unique(difference.round(4))) > 60
-    targeted = [np.mean(column == 1) for column in (found.control, found.perturbed)]
+    targeted = [np.mean(column == 1) for column in (result.control, result.perturbed)]
     assert targeted[0] < targeted[1]
 
 
-def test_waveform_is_saved_as_pcm16():
-    """A sound of less than half a step is lost, however keen the classifier."""
-    dataset = make_dataset(5, silent=range(5))
-    perturbation = make_perturbation()
-    for step, expected in ((0.4, 0), (0.6, 1)):
-        sound = np.full(NUM_SAMPLES, step / 32768, np.float32)
-        found = evaluate_perturbation(
-            any_sound,
-            VARIABLES,
-            dataset,
-            np.arange(5),
-            perturbation,
-            scaling="fixed",
-            sound=sound,
-            gain=1.0,
-            key=jax.random.key(0),
-        )
-        np.testing.assert_array_equal(found.waveform, expected)
+def evaluate_silence(logits_fn, num_clips, sound, *, scaling="fixed"):
+    """The single sound alone, as every clip is silent."""
+    return evaluate_perturbation(
+        logits_fn,
+        VARIABLES,
+        make_dataset(200, silent=range(200)),
+        np.arange(num_clips),
+        make_perturbation(),
+        scaling=scaling,
+        sound=np.float32(sound),
+        gain=1.0,
+        key=jax.random.key(1),
+    )
 
 
 def any_sound(variables, x):
@@ -171,56 +168,60 @@ def place_of_peak(variables, x):
     return jnp.abs(x - 0.5)
 
 
+def clicks(**levels):
+    return [levels.get(f"at_{index}", 0.0) for index in range(NUM_SAMPLES)]
+
+
+@pytest.mark.parametrize(("step", "expected"), [(0.4, 0), (0.6, 1)])
+def test_waveform_is_saved_as_pcm16(step, expected):
+    """A sound of less than half a step is lost, however sensitive the classifier."""
+    result = evaluate_silence(any_sound, 5, np.full(NUM_SAMPLES, step / 32768))
+    np.testing.assert_array_equal(result.waveform, expected)
+
+
 def test_shifts():
-    """A click is heard at its place, and shifted at every other."""
-    dataset = make_dataset(200, silent=range(200))
-    click = np.zeros(NUM_SAMPLES, np.float32)
-    click[7] = 0.5
-    found = evaluate_perturbation(
-        place_of_peak,
-        VARIABLES,
-        dataset,
-        np.arange(200),
-        make_perturbation(),
-        scaling="fixed",
-        sound=click,
-        gain=1.0,
-        key=jax.random.key(1),
-    )
-    np.testing.assert_array_equal(found.waveform, 7)
-    assert len(np.unique(found.shifted)) > 0.8 * NUM_SAMPLES
-    assert found.shifted.min() >= 0 and found.shifted.max() < NUM_SAMPLES
+    """A click is heard at its position, and shifted at every other."""
+    result = evaluate_silence(place_of_peak, 200, clicks(at_7=0.5))
+    np.testing.assert_array_equal(result.waveform, 7)
+    assert len(np.unique(result.shifted)) > 0.8 * NUM_SAMPLES
+    assert result.shifted.min() >= 0 and result.shifted.max() < NUM_SAMPLES
 
 
-def test_waveform_is_cut_off_at_full_scale():
-    dataset = make_dataset(200, silent=range(200))
-    sound = np.zeros(NUM_SAMPLES, np.float32)
-    sound[7], sound[9] = 1.5, 3.0
-    found = evaluate_perturbation(
-        place_of_peak,
-        VARIABLES,
-        dataset,
-        np.arange(3),
-        make_perturbation(),
-        scaling="peak",
-        sound=sound,
-        gain=1.0,
-        key=jax.random.key(1),
-    )
+def test_waveform_is_clipped_at_full_scale():
+    sound = clicks(at_7=1.5, at_9=3.0)
+    result = evaluate_silence(place_of_peak, 3, sound, scaling="peak")
     # Both are full scale then, and the first of equals counts.
-    np.testing.assert_array_equal(found.waveform, 7)
+    np.testing.assert_array_equal(result.waveform, 7)
 
 
-def test_blocks_do_not_matter():
+def test_logits_that_are_not_finite_are_never_a_success():
+    def broken(variables, x):
+        return jnp.where(jnp.max(x) > 0.5, jnp.nan, 0.0) + jnp.zeros((len(x), 3))
+
+    result = evaluate_silence(broken, 5, clicks(at_7=0.5))
+    np.testing.assert_array_equal(result.clean, 0)
+    for column in (result.perturbed, result.waveform, result.control):
+        np.testing.assert_array_equal(column, -1)
+    for target in (None, 0):
+        summary = summarize(result, target=target)
+        assert summary["test"]["asr"] == summary["control"]["asr"] == 0.0
+
+
+def test_blocks_do_not_matter(tmp_path):
     dataset = make_dataset(BLOCK_SIZE + 6)
+    np.save(tmp_path / "clips.npy", dataset.clips)
+    clips = np.load(tmp_path / "clips.npy", mmap_mode="r")
+    dataset = dataclasses.replace(dataset, clips=clips)
     perturbation = make_perturbation()
-    every = evaluate(dataset, perturbation)
+    calls = []
+    every = evaluate(dataset, perturbation, progress=lambda *call: calls.append(call))
     assert len(every.clean) == BLOCK_SIZE + 6
-    for num_clips in (1, PART_SIZE, PART_SIZE + 1, BLOCK_SIZE):
+    assert calls == [("evaluating", 64, 70), ("evaluating", 70, 70)]
+    for num_clips in (1, PART_SIZE + 1, BLOCK_SIZE):
         some = evaluate(dataset, perturbation, indices=np.arange(num_clips))
-        for found, expected in zip(some, every, strict=True):
-            np.testing.assert_array_equal(found, expected[:num_clips])
-    # Any order; noise and shifts belong to the place, so not these.
+        for result, expected in zip(some, every, strict=True):
+            np.testing.assert_array_equal(result, expected[:num_clips])
+    # Any order, but for noise and shifts, which belong to the position.
     order = np.array([69, 3, 41])
     some = evaluate(dataset, perturbation, indices=order)
     for field in ("labels", "clean", "perturbed", "waveform", "snr_db", "snr_ac_db"):
@@ -240,48 +241,23 @@ def test_parts_after_the_last_clip_are_not_classified(num_clips):
 
     x = jax.random.uniform(jax.random.key(0), (3 * PART_SIZE, NUM_SAMPLES))
     count = jnp.asarray(num_clips, jnp.int32)
-    found = predict_in_parts(counted, VARIABLES, x, count)
+    result = predict_in_parts(counted, VARIABLES, x, count)
     jax.effects_barrier()
     assert sum(heard) == -(-num_clips // PART_SIZE) * PART_SIZE
     expected = np.argmax(place_of_peak(VARIABLES, x), axis=1)
-    np.testing.assert_array_equal(found[:num_clips], expected[:num_clips])
-
-
-def test_same_key_same_noise():
-    dataset = make_dataset(9)
-    perturbation = make_perturbation()
-    first, second = (evaluate(dataset, perturbation) for _ in range(2))
-    np.testing.assert_array_equal(first.control_snr_db, second.control_snr_db)
-    other = evaluate(dataset, perturbation, key=jax.random.key(6))
-    assert np.all(first.control_snr_db != other.control_snr_db)
-
-
-def test_streams_from_a_memmap(tmp_path):
-    dataset = make_dataset()
-    np.save(tmp_path / "clips.npy", dataset.clips)
-    clips = np.load(tmp_path / "clips.npy", mmap_mode="r")
-    assert isinstance(clips, np.memmap)
-    fields = {name: getattr(dataset, name) for name in dataset.__dataclass_fields__}
-    mapped = Dataset(**(fields | {"clips": clips}))
-    calls = []
-    found = evaluate(
-        mapped, make_perturbation(), progress=lambda *call: calls.append(call)
-    )
-    for a, b in zip(found, evaluate(dataset, make_perturbation()), strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert calls == [("evaluating", 64, 70), ("evaluating", 70, 70)]
+    np.testing.assert_array_equal(result[:num_clips], expected[:num_clips])
 
 
 @pytest.mark.parametrize("scaling", ["fixed", "minmax"])
 def test_silent_clips_have_no_levels(scaling):
     dataset = make_dataset(8, silent=(2, 5))
-    found = evaluate(dataset, make_perturbation(), scaling=scaling)
+    result = evaluate(dataset, make_perturbation(), scaling=scaling)
     silent = np.isin(np.arange(8), (2, 5))
     for field in ("snr_db", "snr_ac_db", "relative_loudness_db", "control_snr_db"):
-        np.testing.assert_array_equal(np.isnan(getattr(found, field)), silent)
-    test = summarize(found, target=None)["test"]
+        np.testing.assert_array_equal(np.isnan(getattr(result, field)), silent)
+    test = summarize(result, target=None)["test"]
     assert test["num_silent"] == 2 and test["num_clips"] == 8
-    assert test["snr_db"] == pytest.approx(np.mean(found.snr_db[~silent]), rel=1e-6)
+    assert test["snr_db"] == pytest.approx(np.mean(result.snr_db[~silent]), rel=1e-6)
 
 
 def test_attack_success_rate():
@@ -379,12 +355,12 @@ def test_waveform_gain():
     peaks = np.max(np.abs(waveform), axis=1)
     ranges = np.max(waveform, axis=1) - np.min(waveform, axis=1)
     assert waveform_gain(dataset, every, scaling="fixed") == 1.0
-    found = waveform_gain(dataset, every, scaling="peak")
-    assert found == pytest.approx(np.median(peaks), rel=1e-6)
-    found = waveform_gain(dataset, every, scaling="minmax")
-    assert found == pytest.approx(np.median(ranges) / 2, rel=1e-6)
-    found = waveform_gain(dataset, every[5:6], scaling="peak")
-    assert found == pytest.approx(peaks[5], rel=1e-6)
+    result = waveform_gain(dataset, every, scaling="peak")
+    assert result == pytest.approx(np.median(peaks), rel=1e-6)
+    result = waveform_gain(dataset, every, scaling="minmax")
+    assert result == pytest.approx(np.median(ranges) / 2, rel=1e-6)
+    result = waveform_gain(dataset, every[5:6], scaling="peak")
+    assert result == pytest.approx(peaks[5], rel=1e-6)
 
 
 def test_gain_gives_a_clip_of_median_scale_what_the_attack_added():

@@ -19,7 +19,7 @@ def loud(variables, x):
     return jnp.stack([-above, above, zero - 9.0], axis=1)
 
 
-def judge(perturbation, *, target=None, labels=(0, 0, 1, 2), scaling="fixed"):
+def evaluate(perturbation, *, target=None, labels=(0, 0, 1, 2), scaling="fixed"):
     # Means of 0.45, 0.5, 0.6 and 0.45 in the box.
     levels = np.array([-0.1, 0.0, 0.2, -0.1], np.float32)
     wiggle = np.tile(np.array([0.05, -0.05], np.float32), NUM_SAMPLES // 2)
@@ -53,25 +53,25 @@ def shift(value, **settings):
 
 def test_rates_and_chance():
     # 0.08 more takes the clip at 0.5 over the threshold of 0.55.
-    judged = judge(shift(0.08))
-    assert judged["clean_accuracy"] == 0.75
-    assert judged["test"]["asr"] == 0.25
-    assert judged["test"]["num_clips"] == 4
-    assert judged["chance"] is None
-    targeted = judge(shift(0.08), target=1)
+    result = evaluate(shift(0.08))
+    assert result["clean_accuracy"] == 0.75
+    assert result["test"]["asr"] == 0.25
+    assert result["test"]["num_clips"] == 4
+    assert result["chance"] is None
+    targeted = evaluate(shift(0.08), target=1)
     assert targeted["test"]["asr"] == 0.5
     assert targeted["chance"] == 0.25
     assert 0 <= targeted["control"]["asr"] <= 1
 
 
 def test_nothing_added_is_chance_of_a_perfect_model():
-    judged = judge(shift(0.0), target=1, labels=(0, 0, 1, 0))
-    assert judged["test"]["asr"] == judged["chance"] == 0.25
-    assert judge(shift(0.0))["test"]["asr"] == 0.0
+    result = evaluate(shift(0.0), target=1, labels=(0, 0, 1, 0))
+    assert result["test"]["asr"] == result["chance"] == 0.25
+    assert evaluate(shift(0.0))["test"]["asr"] == 0.0
 
 
 def test_what_does_not_fit():
     with pytest.raises(ValueError, match=r"perturbation: expected \[8\] .* got \(5,\)"):
-        judge(Perturbation(jnp.zeros(5), space="signal"))
+        evaluate(Perturbation(jnp.zeros(5), space="signal"))
     with pytest.raises(ValueError, match=r"scaling: expected 'peak' .* got 'fixed'"):
-        judge(shift(0.0, scaling="peak"))
+        evaluate(shift(0.0, scaling="peak"))

@@ -2,13 +2,12 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from uap_jax import models
@@ -27,34 +26,12 @@ ACCURACIES = (0.1, 0.6, 0.3, 0.6, 0.2)
 SEED = 7
 
 
-@dataclasses.dataclass(frozen=True)
-class SpyRecipe(Recipe):
-    """A recipe that notes what its optimizer is given."""
-
-    seen: list = dataclasses.field(default_factory=list, compare=False)
-
-    def optimizer(self, num_steps: int) -> optax.GradientTransformation:
-        inner = super().optimizer(num_steps)
-
-        def init(params):
-            self.seen.append(jax.tree.structure(params))
-            return inner.init(params)
-
-        def update(gradient, state, params):
-            self.seen.append(jax.tree.structure(gradient))
-            return inner.update(gradient, state, params)
-
-        return optax.GradientTransformation(init, update)
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A training and what was seen of it."""
+class Run(NamedTuple):
+    """A training, and its records and weights after every epoch."""
 
     result: loop.TrainResult
     epochs: list[dict[str, float]]
-    variables: list[Any]  # of each epoch
-    recipe: SpyRecipe
+    variables: list[Any]
 
 
 class KilledError(Exception):
@@ -104,13 +81,13 @@ class Toy(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def spec() -> models.Architecture:
+def architecture() -> models.Architecture:
     module = Toy(len(CLASS_NAMES))
     return registry.as_functions(module, name="toy", num_samples=NUM_SAMPLES)
 
 
 def train(
-    spec: models.Architecture,
+    architecture: models.Architecture,
     dataset: Dataset,
     splits: Splits,
     workdir: Path,
@@ -130,7 +107,7 @@ def train(
         return ACCURACIES[first + len(variables) - 1]
 
     first = KILLED_IN - 1 if workdir.exists() else 0
-    recipe = SpyRecipe(
+    recipe = Recipe(
         num_clips_seen=NUM_EPOCHS * len(splits.train),
         batch_size=8,
         ramp_share=0.5,
@@ -138,7 +115,7 @@ def train(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "evaluate_accuracy", scripted)
         result = loop.train(
-            spec,
+            architecture,
             dataset,
             splits,
             scaling="fixed",
@@ -148,7 +125,7 @@ def train(
             on_epoch=note,
             save_every_s=0.0,
         )
-    return Run(result, epochs, variables, recipe)
+    return Run(result, epochs, variables)
 
 
 @pytest.fixture(scope="module")
@@ -157,17 +134,17 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(spec, dataset, splits, folder) -> Run:
+def whole(architecture, dataset, splits, folder) -> Run:
     """A training without interruption."""
-    return train(spec, dataset, splits, folder / "whole")
+    return train(architecture, dataset, splits, folder / "whole")
 
 
 @pytest.fixture(scope="module")
-def resumed(spec, dataset, splits, folder) -> Run:
+def resumed(architecture, dataset, splits, folder) -> Run:
     """The same, killed before the third epoch was saved, and gone on with."""
     with pytest.raises(KilledError):
-        train(spec, dataset, splits, folder / "killed", killed_in=KILLED_IN)
-    return train(spec, dataset, splits, folder / "killed")
+        train(architecture, dataset, splits, folder / "killed", killed_in=KILLED_IN)
+    return train(architecture, dataset, splits, folder / "killed")
 
 
 def assert_same(first: Any, second: Any) -> None:
@@ -176,53 +153,33 @@ def assert_same(first: Any, second: Any) -> None:
         assert np.array_equal(one, other)
 
 
-@pytest.fixture
-def quick_compilation():
-    """For a network that takes longer to compile than to train."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.mark.usefixtures("quick_compilation")
-def test_spchcmd_learns_tones_in_a_few_steps(dataset, splits, tmp_path):
-    spec = models.create(
-        "spchcmd", num_classes=len(CLASS_NAMES), num_samples=NUM_SAMPLES
-    )
+def test_network_learns_tones_in_a_few_steps(architecture, dataset, splits, tmp_path):
     losses = []
     result = loop.train(
-        spec,
+        architecture,
         dataset,
         splits,
         scaling="fixed",
-        recipe=Recipe(num_clips_seen=400, batch_size=8, peak_learning_rate=3e-3),
+        recipe=Recipe(num_clips_seen=400, batch_size=8, peak_learning_rate=3e-2),
         seed=SEED,
         workdir=tmp_path,
         on_epoch=lambda record: losses.append(record["loss"]),
+        save_every_s=1e6,
     )
     assert len(losses) == result.num_epochs == 8
     assert losses[-1] < 0.7 * losses[0]
     assert result.validation_accuracy > 0.8
 
 
-def test_epochs_are_told(whole):
+def test_best_epoch_is_kept_and_every_epoch_reported(whole):
     assert [record["epoch"] for record in whole.epochs] == [1, 2, 3, 4, 5]
     assert {record["num_epochs"] for record in whole.epochs} == {NUM_EPOCHS}
     told = [record["validation_accuracy"] for record in whole.epochs]
     assert told == list(ACCURACIES)
-    assert all(record["seconds"] > 0 for record in whole.epochs)
-
-
-def test_best_epoch_is_kept(whole):
     assert whole.result.best_epoch == 4
     assert whole.result.num_epochs == NUM_EPOCHS
     assert whole.result.validation_accuracy == pytest.approx(0.6)
     assert_same(whole.result.variables, whole.variables[3])
-    kept, last = (
-        variables["params"]["Dense_0"]["kernel"]
-        for variables in (whole.result.variables, whole.variables[-1])
-    )
-    assert not np.array_equal(kept, last)
 
 
 def test_killed_training_ends_with_the_same_bits(whole, resumed):
@@ -234,15 +191,15 @@ def test_killed_training_ends_with_the_same_bits(whole, resumed):
     assert resumed.result.best_epoch == whole.result.best_epoch
 
 
-def test_finished_training_is_only_read(whole, spec, dataset, splits, folder):
-    again = train(spec, dataset, splits, folder / "whole")
+def test_finished_training_is_only_read(whole, architecture, dataset, splits, folder):
+    again = train(architecture, dataset, splits, folder / "whole")
     assert again.epochs == []
     assert_same(again.result.variables, whole.result.variables)
     assert again.result.best_epoch == 4
 
 
-def test_weights_and_statistics_both_move(whole, spec):
-    before = spec.init(jax.random.key(SEED))
+def test_weights_and_statistics_both_move(whole, architecture):
+    before = architecture.init(jax.random.key(SEED))
     for part in ("params", "batch_stats"):
         moved = [
             not np.array_equal(one, other)
@@ -255,24 +212,18 @@ def test_weights_and_statistics_both_move(whole, spec):
         assert all(moved), part
 
 
-def test_only_params_reach_the_optimizer(whole):
-    params = jax.tree.structure(whole.result.variables["params"])
-    assert len(whole.recipe.seen) == 2  # at init, and at update when it was traced
-    assert set(whole.recipe.seen) == {params}
-
-
 @pytest.mark.parametrize("num_clips", [10, 64, 90])
-def test_accuracy_counts_every_clip_once(whole, spec, dataset, num_clips):
+def test_accuracy_counts_every_clip_once(whole, architecture, dataset, num_clips):
     variables = whole.variables[-1]
     x, _ = to_box(jnp.asarray(to_waveform(dataset.clips)), scaling="fixed")
     # One shape for all cases, as large as the blocks of the evaluation.
     blocks = [x[:64], jnp.concatenate([x[64:], x[:38]])]
-    predict = jax.jit(lambda x: jnp.argmax(spec.logits(variables, x), axis=1))
+    predict = jax.jit(lambda x: jnp.argmax(architecture.logits(variables, x), axis=1))
     predictions = np.concatenate([predict(block) for block in blocks])[:90]
     # Wrong labels for a third, so that the share to be found is neither 0 nor 1.
     labels = np.where(np.arange(90) % 3, predictions, (predictions + 1) % 3)
     accuracy = loop.evaluate_accuracy(
-        spec.logits,
+        architecture.logits,
         variables,
         dataclasses.replace(dataset, labels=labels.astype(np.int32)),
         np.arange(90)[-num_clips:],
@@ -282,19 +233,24 @@ def test_accuracy_counts_every_clip_once(whole, spec, dataset, num_clips):
     assert accuracy == pytest.approx(expected)
 
 
-def test_non_finite_loss_is_an_error(spec, dataset, splits, tmp_path, monkeypatch):
+def test_non_finite_loss_is_an_error(
+    architecture, dataset, splits, tmp_path, monkeypatch
+):
     def diverge(_step, state, *_args):
         return state, float("nan")
 
     monkeypatch.setattr(loop, "_train_epoch", diverge)
     with pytest.raises(FloatingPointError, match="the loss of epoch 1 is nan"):
-        train(spec, dataset, splits, tmp_path / "new")
+        train(architecture, dataset, splits, tmp_path / "new")
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_classes": 4}, "dataset: expected 4 classes as the model has, got 3"),
+        (
+            {"num_classes": 4},
+            "dataset: expected number of classes 4 as spchcmd has, got 3",
+        ),
         ({"num_samples": 6_000}, "dataset: expected num_samples 6000 .* got 5100"),
     ],
 )
@@ -304,13 +260,9 @@ def test_model_and_corpus_must_fit(settings, message, dataset, splits, tmp_path)
         train(models.create("spchcmd", **settings), dataset, splits, tmp_path / "new")
 
 
-def test_epochs_follow_from_the_clips_seen():
-    recipe = Recipe(num_clips_seen=1000)
+def test_epochs_and_strength_follow_from_the_recipe():
+    recipe = Recipe(num_clips_seen=1000, ramp_share=0.2)
     assert [recipe.num_epochs(num) for num in (100, 300, 5000)] == [10, 3, 1]
-
-
-def test_augmentation_grows_over_its_share():
-    recipe = Recipe(ramp_share=0.2)
     strengths = [recipe.strength(share) for share in (0.05, 0.1, 0.2, 0.7, 1.0)]
     assert strengths == pytest.approx([0.25, 0.5, 1.0, 1.0, 1.0])
     assert Recipe(ramp_share=0.0).strength(0.01) == 1

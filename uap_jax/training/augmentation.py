@@ -1,7 +1,7 @@
 """Random changes to training clips, so that ordinary variation does not fool a model.
 
-A victim that plain noise fools would make every attack on it look strong; noise of
-many levels is therefore part of every recipe.
+Every attack on a victim that plain noise fools would look strong; noise of many levels
+is therefore part of every recipe.
 """
 
 import dataclasses
@@ -17,13 +17,13 @@ class Augmentation:
     """Settings of `augment`; every change applies to a random part of the clips.
 
     Attributes:
-        max_shift_s: Largest shift in time, either way; what leaves at one end is lost.
+        max_shift_s: Largest shift in time, either way; the end that leaves is cut off.
         max_speed_change: Largest relative change of speed, and pitch with it.
-        max_gain_db: Largest change of level, either way; full scale cuts it off.
+        max_gain_db: Largest change of level, either way; clipped at full scale.
         background_share: Share of clips that get background noise of the corpus.
         max_background_volume: Its largest gain.
         noise_share: Share of clips that get stationary noise, added in the box.
-        min_snr_db: Lowest mean-free signal-to-noise ratio with it.
+        min_snr_db: Lowest mean-free signal-to-noise ratio of that noise.
         max_snr_db: Highest.
     """
 
@@ -37,14 +37,12 @@ class Augmentation:
     max_snr_db: float = 40.0
 
     def __post_init__(self) -> None:
-        for field in ("background_share", "noise_share", "max_speed_change"):
-            if not 0 <= getattr(self, field) <= 1:
-                raise ValueError(
-                    f"{field}: expected a number in [0, 1], got {getattr(self, field)}"
-                )
-        for field in ("max_shift_s", "max_gain_db", "max_background_volume"):
-            if getattr(self, field) < 0:
-                raise ValueError(f"{field}: expected >= 0, got {getattr(self, field)}")
+        for name in ("background_share", "noise_share", "max_speed_change"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: expected [0, 1], got {getattr(self, name)}")
+        for name in ("max_shift_s", "max_gain_db", "max_background_volume"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: expected >= 0, got {getattr(self, name)}")
         if self.min_snr_db > self.max_snr_db:
             raise ValueError(
                 f"min_snr_db: expected at most max_snr_db {self.max_snr_db}, "
@@ -66,13 +64,13 @@ def augment(
 
     Args:
         waveform: `[B, N]` in [-1, 1].
-        background: `[B, N]` one piece of background noise a clip, in [-1, 1].
+        background: `[B, N]` background noise per clip, in [-1, 1].
         key: Random key; consumed.
         strength: `[]` in [0, 1]; scales the shares of clips with noise and the changes
             of speed and level.
-        scaling: Of the waveform to the box.
+        scaling: Scaling of the waveform to the box.
         sample_rate_hz: Samples per second.
-        config: How much of what.
+        config: Largest changes and shares.
 
     Returns:
         `[B, N]` in [0, 1].
@@ -101,17 +99,10 @@ def augment(
 
 
 def stretch(waveform: jax.Array, *, speed: jax.Array, shift: jax.Array) -> jax.Array:
-    """Plays clips faster and later: y(t) = a((t - centre) speed + centre - shift).
+    """Plays clips `[B, N]` faster and later, with silence from outside the clip.
 
-    Linear interpolation; silence comes in from outside.
-
-    Args:
-        waveform: `[B, N]`.
-        speed: `[B, 1]`.
-        shift: `[B, 1]` in samples.
-
-    Returns:
-        `[B, N]`.
+    y(t) = a((t - centre) speed + centre - shift), by linear interpolation; `speed` and
+    `shift` (in samples) are `[B, 1]`.
     """
     num_samples = waveform.shape[1]
     centre = 0.5 * (num_samples - 1)
@@ -127,10 +118,9 @@ def stretch(waveform: jax.Array, *, speed: jax.Array, shift: jax.Array) -> jax.A
 
 
 def coloured_noise(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
-    """Gaussian noise of RMS 1, white or with a tilted spectrum.
+    """Gaussian noise of RMS 1, white for half of the clips, tilted for the others.
 
-    A filter y_t = e_t + c e_{t-1}, with c random in [-0.95, 0.95] for a half of the
-    clips and 0 for the other, tilts the spectrum at no cost worth naming.
+    The filter is y_t = e_t + c e_{t-1}, with c random in [-0.95, 0.95].
     """
     noise_key, tilt_key, white_key = jax.random.split(key, 3)
     white = jax.random.normal(noise_key, (shape[0], shape[1] + 1))

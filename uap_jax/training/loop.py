@@ -1,9 +1,8 @@
-"""One training loop for every model: jitted step, best epoch kept, resumable."""
+"""One training loop for every model: jitted step, best epoch cached, resumable."""
 
-import dataclasses
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +25,7 @@ SAVE_PAUSE = 10.0
 
 
 class TrainState(NamedTuple):
-    """What training stores; a pytree of arrays."""
+    """The stored state of a training; a pytree of arrays."""
 
     variables: Any
     opt_state: Any
@@ -36,16 +35,15 @@ class TrainState(NamedTuple):
     best_epoch: jax.Array  # [] int32
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainResult:
-    """A trained classifier.
+class TrainResult(NamedTuple):
+    """A trained network.
 
     Attributes:
-        variables: Its weights and statistics, those of the best epoch.
-        validation_accuracy: On the validation clips, in [0, 1].
-        best_epoch: The epoch they are from, counted from 1.
+        variables: Weights and statistics of the best epoch.
+        validation_accuracy: Its accuracy on the validation clips, in [0, 1].
+        best_epoch: Its number, counted from 1.
         num_epochs: Epochs trained in all.
-        seconds: Time spent here; resumed work is not counted.
+        seconds: Duration of this call; resumed work is not counted.
     """
 
     variables: Any
@@ -53,10 +51,6 @@ class TrainResult:
     best_epoch: int
     num_epochs: int
     seconds: float
-
-
-# Called after each epoch with its number, loss, accuracies and time.
-EpochFn = Callable[[Mapping[str, float]], None]
 
 
 def train(
@@ -68,32 +62,29 @@ def train(
     recipe: Recipe,
     seed: int,
     workdir: Path,
-    on_epoch: EpochFn | None = None,
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
     save_every_s: float = 20.0,
 ) -> TrainResult:
-    """Trains a model on the training clips and keeps its best epoch.
+    """Trains a network on the training clips; returns the best epoch.
 
     Every random choice follows from the seed and the number of the epoch or step, so
-    an interrupted training that goes on ends with the same weights.
+    an interrupted training resumes to the same weights.
 
     Args:
-        architecture: The model.
+        architecture: The network.
         dataset: The corpus.
         splits: Its training and validation clips are used.
-        scaling: Of waveforms to the box; see `audio.box`.
+        scaling: Scaling of waveforms to the box; see `audio.box`.
         recipe: How to train.
-        seed: Of weights, batches and augmentation.
-        workdir: Where checkpoints are kept, and found when this is a continuation.
-        on_epoch: Told of each epoch.
+        seed: Seed of weights, batches and augmentation.
+        workdir: Folder of the checkpoints; a training in it resumes.
+        on_epoch: Called after each epoch with its number, loss, accuracy and seconds.
         save_every_s: Shortest time between two checkpoints; longer where storing takes
-            long, and 0 stores after each epoch.
-
-    Returns:
-        The best weights.
+            long. 0 stores after each epoch.
 
     Raises:
-        ValueError: Model and corpus do not fit.
-        FloatingPointError: The loss became non-finite.
+        ValueError: Network and corpus do not fit.
+        FloatingPointError: The loss is not finite.
     """
     _check_fit(architecture, dataset)
     started = time.perf_counter()
@@ -148,11 +139,10 @@ def train(
                         "seconds": time.perf_counter() - epoch_started,
                     }
                 )
-            is_last = epoch + 1 == num_epochs
             # A large model takes a while to store.
             pause_s = save_every_s and max(save_every_s, SAVE_PAUSE * save_seconds)
-            if is_last or time.perf_counter() - last_save > pause_s:
-                started_save = time.perf_counter()
+            started_save = time.perf_counter()
+            if epoch + 1 == num_epochs or started_save - last_save > pause_s:
                 saved.save(epoch + 1, state)
                 last_save = time.perf_counter()
                 save_seconds = last_save - started_save
@@ -173,7 +163,7 @@ def evaluate_accuracy(
     *,
     scaling: str,
 ) -> float:
-    """Returns the share of the clips that the model gets right, in [0, 1]."""
+    """Returns the share of clips that are classified correctly, in [0, 1]."""
     num_right = 0
     for start in range(0, len(indices), EVALUATION_BATCH_SIZE):
         index = indices[start : start + EVALUATION_BATCH_SIZE]
@@ -317,15 +307,13 @@ def _keep_best(state: TrainState, accuracy: float) -> TrainState:
 
 
 def _check_fit(architecture: Architecture, dataset: Dataset) -> None:
-    for field in ("num_samples", "sample_rate_hz"):
-        expected, got = getattr(architecture, field), getattr(dataset, field)
-        if expected != got:
+    for name, expected, actual in (
+        ("num_samples", architecture.num_samples, dataset.num_samples),
+        ("sample_rate_hz", architecture.sample_rate_hz, dataset.sample_rate_hz),
+        ("number of classes", architecture.num_classes, len(dataset.class_names)),
+    ):
+        if expected != actual:
             raise ValueError(
-                f"dataset: expected {field} {expected} as {architecture.name} has, "
-                f"got {got}"
+                f"dataset: expected {name} {expected} as {architecture.name} has, "
+                f"got {actual}"
             )
-    if architecture.num_classes != len(dataset.class_names):
-        raise ValueError(
-            f"dataset: expected {architecture.num_classes} classes as the model has, "
-            f"got {len(dataset.class_names)}"
-        )

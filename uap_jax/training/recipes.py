@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import jax
 import optax
 
 from uap_jax.training.augmentation import Augmentation
@@ -13,9 +14,9 @@ class Recipe:
     """Settings of a training.
 
     Attributes:
-        num_clips_seen: Clips that the optimizer sees in all; the epochs follow from
-            it, so that a small corpus gets more of them.
-        max_epochs: Most passes over the training clips, for a very small corpus.
+        num_clips_seen: Clips that the optimizer sees in all; the number of epochs
+            follows from it, so that a small corpus gets more of them.
+        max_epochs: Most epochs, for a very small corpus.
         batch_size: Clips per step.
         peak_learning_rate: Of Adam, reached after the warm-up, then a cosine to 0.
         warmup_share: Share of the steps that the warm-up takes.
@@ -23,7 +24,7 @@ class Recipe:
             on raw audio a network hardly begins to learn with all of it.
         weight_decay: Decoupled, on kernels only.
         label_smoothing: Share of each label spread over all classes. It keeps logits
-            small, and with them the hinge of Eq. 10 too weak for the level term.
+            small, and the hinge of Eq. 10 too weak against the level term.
         augmentation: Random changes to the clips.
     """
 
@@ -38,18 +39,16 @@ class Recipe:
     augmentation: Augmentation = Augmentation()
 
     def __post_init__(self) -> None:
-        for field in ("num_clips_seen", "max_epochs", "batch_size"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field}: expected >= 1, got {getattr(self, field)}")
+        for name in ("num_clips_seen", "max_epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected >= 1, got {getattr(self, name)}")
         if self.peak_learning_rate <= 0:
             raise ValueError(
                 f"peak_learning_rate: expected > 0, got {self.peak_learning_rate}"
             )
-        for field in ("warmup_share", "ramp_share", "weight_decay", "label_smoothing"):
-            if not 0 <= getattr(self, field) < 1:
-                raise ValueError(
-                    f"{field}: expected a number in [0, 1), got {getattr(self, field)}"
-                )
+        for name in ("warmup_share", "ramp_share", "weight_decay", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected [0, 1), got {getattr(self, name)}")
 
     def num_epochs(self, num_train_clips: int) -> int:
         """Returns the number of passes over the training clips, at least 1."""
@@ -69,12 +68,10 @@ class Recipe:
             warmup_steps=num_warmup_steps,
             decay_steps=max(num_warmup_steps + 1, num_steps),
         )
-        return optax.adamw(
-            schedule, weight_decay=self.weight_decay, mask=_decays_kernels
-        )
+        return optax.adamw(schedule, weight_decay=self.weight_decay, mask=_kernels)
 
 
-# Of environmental sound: what matters may be anywhere in a clip.
+# Environmental sound: what matters may be anywhere in a clip.
 _SCENES = Recipe(
     num_clips_seen=24_000,
     augmentation=Augmentation(max_shift_s=0.5, max_gain_db=6.0, background_share=0.3),
@@ -82,20 +79,20 @@ _SCENES = Recipe(
 
 
 def _scenes(num_clips_seen: int, **changes: Any) -> Recipe:
-    """What two cores do in some ten minutes; more is better where there is more."""
+    """Some ten minutes on two cores; more clips give better networks."""
     return dataclasses.replace(_SCENES, num_clips_seen=num_clips_seen, **changes)
 
 
-# A layer of 136 million weights runs away at the rate of the others.
+# A layer of 136 million weights diverges at the learning rate of the others.
 _ENVNET = _scenes(5_000, peak_learning_rate=2e-4)
 
 
-# By model, then by corpus; "" is every other one.
+# By model, then by corpus; "" is every other corpus.
 RECIPES = {
     "spchcmd": {
         "": Recipe(),
-        # What two cores do in some six minutes, too short to learn the clips by heart:
-        # they bring noise and changes of speed, pitch and level of their own.
+        # Some six minutes on two cores, too short to memorise the clips, which are
+        # rendered with noise and changes of speed, pitch and level.
         "synthetic_speech": Recipe(
             num_clips_seen=77_000,
             augmentation=Augmentation(
@@ -109,7 +106,7 @@ RECIPES = {
     },
     "cnn_rand": {
         "": _SCENES,
-        # The clips bring noise and changes of pitch and level of their own.
+        # The clips are rendered with noise and changes of pitch and level.
         "synthetic_urban": dataclasses.replace(
             _SCENES,
             batch_size=16,
@@ -136,7 +133,5 @@ def recipe_for(model: str, dataset: str) -> Recipe:
     return recipes.get(dataset, recipes[""])
 
 
-def _decays_kernels(params: Any) -> Any:
-    import jax
-
+def _kernels(params: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
