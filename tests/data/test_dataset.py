@@ -20,10 +20,6 @@ def make_dataset(num_clips=3, **changes):
     return Dataset(**(fields | changes))
 
 
-def test_num_samples():
-    assert make_dataset().num_samples == 8
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -85,26 +81,18 @@ def test_splits_by_the_corpus():
     assert [indices.tolist() for indices in splits] == [[1, 3], [2], [0, 4]]
 
 
-def test_validation_comes_from_train_where_only_the_test_is_named():
+@pytest.mark.parametrize(
+    ("named", "drawn", "expected"),
+    [("test", "validation", 81), ("validation", "test", 122)],
+)
+def test_a_split_that_is_not_named_comes_from_train(named, drawn, expected):
     dataset = make_speakers()
-    in_test = np.char.endswith(dataset.groups, "7")
-    official = np.where(in_test, "test", "train")
-    dataset = make_speakers(official_splits=official)
+    is_named = np.char.endswith(dataset.groups, "7")
+    dataset = make_speakers(official_splits=np.where(is_named, named, "train"))
     splits = split_clips(dataset)
     assert_partition(dataset, splits)
-    np.testing.assert_array_equal(splits.test, np.flatnonzero(in_test))
-    assert abs(len(splits.validation) - 81) < 50
-
-
-def test_test_comes_from_train_where_only_the_validation_is_named():
-    dataset = make_speakers()
-    in_validation = np.char.endswith(dataset.groups, "7")
-    official = np.where(in_validation, "validation", "train")
-    dataset = make_speakers(official_splits=official)
-    splits = split_clips(dataset)
-    assert_partition(dataset, splits)
-    np.testing.assert_array_equal(splits.validation, np.flatnonzero(in_validation))
-    assert abs(len(splits.test) - 122) < 60
+    np.testing.assert_array_equal(getattr(splits, named), np.flatnonzero(is_named))
+    assert abs(len(getattr(splits, drawn)) - expected) < 55
 
 
 def test_a_speaker_in_two_lists_is_refused():

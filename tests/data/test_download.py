@@ -16,8 +16,15 @@ import zipfile
 
 import pytest
 
-from uap_jax.data import _unpacking, corpora
-from uap_jax.data.download import ARCHIVES, DownloadError, install, part_path
+from uap_jax.data import corpora
+from uap_jax.data.download import (
+    ARCHIVES,
+    DownloadError,
+    install,
+    part_path,
+    unpacking,
+)
+from uap_jax.files import InUseError
 
 
 @dataclasses.dataclass
@@ -200,8 +207,8 @@ def test_downloads_checks_and_unpacks(publish, tmp_path, content, suffix):
     archive = data_dir / f"Archive{suffix}"
     assert archive.read_bytes() == content
     assert only_in(data_dir) == [".corpus.lock", archive.name, "corpus"]
-    for path in (found.folder, found.folder / "yes"):
-        assert stat.S_IMODE(path.stat().st_mode) == 0o777 & ~umask()
+    mode = (data_dir.stat().st_mode, found.folder.stat().st_mode)
+    assert mode[0] == mode[1], "as readable for others as a new folder"
     whole = len(content)
     ends = {what: (done, total) for what, done, total in steps}
     for what in ("downloading", "checking", "unpacking"):
@@ -212,13 +219,7 @@ def test_downloads_checks_and_unpacks(publish, tmp_path, content, suffix):
     assert len(plan.seen) == 1
 
 
-def umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def test_goes_on_where_the_connection_broke(publish, tmp_path):
+def test_resumes_where_the_connection_broke(publish, tmp_path):
     content = tar_gz(GOOD)
     plan = publish(content, breaks=[20_000, 10_000, 0, 0, 5000])
     lines = []
@@ -232,13 +233,11 @@ def test_goes_on_where_the_connection_broke(publish, tmp_path):
         f"cut off after 20000 of {len(content)} bytes; trying again in 0.01 s"
     )
     assert "trying again in 0.02 s" in lines[3]
-
-
-def test_gives_up_and_goes_on_another_time(publish, tmp_path):
-    content = tar_gz(GOOD)
-    plan = publish(content, breaks=[20_000, 0, 0])
+    shutil.rmtree(tmp_path)
+    plan.breaks += [20_000, 0, 0]
+    plan.statuses += [200, 503, 429]
     with pytest.raises(DownloadError, match=r"cut off .* 20000 bytes are in .*gz.part"):
-        run(tmp_path, num_tries=2)
+        run(tmp_path, num_tries=4)
     assert part_path("corpus", tmp_path).read_bytes() == content[:20_000]
     assert not (tmp_path / "corpus").exists()
     plan.breaks.clear()
@@ -300,20 +299,6 @@ def test_part_without_its_notes(publish, tmp_path, notes):
     assert plan.seen[-1].get("Range") is None
 
 
-def test_passing_errors_of_the_server(publish, tmp_path):
-    plan = publish(tar_gz(GOOD), statuses=[503, 429, 500])
-    check_good(run(tmp_path).folder)
-    assert len(plan.seen) == 4
-
-
-@pytest.mark.parametrize("status", [401, 403, 404, 410])
-def test_lasting_errors_of_the_server(publish, tmp_path, status):
-    plan = publish(tar_gz(GOOD), statuses=[status] * 9)
-    with pytest.raises(DownloadError, match=f"http://.*: HTTP {status} "):
-        run(tmp_path)
-    assert len(plan.seen) == 1
-
-
 def test_silent_server(publish, tmp_path):
     content = tar_gz(GOOD)
     publish(content, breaks=[20_000, 20_000], stall_s=1.0)
@@ -322,14 +307,6 @@ def test_silent_server(publish, tmp_path):
     check_good(run(tmp_path, on_retry=lines.append, **settings).folder)
     assert len(lines) >= 2
     assert {line.partition(";")[0] for line in lines} == {"timed out"}
-
-
-def test_no_server(publish, server, tmp_path):
-    publish(tar_gz(GOOD))
-    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as other:
-        url = f"http://127.0.0.1:{other.server_address[1]}/"
-    with pytest.raises(DownloadError, match=r"refused; 2 tries .*, 0 bytes are"):
-        run(tmp_path, url=url, num_tries=2)
 
 
 def test_wrong_checksum(publish, tmp_path):
@@ -342,12 +319,6 @@ def test_wrong_checksum(publish, tmp_path):
         # A part would never become right.
         assert only_in(tmp_path) == [".corpus.lock"]
     assert len(plan.seen) == 2
-
-
-def test_wrong_size_is_not_downloaded(publish, tmp_path):
-    publish(tar_gz(GOOD), num_bytes=7)
-    with pytest.raises(DownloadError, match=r"expected 7 bytes, the server has \d+$"):
-        run(tmp_path)
 
 
 def test_archive_that_lies_there_is_used(publish, tmp_path):
@@ -368,9 +339,8 @@ def test_archive_that_lies_there_is_used(publish, tmp_path):
     [
         ("../escaped.txt", b"out"),
         ("yes/../../escaped.txt", b"out"),
-        ("/tmp/escaped.txt", b"out"),
         special("link", tarfile.SYMTYPE, "/etc"),
-        special("link", tarfile.SYMTYPE, "yes"),
+        special("link", tarfile.SYMTYPE, "../../escaped"),
         special("link", tarfile.LNKTYPE, "../../escaped.txt"),
         special("device", tarfile.CHRTYPE),
         special("device", tarfile.BLKTYPE),
@@ -386,22 +356,18 @@ def test_dangerous_tar_is_refused(publish, tmp_path, member):
     assert only_in(data_dir) == [".corpus.lock", "Archive.tar.gz"]
 
 
-def zip_link():
-    info = zipfile.ZipInfo("link")
-    info.create_system, info.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
-    return info, b"/etc"
-
-
-@pytest.mark.parametrize(
-    "member", [("../escaped.txt", b"out"), ("/tmp/escaped.txt", b"out"), zip_link()]
-)
-def test_dangerous_zip_is_refused(publish, tmp_path, member):
-    data_dir = tmp_path / "data"
-    publish(zipped([GOOD[0], member]), suffix=".zip", checksum=None)
-    with pytest.raises(DownloadError, match=r"Archive\.zip: refused, '"):
-        run(data_dir)
-    assert only_in(tmp_path) == ["data"]
-    assert only_in(data_dir) == [".corpus.lock", "Archive.zip"]
+def test_nothing_leads_out_of_the_folder(publish, tmp_path):
+    out = ("../escaped.txt", "/escaped.txt", "a/../../escaped.txt")
+    link = zipfile.ZipInfo("link")
+    link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+    members = [*((name, b"out") for name in out), (link, b"/etc")]
+    publish(zipped(members), suffix=".zip")
+    folder = run(tmp_path / "zip").folder
+    assert not any(path.is_symlink() for path in folder.rglob("*"))
+    publish(tar_gz([("/escaped.txt", b"out")]))
+    assert (run(tmp_path / "tar").folder / "escaped.txt").is_file()
+    assert only_in(tmp_path) == ["tar", "zip"]
+    assert only_in(tmp_path / "zip") == [".corpus.lock", "Archive.zip", "corpus"]
 
 
 def damage(content, at):
@@ -412,10 +378,7 @@ def damage(content, at):
     ("content", "suffix"),
     [
         (tar_gz(GOOD)[:30_000], ".tar.gz"),
-        (tar_gz(GOOD)[:-4], ".tar.gz"),
-        (damage(tar_gz(GOOD), -6), ".tar.gz"),
         (tar_gz(GOOD, end=20_000), ".tar.gz"),
-        (tar_gz(GOOD, end=0), ".tar.gz"),
         (b"<html>no archive</html>", ".tar.gz"),
         (b"", ".tar.gz"),
         (zipped(GOOD)[:30_000], ".zip"),
@@ -430,15 +393,29 @@ def test_damaged_archive_leaves_nothing(publish, tmp_path, content, suffix):
     assert only_in(tmp_path) == [".corpus.lock", f"Archive{suffix}"]
 
 
-def test_archive_without_files(publish, tmp_path):
-    publish(tar_gz([special("folder", tarfile.DIRTYPE)]))
-    with pytest.raises(DownloadError, match="holds no files"):
-        run(tmp_path)
+@pytest.mark.parametrize(
+    ("content", "settings", "call", "message"),
+    [
+        (tar_gz(GOOD), {"num_bytes": 7}, {}, r"expected 7 bytes, the server has \d+$"),
+        (tar_gz(GOOD), {"statuses": [404] * 9}, {}, "http://.*: HTTP 404 "),
+        (tar_gz(GOOD), {"statuses": [401] * 9}, {}, "http://.*: HTTP 401 "),
+        (tar_gz([special("d", tarfile.DIRTYPE)]), {}, {}, "holds no files"),
+        (tar_gz(GOOD), {}, {"url": "http://127.0.0.1:1/"}, "2 tries .*, 0 bytes are"),
+    ],
+)
+def test_archives_that_cannot_be_had(
+    publish, tmp_path, content, settings, call, message
+):
+    plan = publish(content, **settings)
+    with pytest.raises(DownloadError, match=message):
+        run(tmp_path, num_tries=2, **call)
+    assert len(plan.seen) == (0 if call else 1)
+    assert not (tmp_path / "corpus").exists()
 
 
 def test_killed_while_unpacking(publish, tmp_path, monkeypatch):
     publish(tar_gz(GOOD))
-    (tmp_path / ".corpus.unpacking-killed" / "corpus").mkdir(parents=True)
+    (tmp_path / ".corpus.unpacking" / "corpus").mkdir(parents=True)
 
     def interrupt(what, done, total):
         if what == "unpacking":
@@ -453,10 +430,10 @@ def test_killed_while_unpacking(publish, tmp_path, monkeypatch):
 def test_folder_of_somebody_else_is_left_alone(publish, tmp_path):
     plan = publish(tar_gz(GOOD))
     (tmp_path / "corpus").mkdir()
-    with pytest.raises(ValueError, match=r"data_dir: .*corpus is there, but not made"):
+    with pytest.raises(ValueError, match=r"data_dir: .*corpus exists, but was not"):
         run(tmp_path)
     (tmp_path / "corpus" / ".archive.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"data_dir: expected a whole record in"):
+    with pytest.raises(ValueError, match=r"data_dir: .* is damaged; remove"):
         run(tmp_path)
     assert not plan.seen
 
@@ -467,13 +444,13 @@ def test_full_disk_is_noticed_before(publish, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     needed = 2.5 * len(content)
     monkeypatch.setattr(
-        _unpacking.shutil, "disk_usage", lambda _: usage._replace(free=needed - 1)
+        unpacking.shutil, "disk_usage", lambda _: usage._replace(free=needed - 1)
     )
     with pytest.raises(ValueError, match=r"data_dir: expected 0\.00 GB free in"):
         run(tmp_path)
     assert only_in(tmp_path) == [".corpus.lock"]
     monkeypatch.setattr(
-        _unpacking.shutil, "disk_usage", lambda _: usage._replace(free=needed)
+        unpacking.shutil, "disk_usage", lambda _: usage._replace(free=needed)
     )
     check_good(run(tmp_path).folder)
     assert len(plan.seen) == 2
@@ -483,25 +460,19 @@ def test_one_process_at_a_time(publish, tmp_path):
     plan = publish(tar_gz(GOOD))
 
     def run_another(what, done, total):
-        with pytest.raises(ValueError, match="data_dir: another process downloads to"):
+        with pytest.raises(InUseError, match="in use by another process"):
             run(tmp_path)
 
     check_good(run(tmp_path, progress=run_another).folder)
     assert len(plan.seen) == 1
 
 
-@pytest.mark.parametrize(
-    "url", ["ftp://host/x", "file:///etc/passwd", "https:///x", "x"]
-)
-def test_wrong_addresses(publish, tmp_path, url):
-    publish(tar_gz(GOOD))
-    with pytest.raises(ValueError, match=r"^url: expected http:// or https://"):
-        run(tmp_path, url=url)
+def test_table_of_archives(tmp_path):
+    for url in ("ftp://host/x", "file:///etc/passwd", "https:///x", "x"):
+        with pytest.raises(ValueError, match=r"^url: expected http:// or https://"):
+            install("esc50", tmp_path, url=url)
     with pytest.raises(ValueError, match=r"^name: expected one of speech_commands"):
         install("esc500", tmp_path)
-
-
-def test_table_of_archives():
     for name, archive in ARCHIVES.items():
         assert archive.dataset in corpora.CORPUS_NAMES, name
         assert archive.url.startswith("https://")

@@ -1,8 +1,5 @@
-"""Folders and tables of anybody's recordings: layouts, splits, bad entries, summary."""
+"""Folders and tables of custom recordings: layouts, splits, bad entries, summary."""
 
-import csv
-import functools
-import io
 import os
 import unicodedata
 from collections import Counter
@@ -10,46 +7,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
+from sounds import EXPECTED, NUM_SAMPLES, decoding, encode, write_classes
+from sounds import write_table as write_csv
+from sounds import write_tone as write
 
 from uap_jax.audio.files import AudioFileError
-from uap_jax.data import _folder_listing, corpora, recording_files
+from uap_jax.data import folder_listing
 from uap_jax.data.dataset import leaked_share, split_clips
+from uap_jax.data.decoding import Decoding
 from uap_jax.data.esc import load_esc
 from uap_jax.data.folder import describe_folder, load_folder
 
-NUM_SAMPLES = 400
-
-
-@functools.cache
-def encode(kind, rate_hz=16000, length_s=0.05, frequency_hz=440):
-    time_s = np.arange(round(length_s * rate_hz)) / rate_hz
-    buffer = io.BytesIO()
-    tone = 0.5 * np.sin(2 * np.pi * frequency_hz * time_s)
-    soundfile.write(buffer, tone, rate_hz, format=kind)
-    return buffer.getvalue()
-
-
-def write(path, **settings):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encode(path.suffix[1:].upper(), **settings))
-
-
-def write_classes(root, **num_recordings):
-    for name, number in num_recordings.items():
-        for index in range(number):
-            write(root / name / f"{index:03d}.wav")
-
 
 def write_table(path, rows, *, columns=("path", "label", "group", "split")):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([columns[: len(rows[0])], *rows])
+    write_csv(path, columns[: len(rows[0])], rows)
 
 
-def load(data_dir, **settings):
-    settings = {"num_samples": NUM_SAMPLES, "num_workers": 2} | settings
-    return load_folder(data_dir, cache_dir=data_dir.parent / "cache", **settings)
+def load(data_dir, *, group_pattern=None, **settings):
+    settings = decoding(data_dir, **settings)
+    return load_folder(data_dir, settings, group_pattern=group_pattern)
 
 
 def describe(data_dir, **settings):
@@ -84,42 +60,10 @@ def test_folders_are_classes(root):
     ]
     assert dataset.labels.tolist() == [1, 0, 2, 2, 3, 3, 3]
     assert dataset.groups.tolist() == dataset.names.tolist()
-    expected = 16384 * np.sin(2 * np.pi * 440 * np.arange(NUM_SAMPLES) / 16000)
     for name, clip in zip(dataset.names, dataset.clips, strict=True):
         if not name.endswith((".MP3", ".ogg")):
-            error = np.abs(clip[100:300] - expected[100:300]).max()
+            error = np.abs(clip[100:300] - EXPECTED[100:300]).max()
             assert error < 600, name
-
-
-def test_length_is_cut_or_padded(root):
-    write_classes(root, a=3, b=2)
-    write(root / "a" / "000.wav", length_s=0.01)
-    clips = load(root).clips
-    assert np.any(clips[0][100:160]) and not np.any(clips[0][160:])
-    assert np.all(np.any(clips[1:, 300:], axis=1))
-    centered = load(root, crop="center").clips
-    assert not np.any(centered[0][:120]) and np.any(centered[0][120:280])
-
-
-def test_same_clips_as_the_loader_of_esc10(tmp_path):
-    root = tmp_path / "ESC-10"
-    for number, name in enumerate(("Dog bark", "Rain"), 1):
-        for fold in (1, 2):
-            for source in range(4):
-                path = f"{number:03d} - {name}/{fold}-{number}{fold}{source}-A.ogg"
-                write(root / path, rate_hz=44100, frequency_hz=200 + 99 * source)
-    (root / "README.md").write_text("about the sounds")
-    settings = {"cache_dir": tmp_path / "cache", "num_samples": NUM_SAMPLES}
-    expected = load_esc(root, subset="esc10", **settings)
-    dataset = load_folder(root, group_pattern=r"-(\d+)-", strict=True, **settings)
-    for field in ("clips", "labels", "names", "groups"):
-        np.testing.assert_array_equal(
-            getattr(dataset, field), getattr(expected, field), strict=True
-        )
-    by_name = corpora.load(
-        "folder", data_dir=root, sample_rate_hz=16000, **(settings | {"strict": True})
-    )
-    np.testing.assert_array_equal(by_name.clips, expected.clips)
 
 
 @pytest.mark.skipif(
@@ -127,9 +71,9 @@ def test_same_clips_as_the_loader_of_esc10(tmp_path):
 )
 def test_real_esc10(tmp_path):
     root = Path(os.environ["UAP_JAX_ESC10_DIR"])
-    settings = {"cache_dir": tmp_path, "num_samples": 50_999, "num_workers": 1}
-    expected = load_esc(root, subset="esc10", **settings)
-    dataset = load_folder(root, group_pattern=r"\d-(\d+)-", strict=True, **settings)
+    settings = Decoding(tmp_path, num_samples=50_999, strict=True)
+    expected = load_esc(root, settings, subset="esc10")
+    dataset = load_folder(root, settings, group_pattern=r"\d-(\d+)-")
     for field in ("clips", "labels", "names", "groups"):
         np.testing.assert_array_equal(
             getattr(dataset, field), getattr(expected, field), strict=True
@@ -200,10 +144,7 @@ def test_table(root):
     named = root / "other.CSV"
     os.rename(root / "labels.csv", named)
     np.testing.assert_array_equal(
-        load_folder(
-            named, cache_dir=root.parent / "cache", num_samples=NUM_SAMPLES
-        ).clips,
-        dataset.clips,
+        load_folder(named, decoding(root)).clips, dataset.clips
     )
 
 
@@ -250,7 +191,7 @@ def test_bad_rows_are_named_and_left_out(root):
         ("b/000.wav", "b", "surplus"),
         ("nul\0.wav", "b"),
     ]
-    write_table(root / "labels.csv", rows, columns=("Path", " LABEL"))
+    write_csv(root / "labels.csv", ("Path", " LABEL"), rows)
     dataset = load(root)
     assert dataset.names.tolist() == [
         *("a/001.wav", "a/002.wav", "a/003.wav", "b/000.wav", "b/001.wav")
@@ -278,15 +219,6 @@ def test_bad_rows_are_named_and_left_out(root):
             load(root, strict=True)
 
 
-def test_wrong_split_is_a_bad_row(root):
-    write_classes(root, a=4, b=3)
-    splits = ("train", "validation", "test")
-    rows = [(f"{n}/{i:03d}.wav", n, "", splits[i]) for n in "ab" for i in range(3)]
-    write_table(root / "labels.csv", [*rows, ("a/003.wav", "a", "", "dev")])
-    (line,) = load(root).skipped
-    assert line.startswith("a/003.wav: has the split 'dev', none of train, validation")
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -311,13 +243,33 @@ def test_damaged_tables_are_refused(root, text, message):
 def test_table_in_other_encodings(root):
     name = "f\u00fcr.wav".encode("latin-1")
     for index, path in enumerate((os.fsdecode(name), "b.wav", "c.wav", "d.wav")):
-        (root / path).write_bytes(encode("WAV", frequency_hz=100 + index))
+        (root / path).write_bytes(encode(".wav", frequency_hz=100 + index))
     text = b"\xef\xbb\xbfpath,label\r\n" + name + b",a\r\nb.wav,a\r\nc.wav,a\r\n"
     (root / "labels.csv").write_bytes(text + b"d.wav,gr\xfcn\r\n")
     dataset = load(root, strict=True)
     assert os.fsencode(str(dataset.names[0])) == name
     assert dataset.class_names == ("a", "gr\ufffdn")
     assert all(line.isprintable() for line in describe(root))
+
+
+def test_wrong_split_is_a_bad_row(root):
+    write_classes(root, a=4, b=3)
+    splits = ("train", "validation", "test")
+    rows = [(f"{n}/{i:03d}.wav", n, "", splits[i]) for n in "ab" for i in range(3)]
+    write_table(root / "labels.csv", [*rows, ("a/003.wav", "a", "", "dev")])
+    (line,) = load(root).skipped
+    assert line.startswith("a/003.wav: has the split 'dev', none of train, validation")
+
+
+def test_cache_follows_the_table(root):
+    write_classes(root, a=4, b=4)
+    rows = [(f"{name}/{index:03d}.wav", name) for name in "ab" for index in range(4)]
+    write_table(root / "labels.csv", rows)
+    first = load(root)
+    os.utime(root / "labels.csv", ns=(1, 1))
+    assert load(root, progress=pytest.fail).fingerprint == first.fingerprint
+    write_table(root / "labels.csv", [(rows[0][0], "b"), *rows[1:]])
+    assert load(root).labels.tolist() == [1, 0, 0, 0, 1, 1, 1, 1]
 
 
 def test_what_is_no_recording(root):
@@ -343,7 +295,7 @@ def test_what_is_no_recording(root):
     assert len(found) == 4
     lines = describe(root)
     assert lines[-2] == (
-        "ignored, being no audio: without suffix (1), .db (1), .txt (1), .me (1)"
+        "ignored, not audio: without suffix (1), .db (1), .txt (1), .me (1)"
     )
     with pytest.raises(AudioFileError, match=r"top\.wav: is in no folder"):
         load(root, strict=True)
@@ -383,46 +335,6 @@ def test_names_in_any_script(root):
     assert dataset.names[0] == f"{decomposed}/\u97f3 0.wav"
 
 
-def test_order_does_not_follow_the_file_system(root, monkeypatch):
-    write_classes(root, a=9, b=9, c=9)
-    forwards = load(root)
-    walk = recording_files._walk
-    monkeypatch.setattr(
-        recording_files, "_walk", lambda *where: list(walk(*where))[::-1]
-    )
-    backwards = load(root)
-    assert backwards.fingerprint == forwards.fingerprint
-    assert isinstance(backwards.clips, np.memmap)
-
-
-def test_cache_follows_files_and_labels(root):
-    write_classes(root, a=4, b=4)
-    steps = []
-
-    def step(*progress):
-        steps.append(progress[0])
-
-    def load_counting(**settings):
-        steps.clear()
-        dataset = load(root, progress=step, **settings)
-        return dataset.fingerprint, steps.count("decoding")
-
-    first, decoded = load_counting()
-    assert decoded == 1
-    assert load_counting() == (first, 0)
-    assert not steps
-    os.utime(root / "a" / "000.wav", ns=(1, 1))
-    assert load_counting() == (first, 1), "the same clips, decoded anew"
-    rows = [(f"{name}/{index:03d}.wav", name) for name in "ab" for index in range(4)]
-    write_table(root / "labels.csv", rows)
-    third, _ = load_counting()
-    os.utime(root / "labels.csv", ns=(1, 1))
-    assert load_counting() == (third, 0)
-    write_table(root / "labels.csv", [(rows[0][0], "b"), *rows[1:]])
-    assert load_counting()[1] == 1
-    assert load(root).labels.tolist() == [1, 0, 0, 0, 1, 1, 1, 1]
-
-
 @pytest.mark.parametrize(
     ("files", "message"),
     [
@@ -438,7 +350,7 @@ def test_other_layouts_are_refused(root, files, message):
     for name in files:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encode("WAV"))
+        path.write_bytes(encode(".wav"))
     for function in (load, describe):
         with pytest.raises(ValueError, match=f"^data_dir: expected .*{message}"):
             function(root)
@@ -447,7 +359,7 @@ def test_other_layouts_are_refused(root, files, message):
 def test_recording_too_long_is_not_decoded(root, monkeypatch):
     write_classes(root, a=3, b=3)
     write(root / "a" / "long.wav", length_s=0.2)
-    monkeypatch.setattr(_folder_listing, "_MAX_FRAMES", 2000)
+    monkeypatch.setattr(folder_listing, "_MAX_FRAMES", 2000)
     (line,) = load(root).skipped
     assert line == "a/long.wav: lasts 0.2 s, at most 0.1 s can be read; cut it up"
 
@@ -459,9 +371,9 @@ def test_summary(root):
     steps = []
     lines = describe(root, progress=lambda *step: steps.append(step))
     assert lines[:-1] == [
-        "9 recordings in 3 classes, 0.413 s at 16000 Hz (8), 8000 Hz (1)",
+        "9 recordings in 3 classes, 0.4 s at 16000 Hz (8), 8000 Hz (1)",
         "classes: a (5), b (3), c (1)",
-        "groups: 9; 9 recordings are groups of their own",
+        "groups: 9; 9 recordings are groups of one",
         "fewer than 3 groups, for the training only: c",
         "clips of 0.025 s keep 52% of the sound; shorter and padded: 1",
     ]
@@ -471,16 +383,13 @@ def test_summary(root):
     rows += [("a/001.wav", "a", "z", "me"), ("a/002.wav", "a", "", "me")]
     write_table(root / "labels.csv", rows, columns=("path", "label", "group", "by"))
     lines = describe(root)
-    assert "groups: 4; 1 recordings are groups of their own" in lines
+    assert "groups: 4; 1 recordings are groups of one" in lines
     assert lines[-1] == "ignored columns: by"
 
 
 @pytest.mark.parametrize(
     "settings",
     [
-        {"crop": "end"},
-        {"num_samples": 0},
-        {"sample_rate_hz": -1},
         {"group_pattern": "("},
         {"group_pattern": "no group"},
         {"group_pattern": "(a)(b)"},

@@ -1,127 +1,113 @@
 """The built-in corpus: bytes that repeat, splits that keep voices apart."""
 
-import errno
 import functools
-import os
-import pickle
-import subprocess
+import hashlib
 import sys
+import tempfile
 
 import numpy as np
 import pytest
 
+from uap_jax.data import corpora
 from uap_jax.data.dataset import Dataset, split_clips
-from uap_jax.data.synthetic import espeak as _espeak
-from uap_jax.data.synthetic import recording as _recording
-from uap_jax.data.synthetic import rendering as _rendering
-from uap_jax.data.synthetic import speech as synthetic_speech
+from uap_jax.data.speech_commands import PAPER32
+from uap_jax.data.synthetic import espeak, recording, speech
+from uap_jax.data.synthetic.recording import Conditions
 
 SETTINGS = {"rate_wpm": 150, "pitch": 50, "pitch_range": 50}
+PLAIN = {
+    "tilt_db_per_octave": (0.0, 0.0),
+    "telephone_share": 0.0,
+    "reverb_share": 0.0,
+}
+BABBLE = np.random.default_rng(0).standard_normal(40000)
+
+
+def load(folder, **settings):
+    return speech.load_synthetic_speech(cache_dir=folder, **settings)
 
 
 @functools.cache
 def small_corpus() -> Dataset:
-    return synthetic_speech.render_corpus(num_clips_per_class=4, num_workers=1)
+    with tempfile.TemporaryDirectory() as folder:
+        return load(folder, num_clips_per_class=4)
 
 
-def peaks(clips: np.ndarray) -> np.ndarray:
-    return np.abs(clips.astype(np.int32)).max(axis=1)
-
-
-def test_classes_are_those_of_table_11_in_its_order():
+def test_clips_are_one_second_of_int16_class_by_class():
     corpus = small_corpus()
-    assert " ".join(corpus.class_names) == (
-        "_silence_ _unknown_ sheila nine stop bed four six down bird marvin cat off "
-        "right seven eight up three happy go zero on wow dog yes five one tree house "
-        "two left no"
-    )
+    assert corpus.class_names == PAPER32
     assert np.array_equal(corpus.labels, np.repeat(np.arange(32), 4))
     for label, name in zip(corpus.labels, corpus.names, strict=True):
         assert name.startswith(f"synthetic/{corpus.class_names[label]}/")
     assert len(set(corpus.names)) == len(corpus.names)
-
-
-def test_clips_are_one_second_of_int16():
-    corpus = small_corpus()
     assert corpus.clips.shape == (128, 16000)
-    assert corpus.clips.dtype == np.int16
+    assert corpus.clips.dtype == corpus.noise.dtype == np.int16
     assert corpus.sample_rate_hz == 16000
+    peaks = np.abs(corpus.clips.astype(np.int32)).max(axis=1)
+    levels = 20 * np.log10(peaks[corpus.labels > 0] / 32767)
+    assert -10.1 < levels.min() < levels.max() < -0.9
+    assert np.abs(corpus.noise.astype(np.int32)).max(axis=1).min() > 20000
 
 
-def test_workers_and_runs_give_the_same_bytes():
+def test_bytes_repeat_and_are_cached(tmp_path):
+    calls = []
+    settings = {"num_clips_per_class": 4}
+    again = load(tmp_path, progress=lambda *call: calls.append(call), **settings)
     corpus = small_corpus()
-    again = synthetic_speech.render_corpus(num_clips_per_class=4, num_workers=2)
-    assert np.array_equal(corpus.clips, again.clips)
-    assert np.array_equal(corpus.noise, again.noise)
-    assert np.array_equal(corpus.groups, again.groups)
-    assert corpus.fingerprint == again.fingerprint
+    for field in ("clips", "noise", "groups", "names", "official_splits"):
+        np.testing.assert_array_equal(getattr(again, field), getattr(corpus, field))
+    assert calls[0] == ("synthetic speech", 0, 128)
+    assert calls[-1] == ("synthetic speech", 128, 128)
+    cached = load(tmp_path, progress=pytest.fail, **settings)
+    assert isinstance(cached.clips, np.memmap)
+    assert cached.fingerprint == corpus.fingerprint
 
 
-def test_another_seed_gives_other_voices_and_clips():
-    other = synthetic_speech.render_corpus(num_clips_per_class=3, seed=1, num_workers=1)
+@pytest.mark.skipif(
+    espeak.espeak_version() != "0.2.4" or sys.platform != "linux",
+    reason="another build of espeak-ng",
+)
+def test_corpus_is_that_of_earlier_versions():
+    corpus = small_corpus()
+    assert corpus.fingerprint == "f579cd5fff87cec1"
+    digest = hashlib.sha256(np.ascontiguousarray(corpus.clips[::9])).hexdigest()
+    assert digest[:16] == "e602883eb4efa2bf"
+
+
+def test_another_seed_gives_other_voices_and_clips(tmp_path):
+    other = load(tmp_path, num_clips_per_class=3, seed=1)
     assert set(other.groups) != set(small_corpus().groups)
     assert other.fingerprint != small_corpus().fingerprint
-    assert synthetic_speech.split_variants(0) != synthetic_speech.split_variants(1)
 
 
-def test_splits_share_no_variant_and_have_every_class():
+def test_splits_share_no_voice_and_have_every_class():
     corpus = small_corpus()
-    heard = {}
-    for split in ("train", "validation", "test"):
-        chosen = corpus.official_splits == split
-        assert set(corpus.labels[chosen]) == set(range(32))
-        heard[split] = set(corpus.groups[chosen])
-    assert not heard["train"] & heard["validation"]
-    assert not heard["train"] & heard["test"]
-    assert not heard["validation"] & heard["test"]
-    assert [len(indices) for indices in split_clips(corpus)] == [64, 32, 32]
+    splits = split_clips(corpus)
+    assert [len(indices) for indices in splits] == [64, 32, 32]
+    voices = [set(corpus.groups[indices]) for indices in splits]
+    assert len(set.union(*voices)) == sum(map(len, voices))
+    for indices in splits:
+        assert set(corpus.labels[indices]) == set(range(32))
+    for seed in range(3):
+        variants = speech.split_variants(seed)
+        assert sorted(sum(variants.values(), ())) == sorted(espeak.VARIANTS)
+        assert min(map(len, variants.values())) >= 5
+    assert speech.split_variants(0) != speech.split_variants(1)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_every_voice_is_in_one_split(seed):
-    variants = synthetic_speech.split_variants(seed)
-    assert sorted(sum(variants.values(), ())) == sorted(_espeak.VARIANTS)
-    assert len(set(_espeak.VARIANTS)) == len(_espeak.VARIANTS)
-    assert min(map(len, variants.values())) >= 5
-
-
-def test_shares_of_the_splits():
-    plan = synthetic_speech._plan_corpus(
-        synthetic_speech.split_variants(0), 200, 0, synthetic_speech.Conditions()
-    )
-    names, counts = np.unique(plan.splits, return_counts=True)
-    assert dict(zip(names, counts, strict=True)) == {
-        "train": 160 * 32,
-        "validation": 20 * 32,
-        "test": 20 * 32,
+def test_plan_of_the_whole_corpus():
+    turns = speech._plan(speech.split_variants(0), 300, 0, Conditions())
+    splits, counts = np.unique([turn.split for turn in turns], return_counts=True)
+    counts = dict(zip(splits, counts, strict=True))
+    assert counts == {"train": 240, "validation": 30, "test": 30}
+    unknown = {
+        split: {turn.unknown_word for turn in turns if turn.split == split}
+        for split in splits
     }
-
-
-def test_held_out_splits_have_unknown_words_of_their_own():
-    plan = synthetic_speech._plan_corpus(
-        synthetic_speech.split_variants(0), 300, 0, synthetic_speech.Conditions()
-    )
-    unknown = {"train": set(), "validation": set(), "test": set()}
-    for job in plan.jobs:
-        unknown[job.split] |= {
-            utterance.word
-            for utterance in job.utterances
-            if plan.labels[utterance.row] == 1
-        }
     assert unknown["test"] - unknown["train"]
     assert unknown["test"] & unknown["train"]
     assert unknown["validation"] - unknown["train"] - unknown["test"]
-    words = set(synthetic_speech.CLASS_NAMES)
-    assert not words & set.union(*unknown.values())
-
-
-def test_levels_are_in_range_and_only_silence_may_be_empty():
-    corpus = small_corpus()
-    speech = 20 * np.log10(peaks(corpus.clips[corpus.labels > 0]) / 32767)
-    assert speech.min() > -10.1
-    assert speech.max() < -0.9
-    assert peaks(corpus.noise).min() > 20000
-    assert corpus.noise.dtype == np.int16
+    assert not set(speech.CLASS_NAMES) & set.union(*unknown.values())
 
 
 @pytest.mark.parametrize(
@@ -130,51 +116,31 @@ def test_levels_are_in_range_and_only_silence_may_be_empty():
 )
 def test_words_are_in_the_middle_or_beside_it(length, offcentre_s, onset):
     word = np.sin(np.arange(length) * 0.3)
-    conditions = synthetic_speech.Conditions(
-        offcentre_s=(offcentre_s, offcentre_s),
-        snr_db=(90.0, 90.0),
-        tilt_db_per_octave=(0.0, 0.0),
-        telephone_share=0.0,
-        reverb_share=0.0,
-    )
-    babble = np.random.default_rng(0).standard_normal(40000)
-    clip = _recording.record_word(word, np.random.default_rng(0), babble, conditions)
+    offcentre = (offcentre_s, offcentre_s)
+    conditions = Conditions(offcentre_s=offcentre, snr_db=(90.0, 90.0), **PLAIN)
+    rng = np.random.default_rng(0)
+    clip = recording.record_word(word, rng, BABBLE, conditions)
     loud = np.flatnonzero(np.abs(clip) > 0.1 * np.abs(clip).max())
     assert loud[0] == pytest.approx(onset, abs=2)
     assert loud[-1] == pytest.approx(onset + length, abs=12)
 
 
-def test_every_voice_is_one_of_espeak():
-    with _espeak.fresh_synthesizer() as speak:
-        for variant in _espeak.VARIANTS:
-            assert len(speak("no", accent="en", variant=variant, **SETTINGS))
-
-
 def test_some_silence_is_all_zero():
-    babble = np.random.default_rng(0).standard_normal(40000)
-    conditions = synthetic_speech.Conditions()
     clips = [
-        _recording.record_silence(np.random.default_rng(seed), babble, conditions)
+        recording.record_silence(np.random.default_rng(seed), BABBLE, Conditions())
         for seed in range(100)
     ]
-    num_zero = sum(not clip.any() for clip in clips)
-    assert 3 <= num_zero <= 20
+    assert 3 <= sum(not clip.any() for clip in clips) <= 20
 
 
 def test_signal_to_noise_ratio_is_the_drawn_one():
     word = np.sin(np.arange(8000) * 0.3)
-    plain = {
-        "level_dbfs": (-6.0, -6.0),
-        "tilt_db_per_octave": (0.0, 0.0),
-        "telephone_share": 0.0,
-        "reverb_share": 0.0,
-    }
     loud, quiet = (
-        _recording.record_word(
+        recording.record_word(
             word,
             np.random.default_rng(3),
-            np.random.default_rng(0).standard_normal(40000),
-            synthetic_speech.Conditions(snr_db=(snr_db, snr_db), **plain),
+            BABBLE,
+            Conditions(snr_db=(snr_db, snr_db), level_dbfs=(-6.0, -6.0), **PLAIN),
         ).astype(float)
         for snr_db in (10.0, 90.0)
     )
@@ -187,7 +153,7 @@ def test_signal_to_noise_ratio_is_the_drawn_one():
 @pytest.mark.parametrize("variant", ["f3", "klatt3", "whisper", "Mr serious"])
 def test_nothing_leaks_from_one_synthesizer_to_the_next(variant):
     def say(words: str) -> list[np.ndarray]:
-        with _espeak.fresh_synthesizer() as speak:
+        with espeak.fresh_synthesizer() as speak:
             return [
                 speak(word, accent="en-us", variant=variant, **SETTINGS)
                 for word in words.split()
@@ -200,83 +166,35 @@ def test_nothing_leaks_from_one_synthesizer_to_the_next(variant):
         assert np.array_equal(first, second)
 
 
-def test_unknown_voice_is_an_error():
-    with (
-        _espeak.fresh_synthesizer() as speak,
-        pytest.raises(ValueError, match=r"en-us\+nobody"),
-    ):
-        speak("seven", accent="en-us", variant="nobody", **SETTINGS)
-
-
 def say_word(speak, **changes) -> np.ndarray:
     settings = {"accent": "en", "variant": "m1", **SETTINGS, **changes}
-    return _espeak.say_word(
+    return espeak.say_word(
         speak, "marvin", longest_s=0.5, sample_rate_hz=16000, **settings
     )
 
 
-def test_long_words_are_spoken_faster():
-    with _espeak.fresh_synthesizer() as speak:
+def test_voices():
+    with espeak.fresh_synthesizer() as speak:
+        for variant in espeak.VARIANTS:
+            assert len(speak("no", accent="en", variant=variant, **SETTINGS))
+        with pytest.raises(ValueError, match=r"en-us\+nobody"):
+            speak("seven", accent="en-us", variant="nobody", **SETTINGS)
+        # Long words are spoken faster.
         assert 0.35 * 16000 < len(say_word(speak, rate_wpm=80)) < 0.55 * 16000
-
-
-def test_voice_that_says_nothing_is_an_error():
-    def mute(*_args, **_settings) -> np.ndarray:
-        return np.zeros(4000, np.int16)
-
     with pytest.raises(RuntimeError, match=r"'en\+m1' says nothing for 'marvin'"):
-        say_word(mute)
-
-
-def test_failing_worker_is_an_error(monkeypatch):
-    babble = dict.fromkeys(("train", "validation", "test"), np.ones(40000))
-    monkeypatch.setattr(synthetic_speech, "_make_babble", lambda *_: babble)
-    monkeypatch.setattr(_espeak, "ACCENTS", ("xx-nowhere",))
-    with pytest.raises(RuntimeError, match=r"worker failed: .* voice 'xx-nowhere\+"):
-        synthetic_speech.render_corpus(num_clips_per_class=3, num_workers=2)
-
-
-def prepare_workers(folder):
-    job = _rendering.Job("train", None, [_rendering.Utterance(0, (0,), "")])
-    babble = np.random.default_rng(0).standard_normal(40000)
-    task = _rendering.Task([job], {"train": babble}, synthetic_speech.Conditions(), 0)
-    (folder / "task.pickle").write_bytes(pickle.dumps(task))
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_full_disk_in_a_worker_is_the_error_of_the_disk(tmp_path):
-    prepare_workers(tmp_path)
-    path = tmp_path / "clips.raw"
-    path.symlink_to("/dev/full")
-    with pytest.raises(OSError, match="No space left on device") as error:
-        list(_rendering._run_workers(tmp_path, 1))
-    assert error.value.errno == errno.ENOSPC
-    assert error.value.filename == str(path)
-
-
-def test_missing_file_in_a_worker_is_named(tmp_path):
-    prepare_workers(tmp_path)
-    with pytest.raises(FileNotFoundError) as error:
-        list(_rendering._run_workers(tmp_path, 1))
-    assert error.value.filename == str(tmp_path / "clips.raw")
-
-
-@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
-def test_worker_that_does_not_start_leaves_nothing_open(tmp_path, monkeypatch):
-    def fail(*_, **__):
-        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
-
-    monkeypatch.setattr(subprocess, "Popen", fail)
-    before = set(os.listdir("/proc/self/fd"))
-    with pytest.raises(BlockingIOError):
-        list(_rendering._run_workers(tmp_path, 1))
-    assert set(os.listdir("/proc/self/fd")) == before
+        say_word(lambda *_, **__: np.zeros(4000, np.int16))
 
 
 def test_missing_wheel_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
-    with pytest.raises(synthetic_speech.MissingDemoError) as error:
-        synthetic_speech.load_synthetic_speech(cache_dir=tmp_path)
+    with pytest.raises(espeak.MissingDemoError) as error:
+        corpora.load(
+            "synthetic_speech",
+            data_dir=None,
+            cache_dir=tmp_path,
+            sample_rate_hz=16000,
+            num_samples=16000,
+        )
     assert isinstance(error.value, ImportError)
     assert str(error.value) == (
         "the built-in synthetic speech needs espeak-ng: "
@@ -284,32 +202,7 @@ def test_missing_wheel_is_one_line(monkeypatch, tmp_path):
     )
 
 
-@pytest.mark.parametrize(
-    "settings", [{"num_clips_per_class": 2}, {"num_workers": 0}, {"seed": -1}]
-)
-def test_settings_out_of_range_are_named(settings):
-    with pytest.raises(ValueError, match=next(iter(settings))):
-        synthetic_speech.render_corpus(**settings)
-
-
-def test_second_load_reads_the_cache(tmp_path, monkeypatch):
-    calls = []
-    settings = {"cache_dir": tmp_path, "num_clips_per_class": 3, "num_workers": 1}
-    first = synthetic_speech.load_synthetic_speech(
-        **settings, progress=lambda *call: calls.append(call)
-    )
-    assert calls[0] == ("synthetic speech", 0, 96)
-    assert calls[-1] == ("synthetic speech", 96, 96)
-    monkeypatch.setattr(synthetic_speech, "render_corpus", None)
-    second = synthetic_speech.load_synthetic_speech(**settings)
-    assert np.array_equal(first.clips, second.clips)
-    assert second.fingerprint == first.fingerprint
-    assert isinstance(second.clips, np.memmap)
-
-
-def test_workers_import_neither_jax_nor_scipy():
-    code = (
-        "import sys; from uap_jax.data import synthetic_speech; "
-        "assert not {'jax', 'scipy', 'librosa'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+@pytest.mark.parametrize("settings", [{"num_clips_per_class": 2}, {"seed": -1}])
+def test_settings_out_of_range_are_named(settings, tmp_path):
+    with pytest.raises(ValueError, match=f"^{next(iter(settings))}: expected at least"):
+        load(tmp_path, **settings)

@@ -23,7 +23,7 @@ from uap_jax.audio.files import (
 )
 from uap_jax.data import corpora, urbansound8k
 from uap_jax.data.folder import describe_folder
-from uap_jax.data.recording_files import list_recordings
+from uap_jax.data.listing import list_recordings
 
 NUM_SAMPLES = 2000
 COUNTS = (60, pytest.param(500, marks=pytest.mark.slow))

@@ -1,23 +1,36 @@
 """The corpora by name."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from uap_jax.data.dataset import Dataset, ProgressFn
+from uap_jax.data.decoding import Decoding
+from uap_jax.data.esc import load_esc
+from uap_jax.data.folder import load_folder
+from uap_jax.data.speech_commands import load_speech_commands
+from uap_jax.data.synthetic import speech, urban
+from uap_jax.data.tfsr import load_tfsr
+from uap_jax.data.urbansound8k import SPLITS, load_urbansound8k
 
-# The corpora of Speech Commands recordings, and which folders are classes.
-_CLASS_SETS: dict[str, Literal["auto", "paper32", "kaggle12"]] = {
-    "speech_commands": "auto",
-    "speech_commands_paper32": "paper32",
-    "speech_commands_kaggle12": "kaggle12",
+# Loaders of recordings, with their settings.
+_RECORDED: dict[str, tuple[Callable[..., Dataset], dict[str, Any]]] = {
+    "speech_commands": (load_speech_commands, {"class_set": "auto"}),
+    "speech_commands_paper32": (load_speech_commands, {"class_set": "paper32"}),
+    "speech_commands_kaggle12": (load_speech_commands, {"class_set": "kaggle12"}),
+    "tfsr": (load_tfsr, {}),
+    "urbansound8k": (load_urbansound8k, {}),
+    "esc10": (load_esc, {"subset": "esc10"}),
+    "esc50": (load_esc, {"subset": "esc50"}),
+    "folder": (load_folder, {}),
 }
-
-# Made here, of nothing.
-BUILT_IN = ("synthetic_speech", "synthetic_urban")
-CORPUS_NAMES = (
-    *(*BUILT_IN, *_CLASS_SETS, "tfsr"),
-    *("urbansound8k", "esc10", "esc50", "folder"),
-)
+# Synthesised, and the length of their clips at 16 kHz.
+_BUILT_IN = {
+    "synthetic_speech": (speech.load_synthetic_speech, speech.NUM_SAMPLES),
+    "synthetic_urban": (urban.load_synthetic_urban, urban.NUM_SAMPLES),
+}
+BUILT_IN = tuple(_BUILT_IN)
+CORPUS_NAMES = (*BUILT_IN, *_RECORDED)
 
 # What a model is used with: without recordings, and with a folder of them.
 DEFAULT_CORPORA = {
@@ -44,20 +57,20 @@ def load(
     strict: bool = False,
     progress: ProgressFn | None = None,
 ) -> Dataset:
-    """Loads a corpus, from the cache where it is there.
+    """Loads a corpus, from the cache if it is there.
 
     Args:
         name: One of `CORPUS_NAMES`.
         data_dir: The folder of recordings, or for "folder" a table of them; None for
             a built-in corpus.
-        cache_dir: Where prepared clips are kept.
-        sample_rate_hz: Samples per second wanted.
-        num_samples: Samples of a clip wanted.
-        split: "official", the corpus's own splits, or, for urbansound8k, "paper",
-            random ones; None: "official".
+        cache_dir: Folder of the caches.
+        sample_rate_hz: Rate of the clips.
+        num_samples: Length of the clips.
+        split: "official" (also None), the corpus's splits, or, for urbansound8k,
+            "paper", random ones.
         group_pattern: For "folder" only, see `folder.load_folder`.
-        strict: Whether one bad recording is an error.
-        progress: Told how far the preparation is.
+        strict: Whether one unusable recording is an error.
+        progress: Called as progress(what, done, total).
 
     Raises:
         ValueError: A name is unknown, or the folder is missing, superfluous or not
@@ -65,66 +78,33 @@ def load(
     """
     if name not in CORPUS_NAMES:
         raise ValueError(f"dataset: expected one of {CORPUS_NAMES}, got {name!r}")
-    splits = ("official", "paper") if name == "urbansound8k" else ("official",)
+    splits = SPLITS if name == "urbansound8k" else ("official",)
     if split is not None and split not in splits:
         raise ValueError(f"split: expected one of {splits} for {name}, got {split!r}")
     if group_pattern is not None and name != "folder":
         raise ValueError(f"group_pattern: {name} has groups of its own")
-    if name in BUILT_IN:
-        return _load_built_in(
-            name, data_dir, cache_dir, sample_rate_hz, num_samples, progress
-        )
+    if name in _BUILT_IN:
+        loader, made = _BUILT_IN[name]
+        if data_dir is not None:
+            raise ValueError(f"data_dir: {name} is built in and takes no folder")
+        if (sample_rate_hz, num_samples) != (16_000, made):
+            raise ValueError(
+                f"dataset: {name} has clips of {made} samples at 16000 Hz, the "
+                f"model needs {num_samples} at {sample_rate_hz} Hz"
+            )
+        return loader(cache_dir=cache_dir, progress=progress)
     if data_dir is None:
         raise ValueError(f"data_dir: {name} needs the folder of the archive")
-    settings: dict[str, Any] = {
-        "cache_dir": cache_dir,
-        "sample_rate_hz": sample_rate_hz,
-        "num_samples": num_samples,
-        "strict": strict,
-        "progress": progress,
-    }
+    loader, settings = _RECORDED[name]
     if name == "urbansound8k":
-        from uap_jax.data.urbansound8k import load_urbansound8k
-
-        settings["split"] = split or "official"
-        return load_urbansound8k(data_dir, **settings)
-    if name in ("esc10", "esc50"):
-        from uap_jax.data.esc import load_esc
-
-        return load_esc(data_dir, subset=name, **settings)
-    if name == "tfsr":
-        from uap_jax.data.tfsr import load_tfsr
-
-        return load_tfsr(data_dir, **settings)
+        settings = {"split": split or "official"}
     if name == "folder":
-        from uap_jax.data.folder import load_folder
-
-        return load_folder(data_dir, group_pattern=group_pattern, **settings)
-    from uap_jax.data.speech_commands import load_speech_commands
-
-    return load_speech_commands(data_dir, class_set=_CLASS_SETS[name], **settings)
-
-
-def _load_built_in(
-    name: str,
-    data_dir: Path | None,
-    cache_dir: Path,
-    sample_rate_hz: int,
-    num_samples: int,
-    progress: ProgressFn | None,
-) -> Dataset:
-    if data_dir is not None:
-        raise ValueError(f"data_dir: {name} is built in and takes no folder")
-    made = 16_000 if name == "synthetic_speech" else 50_999
-    if (sample_rate_hz, num_samples) != (16_000, made):
-        raise ValueError(
-            f"dataset: {name} has clips of {made} samples at 16000 Hz, the "
-            f"model needs {num_samples} at {sample_rate_hz} Hz"
-        )
-    if name == "synthetic_speech":
-        from uap_jax.data.synthetic.speech import load_synthetic_speech
-
-        return load_synthetic_speech(cache_dir=cache_dir, progress=progress)
-    from uap_jax.data.synthetic.urban import load_synthetic_urban
-
-    return load_synthetic_urban(cache_dir=cache_dir, progress=progress)
+        settings = {"group_pattern": group_pattern}
+    decoding = Decoding(
+        cache_dir,
+        sample_rate_hz=sample_rate_hz,
+        num_samples=num_samples,
+        strict=strict,
+        progress=progress,
+    )
+    return loader(data_dir, decoding, **settings)

@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Called as progress(what, done, total); library code shows nothing by itself.
+# Called as progress(what, done, total); library code prints nothing.
 ProgressFn = Callable[[str, int, int], None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Clips of `N` samples with labels, each of one class and one group.
+    """`M` clips of `N` samples with labels.
 
     Attributes:
         name: The corpus, for logs and cache keys.
@@ -23,15 +23,15 @@ class Dataset:
         class_names: The classes in the order of the labels.
         groups: `[M]` strings; clips of one group (a speaker, a source recording)
             must not be in two splits.
-        names: `[M]` strings that identify each clip, usually a relative path.
+        names: `[M]` strings that identify the clips, usually relative paths.
         sample_rate_hz: Samples per second.
         fingerprint: A hash of the clips, or of what they are made from; names caches.
-        official_splits: `[M]` of "train", "validation", "test", or None when the
+        official_splits: `[M]` of "train", "validation", "test", or None if the
             corpus does not name its splits.
-        groups_overlap: Whether `official_splits` may put one group into two splits,
-            as a split by clips does.
         noise: `[K, N]` background sound for augmentation, as `clips`, or None.
         skipped: One line for each recording that could not be used.
+        groups_overlap: Whether `official_splits` may put one group into two splits,
+            as a split by clips does.
     """
 
     name: str
@@ -48,24 +48,22 @@ class Dataset:
     groups_overlap: bool = False
 
     def __post_init__(self) -> None:
-        num_clips = len(self.clips)
         for field in ("labels", "groups", "names"):
-            if len(getattr(self, field)) != num_clips:
+            length = len(getattr(self, field))
+            if length != len(self.clips):
                 raise ValueError(
-                    f"{field}: expected {num_clips} entries, one a clip, got "
-                    f"{len(getattr(self, field))}"
+                    f"{field}: expected {len(self.clips)} entries, one a clip, got "
+                    f"{length}"
                 )
         if self.clips.ndim != 2 or self.clips.dtype not in (np.int16, np.float32):
             raise ValueError(
                 "clips: expected [M, N] int16 or float32, got "
                 f"{self.clips.shape} {self.clips.dtype}"
             )
-        if num_clips and not (
-            self.labels.min() >= 0 and self.labels.max() < len(self.class_names)
-        ):
+        low, high = self.labels.min(initial=0), self.labels.max(initial=0)
+        if len(self.clips) and not 0 <= low <= high < len(self.class_names):
             raise ValueError(
-                f"labels: expected 0..{len(self.class_names) - 1}, got "
-                f"{self.labels.min()}..{self.labels.max()}"
+                f"labels: expected 0..{len(self.class_names) - 1}, got {low}..{high}"
             )
 
     @property
@@ -76,7 +74,7 @@ class Dataset:
 class Splits(NamedTuple):
     """Indices of the clips of each split.
 
-    No group is in two of them, unless the dataset says that groups overlap.
+    No group spans two splits, unless the dataset says that groups overlap.
     """
 
     train: np.ndarray
@@ -94,21 +92,21 @@ def to_waveform(clips: np.ndarray) -> np.ndarray:
 def split_clips(
     dataset: Dataset, *, validation_share: float = 0.1, test_share: float = 0.15
 ) -> Splits:
-    """Splits by the corpus's own lists, and by groups where it names no such clips.
+    """Splits by the corpus's official splits, and by groups where it has none.
 
-    A group's place follows from a hash of its name alone, so it stays in its split
+    The split of a group follows from a hash of its name alone, so it does not change
     when recordings are added.
 
     Args:
         dataset: The corpus.
-        validation_share: Share of groups for validation where none are named.
-        test_share: Share of groups for the test where none are named.
+        validation_share: Share of groups for an unnamed validation split.
+        test_share: Share of groups for an unnamed test split.
 
     Returns:
         The three splits, each in the order of the clips.
 
     Raises:
-        ValueError: A split would be empty, or the corpus names one group in two.
+        ValueError: A split would be empty, or an official group spans two splits.
     """
     assignment = np.full(len(dataset.labels), "train", dtype="<U10")
     if dataset.official_splits is not None:
@@ -119,20 +117,17 @@ def split_clips(
         validation_share = 0.0
     if np.any(assignment == "test"):
         test_share = 0.0
+    groups, inverse = np.unique(dataset.groups, return_inverse=True)
+    hashes = np.array([unit_hash(str(group)) for group in groups])[inverse]
     free = assignment == "train"
-    place = {group: unit_hash(str(group)) for group in np.unique(dataset.groups)}
-    for index in np.flatnonzero(free):
-        at = place[dataset.groups[index]]
-        if at < validation_share:
-            assignment[index] = "validation"
-        elif at < validation_share + test_share:
-            assignment[index] = "test"
+    assignment[free & (hashes < validation_share + test_share)] = "test"
+    assignment[free & (hashes < validation_share)] = "validation"
     splits = Splits(*(np.flatnonzero(assignment == name) for name in Splits._fields))
     for name, indices in zip(Splits._fields, splits, strict=True):
         if not len(indices):
             raise ValueError(
                 f"{dataset.name}: no clips for {name}; expected recordings of more "
-                f"than {len(place)} groups (speakers)"
+                f"than {len(groups)} groups (speakers)"
             )
     return splits
 
@@ -143,16 +138,16 @@ def leaked_share(dataset: Dataset, splits: Splits) -> float:
     return float(np.mean(leaked))
 
 
-def _check_groups(dataset: Dataset, assignment: np.ndarray) -> None:
-    home: dict[str, str] = {}
-    for group, split in zip(dataset.groups, assignment, strict=True):
-        if home.setdefault(group, split) != split:
-            raise ValueError(
-                f"{dataset.name}: expected each speaker in one split, got {group} in "
-                f"{home[group]} and {split}"
-            )
-
-
 def unit_hash(text: str) -> float:
     """Returns a number in [0, 1) that depends on the text only."""
     return int.from_bytes(hashlib.sha1(os.fsencode(text)).digest()[:8], "big") / 2**64
+
+
+def _check_groups(dataset: Dataset, assignment: np.ndarray) -> None:
+    split_of: dict[str, str] = {}
+    for group, split in zip(dataset.groups, assignment, strict=True):
+        if split_of.setdefault(group, split) != split:
+            raise ValueError(
+                f"{dataset.name}: expected each speaker in one split, got {group} in "
+                f"{split_of[group]} and {split}"
+            )

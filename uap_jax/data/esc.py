@@ -1,4 +1,7 @@
-"""ESC-50 and ESC-10: five-second recordings of the environment, in five folds."""
+"""ESC-50 and ESC-10: five-second recordings of the environment, in five folds.
+
+Piczak, "ESC: Dataset for Environmental Sound Classification", ACM Multimedia 2015.
+"""
 
 import dataclasses
 import os
@@ -8,25 +11,21 @@ from typing import Literal
 
 import numpy as np
 
-from uap_jax.data._listed import (
-    Crop,
+from uap_jax.data.dataset import Dataset, unit_hash
+from uap_jax.data.decoding import Decoding, Listed, Listing, load_listed
+from uap_jax.data.listing import (
     FileFacts,
-    Listed,
-    Listing,
+    as_unicode,
     bad_row,
-    check_settings,
     find_root,
     list_audio,
-    load_listed,
     read_table,
     table_facts,
     unite_groups,
 )
-from uap_jax.data.dataset import Dataset, ProgressFn, unit_hash
-from uap_jax.data.recording_files import as_unicode
 from uap_jax.files import fingerprint
 
-# Goes into the cache key; to be raised when clips or splits come out differently.
+# In the cache key; raised when clips or splits change.
 _VERSION = 1
 # Of the sources that are not in the test.
 _VALIDATION_SHARE = 1 / 6
@@ -43,54 +42,33 @@ _LAYOUTS = {
 
 def load_esc(
     data_dir: str | os.PathLike[str],
+    decoding: Decoding,
     *,
     subset: Literal["esc50", "esc10"],
-    cache_dir: str | os.PathLike[str],
-    sample_rate_hz: int = 16000,
-    num_samples: int = 50_999,
-    crop: Crop = "start",
-    strict: bool = False,
-    num_workers: int | None = None,
-    progress: ProgressFn | None = None,
 ) -> Dataset:
     """Loads ESC-50, its ten classes ESC-10, or the original release of ESC-10.
 
-    ESC-50 comes as `meta/esc50.csv` and `audio`; "esc10" takes the rows marked so.
-    The original ESC-10 has a folder for each class, whose name in small letters and
-    with underscores is the class: "001 - Dog bark" is `dog_bark`. Classes are in
-    the order of their numbers. Recordings last 5 s, clips of 50,999 samples 3.19 s:
-    longer ones lose their end, shorter ones are padded with zeros at the end
-    (`crop="start"`), or both ends alike (`crop="center"`).
+    ESC-50 comes as `meta/esc50.csv` and `audio`; "esc10" takes the rows marked so. The
+    original ESC-10 has a folder for each class: "001 - Dog bark" is `dog_bark`. Classes
+    are in the order of their numbers. Groups are the Freesound recordings that the
+    clips were cut from.
 
-    The highest fold that is there is the test. Of the sources of the other folds, a
-    sixth of each class, by a hash of their names, is the validation. Should a source
-    be in two folds, its clips count to the one with more of them. The groups are the
-    Freesound recordings that the clips were cut from.
+    The highest fold present is the test. Of the sources of the other folds, a sixth of
+    each class, by a hash of their names, is the validation. All clips of a source that
+    is in two folds count to the fold with more of them.
 
     Args:
         data_dir: The folder in one of these layouts, or the one that holds it.
+        decoding: How recordings become clips.
         subset: Which classes.
-        cache_dir: Where caches are kept.
-        sample_rate_hz: Rate of the clips.
-        num_samples: Length of the clips.
-        crop: Which part of a recording of another length is kept.
-        strict: Whether a recording that cannot be used, or that is not described, is
-            an error; otherwise it is left out and named in `Dataset.skipped`.
-        num_workers: Threads that decode; None takes one a core.
-        progress: Called as progress("decoding", done, total).
 
     Raises:
         ValueError: A setting is wrong, the folder is not in one of the layouts, the
             table is damaged, nothing can be used, or there are too few folds.
         AudioFileError: With `strict`, the first recording that cannot be used.
         OSError: The cache cannot be written.
-
-    Source:
-        Piczak, "ESC: Dataset for Environmental Sound Classification", ACM Multimedia
-        2015.
     """
     data_dir = Path(data_dir)
-    check_settings(data_dir, sample_rate_hz, num_samples, crop)
     if subset not in _LAYOUTS:
         raise ValueError(f"subset: expected one of {tuple(_LAYOUTS)}, got {subset!r}")
     root = find_root(data_dir, _TABLE)
@@ -102,18 +80,8 @@ def load_esc(
         raise ValueError(
             f"data_dir: expected {_LAYOUTS[subset]} in {data_dir}, found none"
         )
-    dataset, folds = load_listed(
-        listing,
-        name=subset,
-        key=fingerprint(subset, _VERSION, sample_rate_hz, num_samples, crop, files),
-        cache_dir=cache_dir,
-        sample_rate_hz=sample_rate_hz,
-        num_samples=num_samples,
-        crop=crop,
-        strict=strict,
-        num_workers=num_workers,
-        progress=progress,
-    )
+    key = fingerprint(subset, _VERSION, *decoding.key, files)
+    dataset, folds = load_listed(listing, decoding, name=subset, key=key)
     return dataclasses.replace(dataset, official_splits=_split(dataset, folds))
 
 
@@ -142,11 +110,11 @@ def _list_table(root: Path, subset: str) -> tuple[Listing, list[FileFacts]]:
         for row, target, fold in rows
     ]
     files = list_audio(root, "audio", max_depth=1)
-    undescribed = [
+    unusable = [
         (path, f"has no row in {_TABLE}") for path, *_ in files if path not in listed
     ]
     names = tuple(classes[target] for target in targets)
-    listing = Listing(root, _LAYOUTS[subset], names, recordings, undescribed)
+    listing = Listing(root, _LAYOUTS[subset], names, recordings, unusable)
     return listing, [*files, table_facts(root, _TABLE)]
 
 
@@ -154,34 +122,35 @@ def _list_folders(data_dir: Path) -> tuple[Listing, list[FileFacts]]:
     inner = sorted(path for path in data_dir.iterdir() if path.is_dir())
     roots = [path for path in (data_dir, *inner) if _class_folders(path)]
     if len(roots) != 1:
-        found = f"{len(roots)} of them" if roots else "none"
+        got = f"{len(roots)} of them" if roots else "none"
         raise ValueError(
-            f"data_dir: expected {_LAYOUTS['esc10']} in {data_dir}, found {found}"
+            f"data_dir: expected {_LAYOUTS['esc10']} in {data_dir}, found {got}"
         )
     root = roots[0]
     folders = _class_folders(root)
-    files, recordings, undescribed = [], [], []
+    files, recordings, unusable = [], [], []
     for label, folder in enumerate(folders):
-        found = list_audio(root, folder, max_depth=1)
-        files += found
-        for path, *_ in found:
+        in_class = list_audio(root, folder, max_depth=1)
+        files += in_class
+        for path, *_ in in_class:
             match = _RECORDING.fullmatch(path.partition("/")[2])
             if match:
                 fold = int(match["fold"])
                 recordings.append(Listed(path, label, match["source"], fold))
             else:
-                undescribed.append((path, "is not named <fold>-<source>-<take>.ogg"))
+                unusable.append((path, "is not named <fold>-<source>-<take>.ogg"))
     names = tuple(
         as_unicode(folder.partition(" - ")[2].lower().replace(" ", "_"))
         for folder in folders
     )
-    return Listing(root, _LAYOUTS["esc10"], names, recordings, undescribed), files
+    return Listing(root, _LAYOUTS["esc10"], names, recordings, unusable), files
 
 
 def _class_folders(root: Path) -> list[str]:
     matches = [_FOLDER.fullmatch(path.name) for path in root.iterdir() if path.is_dir()]
-    found = [match for match in matches if match]
-    return [match[0] for match in sorted(found, key=lambda match: int(match["number"]))]
+    classes = [match for match in matches if match]
+    classes.sort(key=lambda match: int(match["number"]))
+    return [match[0] for match in classes]
 
 
 def _split(dataset: Dataset, folds: np.ndarray) -> np.ndarray:

@@ -10,10 +10,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from uap_jax.audio.files import AudioFileError, printable, read_audio, to_pcm16
-from uap_jax.data.cache import decode_clips, list_files, load_or_build, write_rows
-from uap_jax.data.dataset import Dataset, ProgressFn
-from uap_jax.data.recording_files import as_unicode
+from uap_jax.audio.files import AudioFileError, read_audio, to_pcm16
+from uap_jax.data.dataset import Dataset
+from uap_jax.data.decoding import Decoding, decode_recordings, load_decoded
+from uap_jax.data.listing import as_unicode, check_folder, list_files
 from uap_jax.files import content_fingerprint, fingerprint
 
 SILENCE = "_silence_"
@@ -34,7 +34,7 @@ KAGGLE12 = (
 )
 CLASS_SETS = {"auto": None, "paper32": PAPER32, "kaggle12": KAGGLE12}
 
-# Goes into the cache key; to be raised when clips come out differently.
+# In the cache key; raised when clips change.
 _VERSION = 1
 _SPEAKER = re.compile(r"(?:(?P<word>.+)_)?(?P<speaker>[0-9a-fA-F]{8})_nohash_")
 _MAX_WAVS_PER_CLASS = 2**27 - 1
@@ -44,7 +44,7 @@ _SUFFIXES = re.compile(r"(\.(wav|flac|ogg|mp3))+$", re.IGNORECASE)
 
 
 class _Clip(NamedTuple):
-    name: str  # Relative path, and position where cut from a longer recording.
+    path: str  # Relative, and ":<start>" if cut from a longer recording.
     class_name: str
     group: str
     has_speaker: bool
@@ -52,60 +52,39 @@ class _Clip(NamedTuple):
 
 def load_speech_commands(
     data_dir: str | os.PathLike[str],
+    decoding: Decoding,
     *,
-    cache_dir: str | os.PathLike[str],
-    sample_rate_hz: int = 16000,
-    num_samples: int = 16000,
     class_set: Literal["auto", "paper32", "kaggle12"] = "auto",
     lists_dir: str | os.PathLike[str] | None = None,
-    strict: bool = False,
-    num_workers: int | None = None,
-    progress: ProgressFn | None = None,
 ) -> Dataset:
     """Loads an unpacked Speech Commands archive, decoded once into a cache.
 
     Takes the layouts of versions 0.01 and 0.02 (word folders, `_background_noise_`,
     lists of validation and test clips) and of the 12-class test sets (`_silence_`,
     `_unknown_`), as WAV, FLAC, OGG or MP3. Clips are cut, or padded with zeros, at the
-    end. The groups are the speakers; a silent clip without a speaker is a group of its
-    own.
+    end. Groups are the speakers; a silent clip without a speaker is its own group.
 
-    The splits are those of the list files, which may name a clip in any of these
-    formats; without testing_list.txt those of the official hash, `which_set` at 10%
-    and 10%; and None where that puts no speaker into one of the three, as in the
-    12-class test sets.
+    Splits are those of the list files; without testing_list.txt those of the official
+    hash, `which_set` at 10% and 10%; None if that leaves a split without speakers, as
+    in the 12-class test sets.
 
-    Class sets:
-        "auto": Every folder with clips is a class: `_silence_` and `_unknown_`
-            first, then the words in alphabetical order.
-        "paper32": The 32 classes of the paper's Table 11 (`PAPER32`).
-        "kaggle12": Ten words, silence and the rest (`KAGGLE12`).
-
-    With the latter two, words outside the set become `_unknown_`, and a clip in the
-    folder `_unknown_` whose file name starts with a word of the set becomes that
-    word. Where no folder `_silence_` has clips, silence is cut from the background
-    recordings at fixed places, about as many clips as an average word has; clips
-    that overlap share a group. A class without clips keeps its place.
-
-    Silence is then cut from the same recordings as the noise. A model trained with
-    that noise has heard the silence of all splits, so its accuracy on silence is
-    optimistic; a folder `_silence_` of other recordings avoids that.
+    With "paper32" and "kaggle12", words outside the set become `_unknown_`, and a clip
+    in the folder `_unknown_` whose name starts with a word of the set becomes that
+    word. Without clips in `_silence_`, silence is cut from the background recordings at
+    fixed positions, about as many clips as an average word has; overlapping clips share
+    a group. Since the noise comes from the same recordings, accuracy on that silence is
+    optimistic for a model trained with the noise.
 
     Args:
         data_dir: The folder with the word folders.
-        cache_dir: Where caches are kept.
-        sample_rate_hz: Rate of the clips.
-        num_samples: Length of the clips.
-        class_set: Which classes to tell apart.
+        decoding: How recordings become clips.
+        class_set: "auto": every folder with clips is a class, `_silence_` and
+            `_unknown_` first; "paper32": `PAPER32`; "kaggle12": `KAGGLE12`.
         lists_dir: The folder of the list files; None: `data_dir`.
-        strict: Whether a recording that cannot be used is an error; otherwise it is
-            left out and named in `Dataset.skipped`.
-        num_workers: Threads that decode; None takes one a core.
-        progress: Called as progress("decoding", done, total).
 
     Returns:
         The dataset; its noise is the background recordings cut into consecutive
-        pieces of `num_samples`.
+        clips.
 
     Raises:
         ValueError: A setting is wrong, or `data_dir` has no usable recordings.
@@ -117,14 +96,7 @@ def load_speech_commands(
         raise ValueError(
             f"class_set: expected one of {', '.join(CLASS_SETS)}, got {class_set!r}"
         )
-    for name, value in (
-        ("sample_rate_hz", sample_rate_hz),
-        ("num_samples", num_samples),
-    ):
-        if value <= 0:
-            raise ValueError(f"{name}: expected a positive number, got {value}")
-    if not root.is_dir():
-        raise ValueError(f"data_dir: expected a folder, got {root}, which is none")
+    check_folder(root)
     listing = [
         entry
         for entry in list_files(root, max_depth=2)
@@ -134,60 +106,38 @@ def load_speech_commands(
         beside = list_files(Path(lists_dir), max_depth=1)
         listing += [entry for entry in beside if entry[0].endswith("_list.txt")]
     paths = [path for path, *_ in listing if _is_recording(path)]
-    if all(path.startswith(f"{BACKGROUND}/") for path in paths):
+    words = [path for path in paths if not path.startswith(f"{BACKGROUND}/")]
+    if not words:
         raise ValueError(
             f"data_dir: expected recordings named {_LAYOUT}, found none in {root}"
         )
     classes = CLASS_SETS[class_set]
+    rate_hz, num_samples, _ = decoding.key
     key = fingerprint(
-        "speech_commands", _VERSION, sample_rate_hz, num_samples, class_set, listing
+        "speech_commands", _VERSION, rate_hz, num_samples, class_set, listing
     )
 
     def build(folder: Path) -> Dataset:
-        background, skipped = _read_background(
-            root, paths, sample_rate_hz, num_samples, strict=strict
-        )
-        clips: list[_Clip] = []
+        background, unusable = _read_background(root, set(paths) - set(words), decoding)
 
-        def rows() -> Iterator[np.ndarray]:
-            named = [
-                _name_clip(path, classes)
-                for path in paths
-                if not path.startswith(f"{BACKGROUND}/")
-            ]
-            decoded = decode_clips(
-                [root / clip.name for clip in named],
-                sample_rate_hz=sample_rate_hz,
-                num_samples=num_samples,
-                num_workers=num_workers,
-                progress=progress,
-            )
-            for clip, row in zip(named, decoded, strict=True):
-                if isinstance(row, AudioFileError):
-                    if strict:
-                        raise row
-                    skipped.append(f"{clip.name}: {row.reason}")
-                else:
-                    clips.append(clip)
-                    yield row
-            if not clips:
-                raise ValueError(
-                    f"data_dir: expected recordings named {_LAYOUT}, none of the "
-                    f"{len(named)} in {root} can be used, such as "
-                    f"{printable(skipped[-1])}"
-                )
+        def silence(clips: list[_Clip]) -> Iterator[tuple[_Clip, np.ndarray]]:
             if classes is not None:
-                for clip, row in _cut_silence(background, clips, num_samples):
-                    clips.append(clip)
-                    yield row
+                yield from _cut_silence(background, clips, num_samples)
 
-        waveforms = write_rows(folder / "clips.npy", rows(), num_samples=num_samples)
-        class_names = classes or _order_classes(clips)
-        labels = np.array(
-            [class_names.index(clip.class_name) for clip in clips], np.int32
+        waveforms, clips, skipped = decode_recordings(
+            folder,
+            root,
+            [_name_clip(path, classes) for path in words],
+            decoding,
+            layout=_LAYOUT,
+            unusable=unusable,
+            more=silence,
         )
+        class_names = classes or _order_classes(clips)
+        labels = [class_names.index(clip.class_name) for clip in clips]
+        labels = np.array(labels, np.int32)
         groups = np.array([clip.group for clip in clips])
-        names = np.array([clip.name for clip in clips])
+        names = np.array([clip.path for clip in clips])
         splits = _official_splits(Path(lists_dir or root), clips)
         noise = _cut_noise(background, num_samples)
         return Dataset(
@@ -197,33 +147,23 @@ def load_speech_commands(
             class_names=class_names,
             groups=groups,
             names=names,
-            sample_rate_hz=sample_rate_hz,
+            sample_rate_hz=rate_hz,
             fingerprint=content_fingerprint(
-                waveforms,
-                labels,
-                np.array(class_names),
-                groups,
-                names,
-                splits,
-                noise,
-                np.array([sample_rate_hz]),
+                *(waveforms, labels, np.array(class_names), groups, names),
+                *(splits, noise, np.array([rate_hz])),
             ),
             official_splits=splits,
             noise=noise,
-            skipped=tuple(skipped),
+            skipped=skipped,
         )
 
-    dataset = load_or_build(Path(cache_dir) / f"speech_commands-{key}", build)
-    if strict and dataset.skipped:
-        name, _, reason = dataset.skipped[0].partition(": ")
-        raise AudioFileError(root / name, reason)
-    return dataset
+    return load_decoded(f"speech_commands-{key}", build, root, decoding)
 
 
 def which_set(
     file_name: str, validation_percentage: float, testing_percentage: float
 ) -> Literal["training", "validation", "testing"]:
-    """Returns the split of a recording by the corpus's own rule.
+    """Returns the split of a recording by the corpus's official rule.
 
     SHA-1 of the base name up to `_nohash_`, modulo 2^27, as a percentage: all
     recordings of a speaker are in one split, whatever else the corpus holds.
@@ -232,9 +172,6 @@ def which_set(
         file_name: Name of the file, with or without folders.
         validation_percentage: Share of speakers for validation, 0 to 100.
         testing_percentage: Share of speakers for the test, 0 to 100.
-
-    Returns:
-        The name of the split as the corpus spells it.
     """
     speaker = os.path.basename(file_name).partition("_nohash_")[0]
     digest = int(hashlib.sha1(os.fsencode(speaker)).hexdigest(), 16)
@@ -277,25 +214,21 @@ def _order_classes(clips: list[_Clip]) -> tuple[str, ...]:
 
 
 def _read_background(
-    root: Path, paths: list[str], sample_rate_hz: int, num_samples: int, *, strict: bool
-) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The background recordings as int16, and a line for each that is unusable."""
-    background, skipped = {}, []
-    for path in paths:
-        if not path.startswith(f"{BACKGROUND}/"):
-            continue
+    root: Path, paths: set[str], decoding: Decoding
+) -> tuple[dict[str, np.ndarray], list[tuple[str, str]]]:
+    """Returns the background recordings as int16, and why others are unusable."""
+    background, unusable = {}, []
+    for path in sorted(paths):
         try:
-            waveform = read_audio(root / path, sample_rate_hz=sample_rate_hz)
-            if len(waveform) < num_samples:
-                reason = f"is shorter than {num_samples} samples"
-                raise AudioFileError(root / path, reason)
+            waveform = read_audio(root / path, sample_rate_hz=decoding.sample_rate_hz)
         except AudioFileError as error:
-            if strict:
-                raise
-            skipped.append(f"{path}: {error.reason}")
+            unusable.append((path, error.reason))
+            continue
+        if len(waveform) < decoding.num_samples:
+            unusable.append((path, f"is shorter than {decoding.num_samples} samples"))
         else:
             background[path] = to_pcm16(waveform)
-    return background, skipped
+    return background, unusable
 
 
 def _cut_noise(
@@ -338,7 +271,7 @@ def _official_splits(folder: Path, clips: list[_Clip]) -> np.ndarray | None:
     validation = _read_list(folder / "validation_list.txt")
     names = {"training": "train", "validation": "validation", "testing": "test"}
     hashed = [names[which_set(clip.group, 10, 10)] for clip in clips]
-    if any(_SUFFIXES.sub("", clip.name) in test for clip in clips):
+    if any(_SUFFIXES.sub("", clip.path) in test for clip in clips):
         splits = [
             _listed_split(clip, test, validation, by_hash)
             for clip, by_hash in zip(clips, hashed, strict=True)
@@ -351,21 +284,21 @@ def _official_splits(folder: Path, clips: list[_Clip]) -> np.ndarray | None:
 def _listed_split(
     clip: _Clip, test: set[str], validation: set[str], by_hash: str
 ) -> str:
-    name = _SUFFIXES.sub("", clip.name)
+    name = _SUFFIXES.sub("", clip.path)
     if name in test:
         return "test"
     if name in validation:
         return "validation"
-    # The lists do not name silence, which would then be in one split only.
+    # The lists do not name silence, which would otherwise be in one split only.
     if clip.class_name == SILENCE and (validation or by_hash == "test"):
         return by_hash
     return "train"
 
 
 def _read_list(path: Path) -> set[str]:
-    """The clips that a list names, without their suffixes."""
+    """Returns the clips that a list names, without their suffixes."""
     if not path.is_file():
         return set()
-    # As the system reads the names of the files.
+    # Bytes that are not UTF-8 become what the system makes of them in file names.
     lines = os.fsdecode(path.read_bytes()).splitlines()
     return {_SUFFIXES.sub("", line.strip()) for line in lines}

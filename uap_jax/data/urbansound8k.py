@@ -1,4 +1,9 @@
-"""UrbanSound8K: 8,732 excerpts of city sounds in ten classes and ten folds."""
+"""UrbanSound8K: 8,732 excerpts of city sounds in ten classes and ten folds.
+
+Salamon, Jacoby, Bello, "A Dataset and Taxonomy for Urban Sound Research", ACM
+Multimedia 2014. Sizes of the "paper" split: Abdoli et al., "Universal Adversarial
+Audio Perturbations", released code.
+"""
 
 import dataclasses
 import os
@@ -7,21 +12,17 @@ from typing import Literal
 
 import numpy as np
 
-from uap_jax.data._listed import (
-    Crop,
+from uap_jax.data.dataset import Dataset, unit_hash
+from uap_jax.data.decoding import Decoding, Listed, Listing, load_listed
+from uap_jax.data.listing import (
     FileFacts,
-    Listed,
-    Listing,
     bad_row,
-    check_settings,
     find_root,
     list_audio,
-    load_listed,
     read_table,
     table_facts,
     unite_groups,
 )
-from uap_jax.data.dataset import Dataset, ProgressFn, unit_hash
 from uap_jax.files import fingerprint
 
 # In the order of classID.
@@ -31,8 +32,7 @@ CLASS_NAMES = (
 )
 SPLITS = ("official", "paper")
 
-# Go into the cache key and the fingerprint; to be raised when clips, or splits,
-# come out differently.
+# In the cache key and the fingerprint; raised when clips, or splits, change.
 _VERSION = 1
 _SPLIT_VERSION = 1
 _TABLE = "metadata/UrbanSound8K.csv"
@@ -42,83 +42,42 @@ _LAYOUT = f"{_TABLE} and audio/fold<number>/<name>.wav"
 
 def load_urbansound8k(
     data_dir: str | os.PathLike[str],
+    decoding: Decoding,
     *,
-    cache_dir: str | os.PathLike[str],
-    sample_rate_hz: int = 16000,
-    num_samples: int = 50_999,
-    crop: Crop = "start",
     split: Literal["official", "paper"] = "official",
     test_fold: int | None = None,
     split_seed: int = 0,
-    strict: bool = False,
-    num_workers: int | None = None,
-    progress: ProgressFn | None = None,
 ) -> Dataset:
     """Loads the unpacked UrbanSound8K archive, decoded once into a cache.
 
-    Recordings of any rate, width and number of channels become one channel at one
-    rate. Excerpts last 0.05 to 4 s, clips of 50,999 samples 3.19 s: longer ones lose
-    their end, shorter ones are padded with zeros at the end (`crop="start"`), or
-    both ends alike (`crop="center"`). The groups are the Freesound recordings that
-    the excerpts were cut from; a class without clips keeps its place.
-
-    Splits:
-        "official": By folds, of which at least three must be there. The fold before
-            the test fold, or the highest if there is none, is the validation. A few
-            recordings (five in the archive) are in two folds; all their clips
-            count to the fold with more of them, at a tie to the lower.
-        "paper": 10% of all clips for the test and 10% of the others for the
-            validation, at random, 7,072, 786 and 874 clips. Most test clips then
-            come from recordings that training has heard, see `leaked_share`.
+    Groups are the Freesound recordings that the excerpts were cut from.
 
     Args:
         data_dir: The folder with `audio` and `metadata`, or the one that holds it.
-        cache_dir: Where caches are kept.
-        sample_rate_hz: Rate of the clips.
-        num_samples: Length of the clips.
-        crop: Which part of a recording of another length is kept.
-        split: Which splits.
-        test_fold: Fold of the test for "official"; None takes the highest.
+        decoding: How recordings become clips.
+        split: "official": by at least three folds; the fold before the test fold, or
+            the highest if there is none, is the validation. All excerpts of a
+            recording that is in two folds count to the fold with more of them.
+            "paper": 10% of all clips for the test and 10% of the rest for the
+            validation, at random; most test clips then come from recordings that
+            training has heard, see `leaked_share`.
+        test_fold: Test fold of "official"; None: the highest.
         split_seed: Seed of "paper".
-        strict: Whether a recording that cannot be used, has no row in the table or
-            no file is an error; otherwise it is left out and named in
-            `Dataset.skipped`.
-        num_workers: Threads that decode; None takes one a core.
-        progress: Called as progress("decoding", done, total).
 
     Returns:
-        The dataset. Both splits share one cache, and have fingerprints of their own.
+        The dataset. Both splits share one cache, but not the fingerprint.
 
     Raises:
         ValueError: A setting is wrong, the folder is not in this layout, the table
             is damaged, nothing can be used, or there are too few folds.
         AudioFileError: With `strict`, the first recording that cannot be used.
         OSError: The cache cannot be written.
-
-    Source:
-        Salamon, Jacoby, Bello, "A Dataset and Taxonomy for Urban Sound Research",
-        ACM Multimedia 2014. The sizes of "paper": Abdoli et al., "Universal
-        Adversarial Audio Perturbations", released code.
     """
-    data_dir = Path(data_dir)
-    check_settings(data_dir, sample_rate_hz, num_samples, crop)
     if split not in SPLITS:
         raise ValueError(f"split: expected one of {SPLITS}, got {split!r}")
-    listing, files = _list(data_dir)
-    dataset, folds = load_listed(
-        listing,
-        name="urbansound8k",
-        key=fingerprint(
-            "urbansound8k", _VERSION, sample_rate_hz, num_samples, crop, files
-        ),
-        cache_dir=cache_dir,
-        sample_rate_hz=sample_rate_hz,
-        num_samples=num_samples,
-        crop=crop,
-        strict=strict,
-        num_workers=num_workers,
-        progress=progress,
-    )
+    listing, files = _list(Path(data_dir))
+    key = fingerprint("urbansound8k", _VERSION, *decoding.key, files)
+    dataset, folds = load_listed(listing, decoding, name="urbansound8k", key=key)
     if split == "paper":
         splits, rule = _split_clips(dataset.names, split_seed), ["paper", split_seed]
     else:
@@ -148,10 +107,10 @@ def _list(data_dir: Path) -> tuple[Listing, list[FileFacts]]:
         recordings.append(Listed(path, label, row["fsID"], fold))
     files = list_audio(root, "audio", max_depth=2)
     listed = {recording.path for recording in recordings}
-    undescribed = [
+    unusable = [
         (path, f"has no row in {_TABLE}") for path, *_ in files if path not in listed
     ]
-    listing = Listing(root, _LAYOUT, CLASS_NAMES, recordings, undescribed)
+    listing = Listing(root, _LAYOUT, CLASS_NAMES, recordings, unusable)
     return listing, [*files, table_facts(root, _TABLE)]
 
 
@@ -165,8 +124,7 @@ def _split_folds(
             "data_dir: expected recordings of at least 3 folds, one a split, got "
             f"those of {', '.join(f'fold{fold}' for fold in present)}"
         )
-    if test_fold is None:
-        test_fold = present[-1]
+    test_fold = present[-1] if test_fold is None else test_fold
     if test_fold not in present:
         raise ValueError(f"test_fold: expected one of {present}, got {test_fold}")
     splits = np.full(len(folds), "train", dtype="<U10")
@@ -176,7 +134,7 @@ def _split_folds(
 
 
 def _split_clips(names: np.ndarray, seed: int) -> np.ndarray:
-    # By hashes, so that most clips keep their place when one is left out.
+    # By hashes, so that most clips stay in their split when one is left out.
     order = np.argsort([unit_hash(f"{seed}:{name}") for name in names])
     num_test = -(-len(names) // 10)
     num_validation = -(-(len(names) - num_test) // 10)

@@ -13,7 +13,7 @@ from uap_jax.audio.files import AudioFileError, read_audio, to_pcm16
 from uap_jax.audio.placement import Placement, parse_placement
 from uap_jax.console import Console
 from uap_jax.data.dataset import to_waveform
-from uap_jax.data.recording_files import list_recordings
+from uap_jax.data.listing import list_recordings
 from uap_jax.errors import UsageError, user_mistakes
 from uap_jax.runs import store
 from uap_jax.runs.perturbing import Applied, Sound

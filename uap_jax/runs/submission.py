@@ -13,8 +13,8 @@ from uap_jax.attacks import LogitsFn, Perturbation, apply_perturbation
 from uap_jax.audio.box import to_box
 from uap_jax.audio.files import AudioFileError
 from uap_jax.data import tfsr
-from uap_jax.data.cache import decode_clips
 from uap_jax.data.dataset import to_waveform
+from uap_jax.data.decoding import decode_clips
 from uap_jax.errors import UsageError
 from uap_jax.evaluation import attack_success_rate, wilson_interval
 from uap_jax.evaluation.success import BLOCK_SIZE, predict_in_parts

@@ -1,4 +1,4 @@
-"""Speech from espeak-ng, called through ctypes; imports neither JAX nor scipy."""
+"""Speech from espeak-ng, called through ctypes."""
 
 import _ctypes
 import contextlib
@@ -8,18 +8,19 @@ import importlib.metadata
 import os
 from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import soxr
 
 SAMPLE_RATE_HZ = 22050
 
-# British and American; the regional ones have some words' vowels for those of others.
+# British and American; regional accents confuse the vowels of some words.
 ACCENTS = ("en", "en-us")
 
-# A choice among the variants of espeak-ng 1.52: voices that could be men's and women's.
-# Left out is what whispers, croaks or echoes, what its other synthesizer makes (the
-# breath of which is not the same twice), what moves formants far, and of nearly equal
-# ones ("iven", "iven2") all but one.
+# Variants of espeak-ng 1.52 that could be men's and women's voices. Left out are those
+# that whisper, croak or echo, those of its other synthesizer (whose breath is not the
+# same twice), those that move formants far, and of nearly equal ones all but one.
 VARIANTS = (
     *("Alex", "Andrea", "Annie", "Gene", "Mario", "Mike", "Mr serious", "Nguyen"),
     *("Storm", "antonio", "aunty", "belinda", "f1", "f2", "f3", "f4", "f5", "fast"),
@@ -59,16 +60,16 @@ def espeak_version() -> str:
 
 @contextlib.contextmanager
 def fresh_synthesizer() -> Generator[Speak, None, None]:
-    """Loads the library anew and unloads it at the end.
+    """Loads the library, and unloads it at the end.
 
-    Flutter and noise of the voices run on in static variables which no call resets,
-    so that a word depends on what was spoken since the library was loaded, and on
-    nothing else. One process holds at most one synthesizer at a time.
+    Flutter and noise of the voices depend on static variables that no call resets, so a
+    word depends on what was spoken since the library was loaded, and on nothing else. A
+    process holds at most one synthesizer at a time.
 
     Yields:
         `speak(text, accent=, variant=, rate_wpm=, pitch=, pitch_range=)`, which
         returns `[T]` int16 at `SAMPLE_RATE_HZ`. Pitch and range are in 0..100, 50
-        being the voice's own; the rate is held within what espeak-ng takes.
+        is the voice's default; the rate is limited to what espeak-ng accepts.
 
     Raises:
         MissingDemoError: The wheel is not installed.
@@ -104,7 +105,7 @@ def fresh_synthesizer() -> Generator[Speak, None, None]:
         pitch_range: float,
     ) -> np.ndarray:
         pieces.clear()
-        # espeak-ng takes an unknown variant for none, and says nothing.
+        # espeak-ng ignores an unknown variant without an error.
         known = (data_path / "voices" / "!v" / variant).is_file()
         voice = f"{accent}+{variant}"
         if not known or library.espeak_SetVoiceByName(voice.encode()):
@@ -138,7 +139,7 @@ def fresh_synthesizer() -> Generator[Speak, None, None]:
         yield speak
     finally:
         library.espeak_Terminate()
-        # ctypes offers no public call for this.
+        # ctypes has no public function for this.
         _ctypes.dlclose(library._handle)
 
 
@@ -159,11 +160,9 @@ def say_word(
     Args:
         speak: From `fresh_synthesizer`.
         word: The word.
-        accent: One of `ACCENTS`.
-        variant: One of `VARIANTS`.
-        rate_wpm: Words per minute, as long as the word ends in time.
-        pitch: 0..100, 50 being the voice's own.
-        pitch_range: 0..100, 50 being the voice's own.
+        accent, variant: The voice.
+        rate_wpm: Words per minute, if the word then ends in time.
+        pitch, pitch_range: 0..100, 50 is the voice's default.
         longest_s: Length of the longest word; slow voices may end a little later.
         sample_rate_hz: Rate to resample to.
 
@@ -173,14 +172,9 @@ def say_word(
     Raises:
         RuntimeError: The voice says nothing.
     """
-    import soxr
-
-    settings = {
-        "accent": accent,
-        "variant": variant,
-        "pitch": pitch,
-        "pitch_range": pitch_range,
-    }
+    settings: dict[str, Any] = dict(
+        accent=accent, variant=variant, pitch=pitch, pitch_range=pitch_range
+    )
     sound = _trim(speak(word, rate_wpm=rate_wpm, **settings))
     longest = round(longest_s * SAMPLE_RATE_HZ)
     if len(sound) > longest:
@@ -194,7 +188,7 @@ def say_word(
 
 
 def _trim(pcm: np.ndarray) -> np.ndarray:
-    """Cuts off what is 40 dB below the peak at either end; empty if all is zero."""
+    """Cuts both ends where they are 40 dB below the peak; empty if all is zero."""
     sound = pcm.astype(np.float32) / np.float32(32768)
     loudness = np.abs(sound)
     loud = np.flatnonzero(loudness > 0.01 * loudness.max(initial=0.0))

@@ -12,18 +12,17 @@ NOISE_KINDS = ("white", "pink", "brown", "low_passed", "hum", "babble")
 
 @dataclasses.dataclass(frozen=True)
 class Conditions:
-    """How hard the recordings are; a pair is the range of a uniform draw.
+    """Difficulty of the recordings; a pair is the range of a uniform draw.
 
     Attributes:
         rate_wpm: Words per minute of a speaker.
-        pitch: Pitch of a speaker, 0..100; 50 is the voice's own.
-        pitch_range: Liveliness of a speaker's pitch, 0..100.
+        pitch, pitch_range: Pitch of a speaker and its liveliness, 0..100; 50 is the
+            voice's default.
         rate_change: Factor on the rate from clip to clip.
         pitch_change: Added to the pitch from clip to clip.
-        offcentre_s: Middle of the word after that of the clip, as far as there is room.
+        offcentre_s: Middle of the word after that of the clip, if there is room.
         snr_db: Speech over background, while the word lasts.
-        level_dbfs: Peak of a clip with speech.
-        silence_level_dbfs: Peak of a clip without.
+        level_dbfs, silence_level_dbfs: Peak of a clip with and without speech.
         silence_zero_share: Share of clips without speech that are all zero.
         tilt_db_per_octave: Slope of the frequency response around 1 kHz.
         telephone_share: Share of clips with a band of about 300-3400 Hz.
@@ -55,14 +54,14 @@ def record_word(
     babble: np.ndarray,
     conditions: Conditions,
 ) -> np.ndarray:
-    """Returns the word at some moment, in some room, with noise, as int16."""
+    """Returns a word at a random moment, in a room, with noise, as int16."""
     room = NUM_SAMPLES - len(word)
     late = round(rng.uniform(*conditions.offcentre_s) * SAMPLE_RATE_HZ)
     onset = min(max(room // 2 + late, 0), room)
     speech = np.zeros(NUM_SAMPLES)
     speech[onset : onset + len(word)] = word
     speech_rms = np.sqrt(np.mean(np.square(word, dtype=np.float64)))
-    # Twice the length, so that echoes do not come round to the start.
+    # Twice the length, so that echoes do not wrap around to the start.
     spectrum = np.fft.rfft(speech, 2 * NUM_SAMPLES)
     if rng.random() < conditions.reverb_share:
         spectrum *= room_response(rng, conditions)
@@ -77,7 +76,7 @@ def record_word(
 def record_silence(
     rng: np.random.Generator, babble: np.ndarray, conditions: Conditions
 ) -> np.ndarray:
-    """Returns background sound alone, or nothing at all, as int16."""
+    """Returns background sound alone, or zeros, as int16."""
     level_dbfs = rng.uniform(*conditions.silence_level_dbfs)
     noise = make_noise(rng.choice(NOISE_KINDS), rng, babble)
     if rng.random() < conditions.silence_zero_share:
@@ -92,7 +91,7 @@ def room_response(
     time_s = np.arange(num_samples) / SAMPLE_RATE_HZ
     decay = np.exp(-np.log(1000) * time_s / rng.uniform(*conditions.reverb_s))
     echo = rng.standard_normal(num_samples) * decay
-    # Not norm(): its BLAS threads would wait on each other in the workers.
+    # Not norm(), whose BLAS threads would wait on each other in worker threads.
     echo *= amplitude(rng.uniform(*conditions.reverb_db)) / np.sqrt(
         np.sum(np.square(echo))
     )
@@ -120,7 +119,7 @@ def make_noise(kind: str, rng: np.random.Generator, babble: np.ndarray) -> np.nd
         starts = rng.integers(len(babble), size=2)
         noise = sum(np.roll(babble, -start)[:NUM_SAMPLES] for start in starts)
     elif kind == "hum":
-        # A clip lasts 1 s, so that a multiple of 1 Hz is one bin.
+        # A clip lasts 1 s, so a multiple of 1 Hz is one bin.
         harmonics = np.arange(1, 21)
         spectrum = 0.02 * np.fft.rfft(rng.standard_normal(NUM_SAMPLES))
         spectrum[rng.integers(48, 62) * harmonics] += (
@@ -149,5 +148,5 @@ def to_pcm(sound: np.ndarray, level_dbfs: float) -> np.ndarray:
 
 
 def amplitude(level_db):
-    """Returns the factor that a level in dB is."""
+    """Returns the factor of a level in dB."""
     return 10 ** (level_db / 20)

@@ -1,6 +1,7 @@
 """The built-in corpus of city sounds: the ten classes of UrbanSound8K, computed."""
 
 import dataclasses
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 
 from uap_jax.data.cache import load_or_build, write_rows
 from uap_jax.data.dataset import Dataset, ProgressFn
-from uap_jax.data.synthetic import synthesis as _synthesis
+from uap_jax.data.synthetic import synthesis
 from uap_jax.data.synthetic.recording import (
     Conditions,
     amplitude,
@@ -18,7 +19,6 @@ from uap_jax.data.synthetic.recording import (
     room_response,
     to_pcm,
 )
-from uap_jax.data.synthetic.rendering import default_num_workers
 from uap_jax.data.synthetic.synthesis import (
     SAMPLE_RATE_HZ,
     Rng,
@@ -30,12 +30,10 @@ from uap_jax.data.synthetic.synthesis import (
 from uap_jax.data.synthetic.urban_sounds import SOUNDS
 from uap_jax.files import fingerprint
 
-__all__ = ["CLASS_NAMES", "NUM_SAMPLES", "Scenes", "load_synthetic_urban"]
-
 CLASS_NAMES = tuple(sound.__name__ for sound in SOUNDS)
 NUM_SAMPLES = 50_999
 
-# To be raised whenever the same settings give other clips.
+# In the fingerprint; raised when the same settings give other clips.
 _VERSION = 2
 # Of the sources of each class.
 _VALIDATION_SHARE = 0.1
@@ -44,22 +42,22 @@ _NUM_NOISE_CLIPS = 32
 _BLOCK_CLIPS = 64
 _FRAME = 320
 
-# Seeds are (seed; stream, ...): the streams never meet.
+# Seeds are (seed, stream, ...), so streams are independent.
 _SOURCE, _CLIP, _NOISE = range(3)
 
 
 @dataclasses.dataclass(frozen=True)
 class Scenes:
-    """How hard the recordings are; a pair is the range of a uniform draw.
+    """Difficulty of the recordings; a pair is the range of a uniform draw.
 
     Attributes:
         snr_db: The sound, while it lasts, over the background.
         other_share: Share of clips with a fainter sound of another class.
-        other_db: That sound over the first.
+        other_db: Level of that sound over the first.
         far_share: Share of sources whose high frequencies do not reach the recorder.
-        far_hz: Where these begin to fade.
+        far_hz: Frequency where these begin to fade.
         short_share: Share of clips that end early; the rest is zero.
-        short_s: How long these are.
+        short_s: Length of these.
         recorder: Levels, rooms and channels.
     """
 
@@ -98,19 +96,19 @@ def load_synthetic_urban(
 ) -> Dataset:
     """Returns the built-in city sounds, computed once and then read from the cache.
 
-    Each class has sources, such as dogs, with a place, a recorder and a voice of
-    their own; clips of a source share these and differ in what happens, in level and
-    in background. A source is a group. The same arguments give the same clips on one
-    machine, whatever the number of workers.
+    A class has sources, such as dogs, each with a site, a recorder and a voice; clips
+    of a source share these and differ in events, level and background. A source is a
+    group. The same arguments give the same clips on one machine, for any
+    number of workers.
 
     Args:
-        cache_dir: Folder of the caches; the corpus takes a folder of its own there.
-        num_sources_per_class: Sources of each class, at least 5: with 150, 108
-            are for the training, 15 for the validation and 27 for the test.
-        num_clips_per_source: Clips of each source.
-        seed: Chooses everything.
-        scenes: How hard the recordings are.
-        num_workers: Threads; by default one a core, at most 8.
+        cache_dir: Folder of the caches.
+        num_sources_per_class: At least 5; with 150, 108 are for the training, 15 for
+            the validation and 27 for the test.
+        num_clips_per_source: At least 1.
+        seed: Random seed of everything.
+        scenes: Difficulty of the recordings.
+        num_workers: Threads; None: one a core.
         progress: Called as progress("synthetic city sounds", done, total).
 
     Returns:
@@ -146,7 +144,7 @@ def load_synthetic_urban(
     ]
 
     def rows() -> Iterator[np.ndarray]:
-        with ThreadPoolExecutor(num_workers or default_num_workers()) as pool:
+        with ThreadPoolExecutor(num_workers or os.cpu_count()) as pool:
             for start in range(0, len(plan), _BLOCK_CLIPS):
                 if progress is not None:
                     progress("synthetic city sounds", start, len(plan))
@@ -185,7 +183,7 @@ def _split(plan: list[_Clip], num_sources: int) -> np.ndarray:
 
 def _record(clip: _Clip, seed: int, scenes: Scenes) -> np.ndarray:
     """Returns a clip `[N]` int16."""
-    # What is drawn from `source` is the same for all clips of the source.
+    # Draws from `source` are the same for all clips of the source.
     source = np.random.default_rng([seed, _SOURCE, clip.label, clip.source])
     rng = np.random.default_rng([seed, _CLIP, *clip])
     response = _site_response(source, scenes)
@@ -199,10 +197,10 @@ def _record(clip: _Clip, seed: int, scenes: Scenes) -> np.ndarray:
         other = SOUNDS[label](rng, rng)
         level = loudness * amplitude(rng.uniform(*scenes.other_db))
         background += other * (level / _loudness(other))
-    # Twice the length, so that echoes do not come round to the start.
+    # Twice the length, so that echoes do not wrap around to the start.
     recorded = np.fft.irfft(
-        np.fft.rfft(sound, 2 * _synthesis.NUM_SAMPLES) * response[0]
-        + np.fft.rfft(background, 2 * _synthesis.NUM_SAMPLES) * response[1]
+        np.fft.rfft(sound, 2 * synthesis.NUM_SAMPLES) * response[0]
+        + np.fft.rfft(background, 2 * synthesis.NUM_SAMPLES) * response[1]
     )[:NUM_SAMPLES]
     if rng.random() < scenes.short_share:
         recorded[round(rng.uniform(*scenes.short_s) * SAMPLE_RATE_HZ) :] = 0
@@ -210,13 +208,13 @@ def _record(clip: _Clip, seed: int, scenes: Scenes) -> np.ndarray:
 
 
 def _site_response(source: Rng, scenes: Scenes) -> tuple[np.ndarray, np.ndarray]:
-    """Gains of the way from the sound, and from the background, into the file."""
-    channel = channel_response(source, scenes.recorder, _synthesis.NUM_SAMPLES)
+    """Gains from the sound, and from the background, to the file."""
+    channel = channel_response(source, scenes.recorder, synthesis.NUM_SAMPLES)
     way = channel.astype(np.complex128)
     if source.random() < scenes.recorder.reverb_share:
-        way *= room_response(source, scenes.recorder, _synthesis.NUM_SAMPLES)
+        way *= room_response(source, scenes.recorder, synthesis.NUM_SAMPLES)
     if source.random() < scenes.far_share:
-        frequency_hz = np.fft.rfftfreq(2 * _synthesis.NUM_SAMPLES, 1 / SAMPLE_RATE_HZ)
+        frequency_hz = np.fft.rfftfreq(2 * synthesis.NUM_SAMPLES, 1 / SAMPLE_RATE_HZ)
         way /= 1 + (frequency_hz / source.uniform(*scenes.far_hz)) ** 2
     return way, channel
 
@@ -229,7 +227,7 @@ def _background_gain(source: Rng) -> np.ndarray:
 
 
 def _background(rng: Rng, gain: np.ndarray) -> np.ndarray:
-    """Returns `[N]` noise of about RMS 1 that rises and falls."""
+    """Returns `[N]` noise of RMS about 1 that rises and falls."""
     swell = np.exp(rng.uniform(0, 0.5) * wander(rng, rng.uniform(0.3, 2)))
     return colored_noise(rng, gain) * swell
 

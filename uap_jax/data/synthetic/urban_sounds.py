@@ -1,8 +1,8 @@
-"""Ten kinds of city sounds, in the order of UrbanSound8K's classID.
+"""Ten classes of city sounds, in the order of UrbanSound8K's classID.
 
-A sound takes two generators: `source` draws what a thing that sounds is like, `rng`
-what it does in one recording. The same `source` seed therefore gives the same dog.
-What is drawn from `source` never depends on `rng`.
+A sound takes two generators: `source` draws what its source is like, `rng` what it does
+in one recording. The same `source` seed therefore gives the same dog; draws from
+`source` never depend on `rng`.
 """
 
 from collections.abc import Callable

@@ -1,19 +1,19 @@
-"""Where the archives of corpora are, and what is known of them."""
+"""Archives of corpora: addresses, licences and checksums."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class Archive:
-    """Where a corpus comes from.
+    """An archive that holds a corpus.
 
     Attributes:
-        file_name: Of the archive; its suffix says how it is packed.
-        url: Its address.
-        licence: Of the recordings.
-        source: Of these facts.
-        checksum: "sha256:" or "md5:" and hexadecimal digits; None where none is known.
-        num_bytes: Its size; None where it is not known exactly.
+        file_name: Name of the archive; its suffix says how it is packed.
+        url: Address.
+        licence: Licence of the recordings.
+        source: Where these facts are from.
+        checksum: "sha256:" or "md5:" and hexadecimal digits; None if unknown.
+        num_bytes: Size; None if not known exactly.
         dataset: The corpus's name in `corpora.CORPUS_NAMES`.
     """
 
@@ -33,7 +33,7 @@ _SPEECH_COMMANDS = {
 }
 _SPEECH_COMMANDS_HOST = "https://download.tensorflow.org/data/"
 
-# By the name of the folder that they become.
+# By the name of the folder that they unpack to.
 ARCHIVES = {
     "speech_commands_v0.02": Archive(
         file_name="speech_commands_v0.02.tar.gz",
@@ -68,7 +68,7 @@ ARCHIVES = {
         num_bytes=None,
         dataset="urbansound8k",
     ),
-    # Packed anew from the latest state, so that size and checksum are of no state.
+    # GitHub packs the latest state anew, so size and checksum are not fixed.
     "esc50": Archive(
         file_name="ESC-50-master.zip",
         url="https://github.com/karolpiczak/ESC-50/archive/master.zip",

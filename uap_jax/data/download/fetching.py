@@ -1,8 +1,8 @@
-"""Archives of corpora: fetched in as many parts as it takes, checked, unpacked."""
+"""Downloads in as many parts as needed, checked by a checksum."""
 
 import contextlib
 import dataclasses
-import fcntl
+import functools
 import hashlib
 import http.client
 import json
@@ -11,13 +11,14 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from uap_jax.data._archives import ARCHIVES, Archive
-from uap_jax.data._unpacking import (
-    BLOCK_BYTES,
+from uap_jax import files
+from uap_jax.data.dataset import ProgressFn
+from uap_jax.data.download.archives import ARCHIVES, Archive
+from uap_jax.data.download.unpacking import (
     UNPACKED_RATIO,
     DownloadError,
     Installed,
@@ -25,11 +26,10 @@ from uap_jax.data._unpacking import (
     find,
     unpack,
 )
-from uap_jax.data.cache import name_full_disk
-from uap_jax.data.dataset import ProgressFn
 
+_BLOCK_BYTES = 1 << 20
 _MAX_WAIT_S = 60.0
-# What a server may not say again when asked again.
+# Errors after which a server may answer another request.
 _PASSING_STATUS = (408, 425, 429, 500, 502, 503, 504)
 
 
@@ -48,20 +48,18 @@ def install(
     progress: ProgressFn | None = None,
     on_retry: Callable[[str], None] | None = None,
 ) -> Installed:
-    """Downloads a corpus and unpacks it, from where an earlier try was stopped.
+    """Downloads a corpus and unpacks it; resumes an interrupted download.
 
-    The archive stays in `data_dir` under its own name, as `<name>.part` while it is
-    not whole; one that lies there already is used. Unpacked it becomes the folder
-    `name`, which is there whole or not at all.
+    The archive stays in `data_dir`, named `*.part` while incomplete; an existing one is
+    used. Unpacked it becomes the folder `name`, completely or not at all.
 
-    A part is continued where the server can do so and still has the same file, which
-    is told by its ETag or date, or by the known checksum; otherwise from the start.
-    Archives hold files and folders only: one with links, devices or paths that lead
-    out of its folder is refused.
+    A part is continued if the server supports that and still has the same file, by its
+    ETag, date, or the reference checksum; otherwise the download starts over. Archives
+    whose files, links or devices lead out of the folder are refused.
 
     Args:
         name: One of `ARCHIVES`.
-        data_dir: The folder for it, made if it is not there.
+        data_dir: The folder for it, made if needed.
         url: Another address of the same archive.
         timeout_s: Longest silence of the server.
         num_tries: Tries without a new byte before giving up.
@@ -70,12 +68,10 @@ def install(
             not known.
         on_retry: Called with the reason of each further try.
 
-    Returns:
-        The folder, and what is known of the archive.
-
     Raises:
-        ValueError: A name or address is wrong, the folder is taken or locked by
-            another process, or the disk has no room.
+        ValueError: A name or address is wrong, the folder is not ours, or the disk has
+            no room.
+        InUseError: Another process downloads the corpus to this folder.
         DownloadError: The server does not give the archive, or it is not the one
             expected, damaged, or dangerous.
         OSError: A file cannot be written.
@@ -88,30 +84,22 @@ def install(
         raise ValueError(f"url: expected http:// or https:// and a host, got {url!r}")
     data_dir = Path(data_dir)
     folder = data_dir / name
-    if found := find(folder):
-        return found
-    data_dir.mkdir(parents=True, exist_ok=True)
-    with _lock(data_dir / f".{name}.lock"):
-        # By another process, before this one had the lock.
-        if found := find(folder):
-            return found
+    if installed := find(folder):
+        return installed
+    with files.locked(data_dir, wait=False, name=f".{name}.lock"):
+        # Another process may have installed it before this one had the lock.
+        if installed := find(folder):
+            return installed
         path = data_dir / archive.file_name
         if path.exists():
             checksum = _check(archive, path, progress)
         else:
             part = _Part(archive, url, part_path(name, data_dir))
-            _fetch(
-                part,
-                timeout_s=timeout_s,
-                num_tries=num_tries,
-                wait_s=wait_s,
-                progress=progress,
-                on_retry=on_retry,
-            )
+            _fetch(part, timeout_s, num_tries, wait_s, progress, on_retry)
             try:
                 checksum = _check(archive, part.path, progress)
             except DownloadError:
-                # No bytes that are missing could make it right.
+                # No missing bytes could make it right.
                 part.remove()
                 raise
             os.replace(part.path, path)
@@ -120,13 +108,13 @@ def install(
 
 
 def part_path(name: str, data_dir: str | os.PathLike[str]) -> Path:
-    """Returns where an archive lies while it is not whole."""
+    """Returns the path of an incomplete archive."""
     return Path(data_dir) / f"{ARCHIVES[name].file_name}.part"
 
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
-    """An archive that is not whole, and what its server said of it."""
+    """An incomplete archive; its notes hold the server's tag of it and its size."""
 
     archive: Archive
     url: str
@@ -134,7 +122,6 @@ class _Part:
 
     @property
     def notes(self) -> Path:
-        """The file with what tells this archive from a later one, and its size."""
         return self.path.with_name(f"{self.path.name}.notes")
 
     def size(self) -> int:
@@ -147,7 +134,6 @@ class _Part:
 
 def _fetch(
     part: _Part,
-    *,
     timeout_s: float,
     num_tries: int,
     wait_s: float,
@@ -174,7 +160,7 @@ def _fetch(
 
 
 def _fetch_rest(part: _Part, timeout_s: float, progress: ProgressFn | None) -> None:
-    """Gets what is missing, as far as the connection holds."""
+    """Gets the missing bytes, as far as the connection holds."""
     done = part.size()
     tag, total = "", None
     if done:
@@ -224,13 +210,13 @@ def _receive(
     if total:
         check_space(part.path.parent, total - done + UNPACKED_RATIO * total)
     tag = headers["ETag"] or ""
-    # What is only equivalent may have other bytes.
+    # A weak tag does not promise the same bytes.
     if not tag or tag.startswith("W/"):
         tag = headers["Last-Modified"] or ""
-    with name_full_disk(part.path), open(part.path, "ab" if done else "wb") as file:
+    with files.naming(part.path), open(part.path, "ab" if done else "wb") as file:
         part.notes.write_text(json.dumps([tag, total]))
         while total is None or done < total:
-            block = _read(response, total - done if total else BLOCK_BYTES)
+            block = _read(response, total - done if total else _BLOCK_BYTES)
             if not block:
                 break
             file.write(block)
@@ -244,8 +230,8 @@ def _receive(
 def _read(response: Any, num_bytes: int) -> bytes:
     # Apart from writing, whose errors are not the connection's.
     try:
-        # What has come, so that a break loses none of it.
-        return response.read1(min(num_bytes, BLOCK_BYTES))
+        # Not read(), which would lose what came before a break.
+        return response.read1(min(num_bytes, _BLOCK_BYTES))
     except (OSError, http.client.HTTPException) as error:
         raise _BrokenError(_reason(error)) from None
 
@@ -257,30 +243,18 @@ def _reason(error: Exception) -> str:
 
 
 def _check(archive: Archive, path: Path, progress: ProgressFn | None) -> str:
-    """Returns the checksum of an archive, which is the known one if there is one."""
+    """Returns the checksum of an archive; refuses one that is not the reference."""
     algorithm = archive.checksum.partition(":")[0] if archive.checksum else "sha256"
-    digest = hashlib.new(algorithm, usedforsecurity=False)
+    total = path.stat().st_size
+    if progress is not None:
+        progress("checking", 0, total)
     with open(path, "rb") as file:
-        total = os.fstat(file.fileno()).st_size
-        while block := file.read(BLOCK_BYTES):
-            digest.update(block)
-            if progress is not None:
-                progress("checking", file.tell(), total)
+        digest = hashlib.file_digest(
+            file, functools.partial(hashlib.new, algorithm, usedforsecurity=False)
+        )
+    if progress is not None:
+        progress("checking", total, total)
     checksum = f"{algorithm}:{digest.hexdigest()}"
     if archive.checksum not in (None, checksum):
         raise DownloadError(f"{path}: expected {archive.checksum}, got {checksum}")
     return checksum
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Generator[None, None, None]:
-    with open(path, "ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"data_dir: another process downloads to {path.parent}"
-            ) from None
-        except OSError:  # some network file systems
-            pass
-        yield

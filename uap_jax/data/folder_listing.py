@@ -1,5 +1,6 @@
-"""What a folder or a table of recordings holds, found without decoding any."""
+"""The recordings of a folder or a table, listed without decoding any."""
 
+import functools
 import os
 import re
 import stat
@@ -9,29 +10,32 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from uap_jax.audio.files import AudioFileError, printable, read_audio
-from uap_jax.data._listed import (
+import soundfile
+
+from uap_jax.audio.files import AudioFileError, read_audio
+from uap_jax.data.dataset import ProgressFn, Splits
+from uap_jax.data.decoding import Listed, Listing
+from uap_jax.data.listing import (
     FileFacts,
-    Listed,
-    Listing,
-    check_settings,
+    as_unicode,
+    check_columns,
+    check_folder,
+    list_recordings,
     open_table,
 )
-from uap_jax.data.dataset import ProgressFn, Splits
-from uap_jax.data.recording_files import as_unicode, list_recordings
-from uap_jax.text import format_seconds
+from uap_jax.text import format_seconds, printable
 
 _TABLE = "labels.csv"
 _COLUMNS = ("path", "label")
 _ALL_COLUMNS = (*_COLUMNS, "group", "split")
 _LAYOUT = f"<class>/<recording>, or {_TABLE} with columns path,label"
-# Each thread holds a recording as a whole, this one in 0.5 GiB.
+# A thread holds a whole recording; this one takes 0.5 GiB.
 _MAX_FRAMES = 1 << 27
-# From here on libsndfile says that it does not know.
+# libsndfile reports an unknown length as this or more.
 _UNKNOWN_FRAMES = 1 << 62
-# The bytes of a name that leave room for what else is in the name of a file.
+# Of a class's name in bytes; leaves room for the rest of a file's name.
 _MAX_NAME_BYTES = 200
-# Folders that are no classes where there are no others.
+# Folders that are not classes if there are no others.
 _SPLIT_FOLDERS = frozenset(
     (
         *("train", "training", "val", "valid", "validation", "dev"),
@@ -41,7 +45,7 @@ _SPLIT_FOLDERS = frozenset(
 
 
 class _Row(NamedTuple):
-    """What is said of a recording; "" where nothing is."""
+    """A recording's description; "" where nothing is stated."""
 
     path: str
     label: str
@@ -49,15 +53,13 @@ class _Row(NamedTuple):
     split: str = ""
 
 
-class _Said(NamedTuple):
-    """What a folder or a table says."""
-
+class _Rows(NamedTuple):
     rows: list[_Row]
-    unusable: list[tuple[str, str]]  # Path, and why.
+    unusable: list[tuple[str, str]]  # Path and reason.
     ignored: str  # A line for the summary, or "".
 
 
-class Found(NamedTuple):
+class Recordings(NamedTuple):
     """The recordings of a folder or a table; their folds are splits, or -1."""
 
     listing: Listing
@@ -66,41 +68,33 @@ class Found(NamedTuple):
 
 
 def find_recordings(
-    data_dir: str | os.PathLike[str],
-    sample_rate_hz: int,
-    num_samples: int,
-    crop: str,
-    group_pattern: str | None,
-) -> Found:
-    """Finds the recordings of a folder or a table, without reading them.
-
-    Args:
-        data_dir, sample_rate_hz, num_samples, crop, group_pattern: As for
-            `folder.load_folder`.
+    data_dir: str | os.PathLike[str], group_pattern: str | None
+) -> Recordings:
+    """Lists the recordings of a folder or a table, see `folder.load_folder`.
 
     Raises:
         ValueError: A setting is wrong, the folder is in neither layout, the table
             lacks a column, nothing can be used, there is only one class, or a group
-            is in two splits.
+            spans two splits.
         OSError: A folder cannot be read.
     """
     pattern = _compile(group_pattern)
-    root = where = Path(data_dir)
+    root = source = Path(data_dir)
     if root.suffix.lower() == ".csv" and root.is_file():
         root = root.parent
     elif (root / _TABLE).is_file():
-        where = root / _TABLE
-    check_settings(root, sample_rate_hz, num_samples, crop)
-    said = _list_folders(root) if where == root else _read_table(where)
-    rows, files, unusable = _select(root, said)
+        source = root / _TABLE
+    check_folder(root)
+    described = _list_folders(root) if source == root else _read_table(source)
+    rows, files, unusable = _select(root, described)
     if not rows:
         example = printable(f", such as {': '.join(unusable[0])}") if unusable else ""
         raise ValueError(
             f"data_dir: expected recordings as {_LAYOUT}, found none that can be used "
-            f"in {where}; skipped {len(unusable)}{example}"
+            f"in {source}; skipped {len(unusable)}{example}"
         )
     names = sorted({row.label for row in rows})
-    _check_classes(names, where, by_folder=where == root)
+    _check_classes(names, source, by_folder=source == root)
     names.sort(key=_order)
     labels = {name: label for label, name in enumerate(names)}
     recordings = []
@@ -109,13 +103,38 @@ def find_recordings(
         group = row.group or (match and match[1]) or row.path
         split = Splits._fields.index(row.split) if row.split else -1
         recordings.append(Listed(row.path, labels[row.label], group, split))
-    _check_groups(recordings, where)
-    return Found(
-        Listing(root, _LAYOUT, tuple(names), recordings, unusable), files, said.ignored
-    )
+    _check_groups(recordings, source)
+    listing = Listing(root, _LAYOUT, tuple(names), recordings, unusable)
+    return Recordings(listing, files, described.ignored)
 
 
-def _list_folders(root: Path) -> _Said:
+def read_headers(
+    listing: Listing, num_workers: int | None, progress: ProgressFn | None
+) -> tuple[Listing, list[tuple[int, int]]]:
+    """Returns the listing of usable recordings, and their headers: frames and rate."""
+    paths = [listing.root / recording.path for recording in listing.recordings]
+    recordings, headers = [], []
+    unusable = list(listing.unusable)
+    with ThreadPoolExecutor(num_workers or os.cpu_count()) as pool:
+        for done, (recording, header) in enumerate(
+            zip(listing.recordings, pool.map(_read_header, paths), strict=True), 1
+        ):
+            if isinstance(header, AudioFileError):
+                unusable.append((recording.path, header.reason))
+            else:
+                recordings.append(recording)
+                headers.append(header)
+            if progress is not None:
+                progress("reading headers", done, len(paths))
+    return listing._replace(recordings=recordings, unusable=unusable), headers
+
+
+def format_counts(counts: Mapping[str, int]) -> str:
+    """Returns counts as "a (2), b (1)"."""
+    return ", ".join(f"{name} ({count})" for name, count in counts.items())
+
+
+def _list_folders(root: Path) -> _Rows:
     rows, unusable = [], []
     paths, ignored = list_recordings(root)
     for path in sorted(paths, key=lambda path: (_composed(path), path)):
@@ -123,38 +142,32 @@ def _list_folders(root: Path) -> _Said:
             rows.append(_Row(path, _composed(as_unicode(path.partition("/")[0]))))
         else:
             unusable.append((path, "is in no folder of a class"))
-    line = f"ignored, being no audio: {format_counts(ignored)}" if ignored else ""
-    return _Said(rows, unusable, line)
+    line = f"ignored, not audio: {format_counts(ignored)}" if ignored else ""
+    return _Rows(rows, unusable, line)
 
 
-def _read_table(table: Path) -> _Said:
+def _read_table(table: Path) -> _Rows:
     rows, unusable = [], []
     with open_table(table) as reader:
         names = [name.strip().lower() for name in reader.fieldnames or ()]
-        missing = [name for name in _COLUMNS if name not in names]
-        if missing:
-            raise ValueError(
-                f"data_dir: expected columns {','.join(_COLUMNS)} in {table}, "
-                f"got none named {', '.join(missing)}"
-            )
+        check_columns(table, _COLUMNS, names)
         reader.fieldnames = names
         for entry in reader:
             row = _Row(*((entry.get(name) or "").strip() for name in _ALL_COLUMNS))
             row = row._replace(
                 label=_composed(as_unicode(row.label)), split=row.split.lower()
             )
-            problem = _check_row(row, entry.get(None), has_split="split" in names)
+            problem = _problem_of(row, entry.get(None), has_split="split" in names)
             if problem:
                 line = f"{table.name}:{reader.line_num}"
                 unusable.append((row.path or line, f"{problem} ({line})"))
             else:
                 rows.append(row)
     others = ", ".join(name for name in names if name not in _ALL_COLUMNS)
-    return _Said(rows, unusable, f"ignored columns: {others}" if others else "")
+    return _Rows(rows, unusable, f"ignored columns: {others}" if others else "")
 
 
-def _check_row(row: _Row, surplus: Any, *, has_split: bool) -> str:
-    """Returns what is wrong with a row, or ""."""
+def _problem_of(row: _Row, surplus: Any, *, has_split: bool) -> str:
     if not row.path:
         return "has no path"
     if surplus:
@@ -167,25 +180,19 @@ def _check_row(row: _Row, surplus: Any, *, has_split: bool) -> str:
 
 
 def _select(
-    root: Path, said: _Said
+    root: Path, described: _Rows
 ) -> tuple[list[_Row], list[FileFacts], list[tuple[str, str]]]:
-    """Returns the rows of files that are there, once each; their facts; the others."""
-    unusable = list(said.unusable)
+    """Returns the rows of existing files, once each; their facts; the others."""
+    unusable = list(described.unusable)
     same: dict[str, list[_Row]] = {}
     facts: dict[str, FileFacts] = {}
-    # Without links, as os.path.realpath, but once for all files of a folder.
-    folders: dict[str, str] = {}
-    for row in said.rows:
+    # Once for all files of a folder.
+    real_folder = functools.cache(os.path.realpath)
+    for row in described.rows:
         path = os.path.join(root, row.path)
         folder, name = os.path.split(path)
         try:
-            status = os.lstat(path)
-            if stat.S_ISLNK(status.st_mode):
-                status, real = os.stat(path), os.path.realpath(path)
-            else:
-                if folder not in folders:
-                    folders[folder] = os.path.realpath(folder)
-                real = os.path.join(folders[folder], name)
+            status = os.stat(path)
         except FileNotFoundError:
             unusable.append((row.path, "does not exist"))
         except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
@@ -194,6 +201,9 @@ def _select(
         else:
             if stat.S_ISREG(status.st_mode):
                 facts[row.path] = row.path, status.st_size, status.st_mtime_ns
+                is_link = os.path.islink(path)
+                real = os.path.join(real_folder(folder), name)
+                real = os.path.realpath(path) if is_link else real
                 same.setdefault(real, []).append(row)
             else:
                 unusable.append((row.path, "is no file"))
@@ -209,70 +219,47 @@ def _select(
     return rows, [facts[row.path] for row in rows], unusable
 
 
-def _check_classes(names: Sequence[str], where: Path, *, by_folder: bool) -> None:
+def _check_classes(names: Sequence[str], source: Path, *, by_folder: bool) -> None:
     for name in names:
         has_control = any(unicodedata.category(letter) == "Cc" for letter in name)
         if "/" in name or has_control or len(name.encode()) > _MAX_NAME_BYTES:
             raise ValueError(
                 "data_dir: expected names of classes that can be in names of files, "
-                f"got {name[:80]!r} in {where}"
+                f"got {name[:80]!r} in {source}"
             )
     if by_folder and all(name.lower() in _SPLIT_FOLDERS for name in names):
         raise ValueError(
-            f"data_dir: expected a folder for each class in {where}, got splits: "
+            f"data_dir: expected a folder for each class in {source}, got splits: "
             f"{', '.join(names)}; give one of them, or a {_TABLE} with a column split"
         )
     if len(names) < 2:
         raise ValueError(
-            f"data_dir: expected at least 2 classes in {where}, got only {names[0]!r}"
+            f"data_dir: expected at least 2 classes in {source}, got only {names[0]!r}"
         )
 
 
-def _check_groups(recordings: Sequence[Listed], where: Path) -> None:
-    """Refuses before decoding what cannot be split after it."""
+def _check_groups(recordings: Sequence[Listed], source: Path) -> None:
+    """Refuses, before decoding, what cannot be split after it."""
     splits: dict[str, int] = {}
     for recording in recordings:
         split = splits.setdefault(recording.group, recording.fold)
         if split != recording.fold:
             raise ValueError(
-                f"data_dir: expected each group in one split in {where}, got "
+                f"data_dir: expected each group in one split in {source}, got "
                 f"{printable(recording.group)} in {Splits._fields[split]} and "
                 f"{Splits._fields[recording.fold]}"
             )
 
 
-def check_headers(
-    listing: Listing, num_workers: int | None, progress: ProgressFn | None
-) -> tuple[Listing, list[tuple[int, int]]]:
-    """Returns the listing without what cannot be used, and the headers of the rest."""
-    paths = [listing.root / recording.path for recording in listing.recordings]
-    recordings, headers = [], []
-    unusable = list(listing.undescribed)
-    with ThreadPoolExecutor(num_workers or os.cpu_count()) as pool:
-        for done, (recording, header) in enumerate(
-            zip(listing.recordings, pool.map(_read_header, paths), strict=True), 1
-        ):
-            if isinstance(header, AudioFileError):
-                unusable.append((recording.path, header.reason))
-            else:
-                recordings.append(recording)
-                headers.append(header)
-            if progress is not None:
-                progress("reading headers", done, len(paths))
-    return listing._replace(recordings=recordings, undescribed=unusable), headers
-
-
 def _read_header(path: Path) -> tuple[int, int] | AudioFileError:
-    """Returns frames, 0 where they are not known, and rate; or what is wrong."""
-    import soundfile
-
+    """Returns frames, 0 if unknown, and rate; or why the recording is unusable."""
     name: Any = os.fsencode(path)
     frames = rate_hz = 0
     try:
         with soundfile.SoundFile(name) as file:
             frames, rate_hz = file.frames, file.samplerate
     except (soundfile.SoundFileError, TypeError):
-        # It fails as well, and says why as it does of every other corpus.
+        # Fails too, with the reason in the words used for every corpus.
         try:
             read_audio(path, sample_rate_hz=16000, num_samples=1)
         except AudioFileError as error:
@@ -316,8 +303,3 @@ def _order(name: str) -> tuple[bool, int, str]:
 def _composed(name: str) -> str:
     # Some file systems give decomposed names, which are not what a keyboard writes.
     return unicodedata.normalize("NFC", name)
-
-
-def format_counts(counts: Mapping[str, int]) -> str:
-    """Returns counts as "a (2), b (1)"."""
-    return ", ".join(f"{name} ({count})" for name, count in counts.items())

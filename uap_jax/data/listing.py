@@ -1,0 +1,216 @@
+"""Files of a corpus's folder and rows of its table, before any recording is read."""
+
+import contextlib
+import csv
+import os
+from collections import Counter
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from uap_jax.text import printable
+
+# Path from the folder on, size in bytes, time of change in ns: names caches.
+FileFacts = tuple[str, int, int]
+
+_AUDIO = (".wav", ".ogg", ".flac")
+# Everything meant as a recording, also if it cannot be decoded: the user is told.
+_ANY_AUDIO = frozenset(
+    (
+        *(".aac", ".aif", ".aifc", ".aiff", ".amr", ".ape", ".au", ".caf", ".flac"),
+        *(".m4a", ".mp2", ".mp3", ".nist", ".oga", ".ogg", ".opus", ".rf64", ".snd"),
+        *(".sph", ".voc", ".w64", ".wav", ".wave", ".webm", ".wma", ".wv"),
+    )
+)
+# Folders that link to each other can be reached in more ways than can be walked.
+_MAX_LINKS_TO_FOLDER = 16
+
+
+def list_files(folder: Path, *, max_depth: int) -> list[FileFacts]:
+    """Lists files, hidden ones left out, down to a depth; links are followed.
+
+    Returns:
+        In the order of the paths. A broken link has size and time 0.
+    """
+    listed = []
+    for entry in _scan(folder):
+        if not _is_folder(entry):
+            try:
+                status = entry.stat()
+                listed.append((entry.name, status.st_size, status.st_mtime_ns))
+            except OSError:
+                listed.append((entry.name, 0, 0))
+        elif max_depth > 1:
+            inner = list_files(Path(entry.path), max_depth=max_depth - 1)
+            listed += [(f"{entry.name}/{path}", *rest) for path, *rest in inner]
+    return sorted(listed)
+
+
+def list_audio(root: Path, folder: str, *, max_depth: int) -> list[FileFacts]:
+    """Lists the recordings in a folder of the corpus; their paths begin with it."""
+    return [
+        (f"{folder}/{path}", size, changed_ns)
+        for path, size, changed_ns in list_files(root / folder, max_depth=max_depth)
+        if path.lower().endswith(_AUDIO)
+    ]
+
+
+def list_recordings(root: str | os.PathLike[str]) -> tuple[list[str], Counter[str]]:
+    """Lists the recordings of a folder at any depth, by their suffixes.
+
+    Names that begin with a dot are left out. Links are followed, but not in circles
+    and at most 16 to one folder.
+
+    Returns:
+        The paths from the folder on, sorted, and the number of other files by suffix.
+
+    Raises:
+        OSError: A folder cannot be read.
+    """
+    paths = []
+    others: Counter[str] = Counter()
+    for path in sorted(_walk(root)):
+        suffix = os.path.splitext(path)[1].lower()
+        if suffix in _ANY_AUDIO:
+            paths.append(path)
+        else:
+            others[suffix or "without suffix"] += 1
+    return paths, others
+
+
+def as_unicode(text: str) -> str:
+    """Replaces bytes that are not UTF-8, which old archives have in names."""
+    return os.fsencode(text).decode("utf-8", "replace")
+
+
+def find_root(data_dir: Path, marker: str) -> Path | None:
+    """Returns the folder that holds the file `marker`: this one or the only one in it.
+
+    Raises:
+        ValueError: `data_dir` is not a folder.
+    """
+    check_folder(data_dir)
+    if (data_dir / marker).is_file():
+        return data_dir
+    inner = [path.parents[marker.count("/")] for path in data_dir.glob(f"*/{marker}")]
+    return inner[0] if len(inner) == 1 else None
+
+
+def check_folder(data_dir: Path) -> None:
+    """Raises ValueError unless there is such a folder."""
+    if not data_dir.is_dir():
+        raise ValueError(f"data_dir: expected a folder, got {data_dir}, which is none")
+
+
+def table_facts(root: Path, table: str) -> FileFacts:
+    """Returns for a table what `list_audio` returns for recordings."""
+    status = (root / table).stat()
+    return table, status.st_size, status.st_mtime_ns
+
+
+def read_table(
+    path: Path, columns: Sequence[str]
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Reads a table of comma-separated values whose first line names the columns.
+
+    Yields:
+        The line in the file, and the values of these columns.
+
+    Raises:
+        ValueError: A column is missing, a row is too short, or it is no such table.
+    """
+    with open_table(path) as reader:
+        check_columns(path, columns, reader.fieldnames or ())
+        for row in reader:
+            values = {name: (row[name] or "").strip() for name in columns}
+            if not all(values.values()):
+                raise bad_row(path, reader.line_num, "a value in every column", row)
+            yield reader.line_num, values
+
+
+@contextlib.contextmanager
+def open_table(path: Path) -> Generator["csv.DictReader[str]", None, None]:
+    """Opens a table of comma-separated values.
+
+    Raises:
+        ValueError: The file is no such table.
+    """
+    # Bytes that are not UTF-8 become what the system makes of them in file names.
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        reader = csv.DictReader(file)
+        try:
+            yield reader
+        except csv.Error as error:
+            raise ValueError(
+                f"data_dir: expected comma-separated values in {path}, got in line "
+                f"{reader.line_num}: {error}"
+            ) from None
+
+
+def check_columns(path: Path, columns: Sequence[str], names: Sequence[str]) -> None:
+    """Raises ValueError for a column that a table lacks."""
+    missing = [name for name in columns if name not in names]
+    if missing:
+        raise ValueError(
+            f"data_dir: expected columns {','.join(columns)} in {path}, "
+            f"got none named {', '.join(missing)}"
+        )
+
+
+def bad_row(path: Path, line: int, expected: str, got: dict[str, str]) -> ValueError:
+    """Returns the error of a row with impossible values."""
+    values = ",".join(str(value or "") for value in got.values())
+    text = printable(f"expected {expected} in {path}:{line}, got {values}")
+    return ValueError(f"data_dir: {text if len(text) <= 500 else f'{text[:497]}...'}")
+
+
+def unite_groups(groups: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """Returns `[M]` folds such that each group is in one: where most of its clips are.
+
+    At a tie the lowest of these folds.
+
+    Args:
+        groups: `[M]` strings.
+        folds: `[M]` integers.
+    """
+    united = folds.copy()
+    names, inverse = np.unique(groups, return_inverse=True)
+    pairs = np.unique(np.stack([inverse, folds]), axis=1)
+    for group in np.flatnonzero(np.bincount(pairs[0], minlength=len(names)) > 1):
+        members = inverse == group
+        values, counts = np.unique(folds[members], return_counts=True)
+        united[members] = values[counts.argmax()]
+    return united
+
+
+def _scan(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        visible = [entry for entry in entries if not entry.name.startswith(".")]
+    return sorted(visible, key=lambda entry: entry.name)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    # For a link to itself, entry.is_dir() raises.
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+
+
+def _walk(root: str | os.PathLike[str]) -> Iterator[str]:
+    """Yields the paths of all files in a folder, hidden ones left out."""
+    num_links: Counter[tuple[int, int]] = Counter()
+    # Paths from the root on, the real folders above, and whether a link leads there.
+    pending: list[tuple[str, tuple[tuple[int, int], ...], bool]] = [("", (), False)]
+    while pending:
+        prefix, above, linked = pending.pop()
+        folder = os.path.join(root, prefix)
+        status = os.stat(folder)
+        real = status.st_dev, status.st_ino
+        num_links[real] += linked
+        if real in above or (linked and num_links[real] > _MAX_LINKS_TO_FOLDER):
+            continue
+        for entry in _scan(folder):
+            if _is_folder(entry):
+                inner = f"{prefix}{entry.name}/"
+                pending.append((inner, (*above, real), linked or entry.is_symlink()))
+            else:
+                yield prefix + entry.name
