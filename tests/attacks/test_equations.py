@@ -11,6 +11,7 @@ import reference
 from greedy_reference import cross_entropy_gradient
 
 from uap_jax.attacks import Perturbation, apply_perturbation, perturbation_waveform
+from uap_jax.attacks.batches import success_rate
 from uap_jax.attacks.equations import (
     cross_entropy_ascent,
     hinge,
@@ -102,6 +103,16 @@ def test_is_success():
         )
         # Logits that are not finite are never a success.
         np.testing.assert_array_equal(success, np.arange(4) == expected)
+
+
+def test_rates_are_rounded_once():
+    # 41 times the float32 nearest to 1 / 41 is below 1.
+    assert np.float32(41) * (1 / np.float32(41)) < 1
+    for num_clips in (3, 41, 47, 100):
+        rates = jax.jit(functools.partial(success_rate, num_clips=num_clips))
+        for num_fooled in (num_clips, 4 * num_clips // 5):
+            expected = np.float32(num_fooled) / np.float32(num_clips)
+            assert rates(np.int32(num_fooled)) == expected
 
 
 @pytest.mark.parametrize("scale", [1.0, 4.0])
