@@ -14,37 +14,41 @@ flags.disclaim_key_flags()
 
 
 def define_settings(
-    names: Iterable[str] = FLAGS, *, re_evaluation: bool = False
+    names: Iterable[str] = FLAGS,
+    *,
+    re_evaluation: bool = False,
+    flag_values: flags.FlagValues = flags.FLAGS,
 ) -> None:
     """Defines flags for fields of `RunConfig`.
 
     Args:
         names: The fields.
         re_evaluation: Whether they default to None, as those of `evaluate`.
+        flag_values: Where they are defined.
     """
     for name in names:
         setting, flag = SETTINGS[name], FLAGS[name]
         help_text = setting.re_evaluation if re_evaluation else setting.help
         default = None if re_evaluation else getattr(RunConfig(), name)
+        where: Any = {"flag_values": flag_values}
         if name == "overrides":
-            flags.DEFINE_multi_string(flag, list(default or ()), help_text)
+            flags.DEFINE_multi_string(flag, default, help_text, **where)
         elif type_of(name) is tuple:
-            flags.DEFINE_list(flag, list(default or ()), help_text)
+            flags.DEFINE_list(flag, default, help_text, **where)
         elif type_of(name) is int:
-            high = 2**31 - 1
-            low = setting.minimum
-            flags.DEFINE_integer(
-                flag, default, help_text, lower_bound=low, upper_bound=high
-            )
+            where |= {"lower_bound": setting.minimum, "upper_bound": 2**31 - 1}
+            flags.DEFINE_integer(flag, default, help_text, **where)
         elif setting.choices is not None:
-            flags.DEFINE_enum(flag, default, setting.choices, help_text)
+            flags.DEFINE_enum(flag, default, setting.choices, help_text, **where)
         else:
-            flags.DEFINE_string(flag, default, help_text)
+            flags.DEFINE_string(flag, default, help_text, **where)
 
 
-def settings(names: Iterable[str] = FLAGS) -> dict[str, Any]:
+def settings(
+    names: Iterable[str] = FLAGS, *, flag_values: flags.FlagValues = flags.FLAGS
+) -> dict[str, Any]:
     """Returns the values of flags by field."""
-    values = {name: flags.FLAGS[FLAGS[name]].value for name in names}
+    values = {name: flag_values[FLAGS[name]].value for name in names}
     return {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in values.items()

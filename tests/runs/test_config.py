@@ -1,38 +1,26 @@
-"""From flags to settings: presets, overrides, what a continued run may change."""
+"""From flags to settings: presets, overrides, what a resumed run may change."""
 
 import dataclasses
 import json
+import shlex
 
 import pytest
+from absl import flags as absl_flags
 
 from uap_jax.attacks import DDNConfig, GreedyConfig, PenaltyConfig
 from uap_jax.errors import UsageError
+from uap_jax.experiments import _flags
 from uap_jax.runs import config
-from uap_jax.sweeps import plan
+from uap_jax.runs import resolve as resolving
 from uap_jax.training.recipes import Recipe
 
-REQUEST = {
-    "method": "penalty",
-    "model": "spchcmd",
-    "dataset": None,
-    "data_dir": None,
-    "split": None,
-    "scaling": None,
-    "target": None,
-    "num_attack_clips": None,
-    "seed": 0,
-    "preset": "default",
-    "overrides": (),
-    "on_accelerator": False,
-}
 
-
-def resolve(**changes):
-    return config.resolve(**{**REQUEST, **changes})
+def resolve(*, on_accelerator=False, **given):
+    return resolving.resolve(config.RunConfig(**given), on_accelerator=on_accelerator)
 
 
 def apply(*overrides, attack=None):
-    return config.apply_overrides((attack or PenaltyConfig(), Recipe()), overrides)
+    return resolving.apply_overrides((attack or PenaltyConfig(), Recipe()), overrides)
 
 
 def test_scenario_settings_are_resolved():
@@ -48,7 +36,10 @@ def test_paper_preset_and_what_wins_over_it():
     assert (paper.scaling, paper.num_attack_clips) == ("minmax", 3000)
     assert paper.attack.l2_radius == 6.0
     changed = resolve(
-        preset="paper", scaling="peak", num_attack_clips=7, overrides=["l2_radius=none"]
+        preset="paper",
+        scaling="peak",
+        num_attack_clips=7,
+        overrides=("l2_radius=none",),
     )
     assert (changed.scaling, changed.num_attack_clips) == ("peak", 7)
     assert changed.attack.l2_radius is None
@@ -65,17 +56,6 @@ def test_corpus_follows_the_folder(tmp_path):
     assert resolve().dataset == "synthetic_speech"
     assert resolve(data_dir=str(tmp_path)).dataset == "speech_commands"
     assert resolve().scaling == "fixed"
-
-
-def test_class_of_the_attack_clips_tells_runs_apart():
-    names = {resolve(attack_class=name).run_name for name in (None, "down", "up")}
-    assert len(names) == 3
-
-
-def test_number_of_test_clips_tells_runs_apart():
-    assert resolve().num_test_clips is None
-    names = {resolve(num_test_clips=count).run_name for count in (None, 5, 6)}
-    assert len(names) == 3
 
 
 def test_micro_batch_follows_model_and_machine():
@@ -198,18 +178,21 @@ def test_bad_requests_name_the_setting(changes, name):
     assert "\n" not in str(caught.value)
 
 
-def test_continued_run_keeps_machine_settings_and_refuses_others():
+def test_resumed_run_keeps_machine_settings_and_refuses_others():
     first = resolve(on_accelerator=True)
     stored = json.loads(json.dumps(config.as_json(first)))
-    again = config.continue_with(resolve(), stored)
+    again = config.resume_from(resolve(), stored)
     assert again.attack.micro_batch_size == 100
     with pytest.raises(UsageError, match=r"seed: 0 there, 1 now"):
-        config.continue_with(resolve(seed=1), stored)
+        config.resume_from(resolve(seed=1), stored)
+    # Where the recordings are and how settings came about changes no result.
+    moved = dataclasses.replace(first, data_dir="/moved", preset="paper", variant="x")
+    assert config.resume_from(moved, stored) == moved
     changed = dataclasses.replace(
         first, attack=dataclasses.replace(first.attack, confidence=1.0)
     )
     with pytest.raises(UsageError, match=r"attack\.confidence"):
-        config.continue_with(changed, stored)
+        config.resume_from(changed, stored)
 
 
 def test_settings_that_are_off_change_no_earlier_run():
@@ -218,17 +201,62 @@ def test_settings_that_are_off_change_no_earlier_run():
     earlier = {key: value for key, value in settings.items() if key not in new}
     earlier["attack"] = dict(settings["attack"])
     del earlier["attack"]["min_passes"]
-    assert config.continue_with(resolve(), earlier) == resolve()
-    assert plan.trial_id(earlier) == plan.trial_id(settings)
+    assert config.resume_from(resolve(), earlier) == resolve()
+    assert config.trial_id(earlier) == config.trial_id(settings)
     for changed in (resolve(num_test_clips=5), resolve(overrides=["min_passes=5"])):
-        assert plan.trial_id(config.as_json(changed)) != plan.trial_id(settings)
+        assert config.trial_id(config.as_json(changed)) != config.trial_id(settings)
         with pytest.raises(UsageError, match="None there, 5 now"):
-            config.continue_with(changed, earlier)
+            config.resume_from(changed, earlier)
 
 
-def test_run_names_tell_settings_apart():
-    names = {
-        resolve(**changes).run_name
-        for changes in ({}, {"seed": 1}, {"target": "down"}, {"scaling": "peak"})
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("seed", (0, 1)),
+        ("target", (None, "down")),
+        ("scaling", ("fixed", "peak")),
+        ("attack_class", (None, "down", "up")),
+        ("num_test_clips", (None, 5, 6)),
+        ("overrides", ((), ("batch_size=5",))),
+        ("preset", ("default", "paper")),
+    ],
+)
+def test_run_names_tell_settings_apart(name, values):
+    names = {resolve(**{name: value}).run_name for value in values}
+    assert len(names) == len(values)
+
+
+def test_custom_method_is_named_by_its_own_name():
+    resolved = resolve(method="uap_jax.attacks.penalty:PENALTY")
+    assert resolved.run_name.startswith("PENALTY-spchcmd")
+    assert isinstance(resolved.attack, PenaltyConfig)
+    with pytest.raises(UsageError, match=r"method: expected uap_jax\.attacks:MAGIC"):
+        resolve(method="uap_jax.attacks:MAGIC")
+
+
+def test_every_flag_is_a_field(tmp_path):
+    """The command in config.json has the flags that give the same settings."""
+    values = {
+        "method": "decoupled",
+        "dataset": "folder",
+        "data_dir": str(tmp_path),
+        "split": "official",
+        "group_pattern": "(a)",
+        "scaling": "peak",
+        "target": "down",
+        "num_attack_clips": 7,
+        "num_test_clips": 8,
+        "attack_class": "up",
+        "seed": 9,
+        "preset": "paper",
+        "asr_levels": ("0.5", "0.9"),
+        "overrides": ("batch_size=5", "training.batch_size=6"),
     }
-    assert len(names) == 4
+    flags_given = absl_flags.FlagValues()
+    _flags.define_settings(flag_values=flags_given)
+    given = config.RunConfig(**values)
+    line = config.command(given, tmp_path, cache_dir=config.default_cache_dir())
+    words = [word for word in shlex.split(line)[2:] if "--workdir" not in word]
+    flags_given(words)
+    assert config.RunConfig(**_flags.settings(flag_values=flags_given)) == given
+    assert {*values, "model"} == set(config.FLAGS)
