@@ -16,6 +16,8 @@ import pytest
 from absl import flags
 from absl import logging as absl_logging
 
+from uap_jax import console
+
 # A network of few steps, which hears most tones right.
 VICTIM = (
     *("--model=spchcmd", "--scaling=peak", "--seed=3", "--num_attack_clips=20"),
@@ -55,13 +57,15 @@ def launch(launcher, *arguments):
 def launch_here(launcher, *arguments):
     """Runs a launcher in this process, without the seconds that one takes to start.
 
-    For what ends before it computes: JAX is set up for tests here.
+    JAX is set up for tests here, so that numbers are not those of other processes.
     """
     out, err = io.StringIO(), io.StringIO()
     verbosity = absl_logging.get_verbosity()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [launcher, *arguments])
         patch.setattr(threading, "excepthook", threading.excepthook)
+        patch.setattr(sys, "unraisablehook", sys.unraisablehook)
+        patch.setattr(console, "_records", console._Records())
         patch.setattr(logging.getLogger(), "handlers", [])
         patch.setattr(sys, "stdout", out)
         patch.setattr(sys, "stderr", err)
@@ -70,6 +74,7 @@ def launch_here(launcher, *arguments):
                 runpy.run_module(f"uap_jax.experiments.{launcher}", run_name="__main__")
         finally:
             absl_logging.set_verbosity(verbosity)
+            logging.captureWarnings(False)
             # Launchers have flags of the same names.
             for flag in list(flags.FLAGS.flags_by_module_dict()[launcher]):
                 delattr(flags.FLAGS, flag.name)

@@ -228,7 +228,7 @@ def test_run_names_tell_settings_apart(name, values):
 
 def test_custom_method_is_named_by_its_own_name():
     resolved = resolve(method="uap_jax.attacks.penalty:PENALTY")
-    assert resolved.run_name.startswith("PENALTY-spchcmd")
+    assert resolved.run_name.startswith("penalty-spchcmd")
     assert isinstance(resolved.attack, PenaltyConfig)
     with pytest.raises(UsageError, match=r"method: expected uap_jax\.attacks:MAGIC"):
         resolve(method="uap_jax.attacks:MAGIC")

@@ -1,13 +1,12 @@
-"""Which test clips a run is judged on, and the gain that a sweep measures once."""
-
-import types
+"""Which clips a run uses, and what is loaded once."""
 
 import numpy as np
 import pytest
 
 from uap_jax.data.dataset import Dataset, Splits
-from uap_jax.runs import judge
-from uap_jax.sweeps.shared import Context, Shared
+from uap_jax.errors import UsageError
+from uap_jax.runs import corpus
+from uap_jax.runs.config import RunConfig
 
 NUM_CLIPS, COUNTS = 300, np.array([10, 40, 130])
 
@@ -30,29 +29,21 @@ def make_corpus():
         fingerprint="toy",
     )
     others = np.setdiff1d(np.arange(NUM_CLIPS), test)
-    return dataset, Splits(others[::2], others[1::2], test)
-
-
-def settings(num_test_clips=None, *, seed=0, scaling="fixed"):
-    return types.SimpleNamespace(
-        num_test_clips=num_test_clips, seed=seed, scaling=scaling
-    )
+    return corpus.Corpus(dataset, Splits(others[::2], others[1::2], test))
 
 
 def choose(num_test_clips, *, seed=0):
-    dataset, splits = make_corpus()
-    chosen = judge.choose_test_clips(
-        settings(num_test_clips, seed=seed), dataset, splits
-    )
-    assert chosen.train is splits.train and chosen.validation is splits.validation
-    assert np.all(np.isin(chosen.test, splits.test))
-    assert np.all(np.diff(chosen.test) > 0)
-    return chosen.test, np.bincount(dataset.labels[chosen.test], minlength=3)
+    clips = make_corpus()
+    config = RunConfig(num_test_clips=num_test_clips, seed=seed)
+    chosen = corpus.choose_test_clips(config, clips)
+    assert np.all(np.isin(chosen, clips.splits.test))
+    assert np.all(np.diff(chosen) > 0)
+    return chosen, np.bincount(clips.dataset.labels[chosen], minlength=3)
 
 
 @pytest.mark.parametrize("wanted", [None, 180, 181, 10**9])
 def test_all_test_clips(wanted):
-    np.testing.assert_array_equal(choose(wanted)[0], make_corpus()[1].test)
+    np.testing.assert_array_equal(choose(wanted)[0], make_corpus().splits.test)
 
 
 @pytest.mark.parametrize("wanted", [1, 2, 18, 90, 100, 179])
@@ -80,17 +71,52 @@ def test_every_clip_is_as_likely():
     assert share.min() > 0.15 and share.max() < 0.36
 
 
-def test_gain_is_measured_once(monkeypatch, tmp_path):
-    dataset, splits = make_corpus()
-    kept = Shared(Context(tmp_path, tmp_path, False))
-    calls = []
+def test_attack_clips_are_drawn_by_the_seed():
+    clips = make_corpus()
+
+    def draw(**given):
+        config = RunConfig(num_attack_clips=20, **given)
+        return corpus.choose_clips(config, clips).attack
+
+    first = draw()
+    assert len(first) == 20 and np.all(np.diff(first) > 0)
+    assert np.all(np.isin(first, clips.splits.train))
+    np.testing.assert_array_equal(first, draw())
+    assert np.any(first != draw(seed=1))
+    # All training clips are of class "a".
+    np.testing.assert_array_equal(draw(attack_class="a"), first)
+    for name, message in (("b", "with training clips"), ("x", "expected one of a, b")):
+        with pytest.raises(UsageError, match=f"--attack_class: .*{message}"):
+            draw(attack_class=name)
+    with pytest.raises(UsageError, match=r"--target: expected one of a, b, c, got 'x'"):
+        draw(target="x")
+
+
+def test_attack_clips_are_in_the_box():
+    clips = corpus.choose_clips(RunConfig(num_attack_clips=7), make_corpus())
+    x, labels = corpus.attack_clips(RunConfig(scaling="peak"), clips)
+    assert x.shape == (7, 8) and labels.dtype == np.int32
+    np.testing.assert_allclose(np.max(np.abs(np.asarray(x) - 0.5), axis=1), 0.5)
+
+
+def test_gain_is_measured_once(monkeypatch):
+    clips, calls = make_corpus(), []
 
     def measure(dataset, indices, *, scaling):
         calls.append((len(indices), scaling))
         return float(len(calls))
 
-    monkeypatch.setattr(judge, "waveform_gain", measure)
+    monkeypatch.setattr(corpus, "_gains", corpus.Latest(2))
+    monkeypatch.setattr(corpus, "waveform_gain", measure)
     for scaling in ("peak", "peak", "minmax", "peak"):
-        kept.gain(settings(scaling=scaling), dataset, splits)
-    assert calls == [(len(splits.train), "peak"), (len(splits.train), "minmax")]
-    assert kept.gain(settings(scaling="minmax"), dataset, splits) == 2.0
+        gain = corpus.sound_gain(RunConfig(scaling=scaling), clips)
+    num_train = len(clips.splits.train)
+    assert calls == [(num_train, "peak"), (num_train, "minmax")]
+    assert gain == 1.0
+
+
+def test_only_the_latest_are_kept():
+    latest, made = corpus.Latest(2), []
+    for key in (1, 2, 1, 3, 1, 2):
+        latest.get(key, lambda key=key: made.append(key))
+    assert made == [1, 2, 3, 1, 2]

@@ -1,8 +1,8 @@
 """Submissions: what a model hears in clips without labels, block by block."""
 
 import csv
-import types
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,7 +16,12 @@ from uap_jax.data.speech_commands import KAGGLE12
 from uap_jax.errors import UsageError
 from uap_jax.evaluation import wilson_interval
 from uap_jax.evaluation.success import BLOCK_SIZE, PART_SIZE
+from uap_jax.models import Classifier
 from uap_jax.runs import submission
+from uap_jax.runs.config import RunConfig
+from uap_jax.runs.corpus import Clips
+from uap_jax.runs.evaluate import Evaluator
+from uap_jax.runs.victim import Victim
 
 NUM_SAMPLES, RATE_HZ = 64, 16_000
 TEMPLATES = np.random.default_rng(0).standard_normal((len(KAGGLE12), NUM_SAMPLES))
@@ -78,15 +83,12 @@ def write(folder, workdir, *, target=TARGET, strict=False, **changes):
     value = jnp.asarray(0.02 * TEMPLATES[TARGET], jnp.float32)
     log = Log()
     workdir.mkdir(exist_ok=True)
+    victim = Victim(Classifier(logits, VARIABLES, NUM_SAMPLES, RATE_HZ), {}, 0.0)
+    clips = Clips(dataset, target, np.array([0]), np.array([0]))
+    config = RunConfig(**settings | changes)
+    evaluator = Evaluator(config, clips, victim, 1.0, jax.random.key(0), log)
     found = submission.write_submissions(
-        types.SimpleNamespace(**settings | changes),
-        types.SimpleNamespace(logits=logits, variables=VARIABLES),
-        dataset,
-        Perturbation(value, space="signal"),
-        workdir,
-        target=target,
-        strict=strict,
-        console=log,
+        evaluator, Perturbation(value, space="signal"), workdir, strict=strict
     )
     return found, log
 

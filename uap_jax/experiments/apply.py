@@ -61,7 +61,7 @@ def main(*arguments: str) -> int:
     # This loads JAX, for which --help and mistyped flags need not wait.
     from uap_jax.runs.apply import apply
 
-    skipped = apply(
+    total, skipped = apply(
         Path(str(source)),
         Path(str(target)),
         perturbation=Path(str(PERTURBATION.value)),
@@ -72,7 +72,8 @@ def main(*arguments: str) -> int:
         predict=PREDICT.value,
     )
     if skipped:
-        print(f"error: {len(skipped)} recordings were skipped", file=sys.stderr)
+        line = f"{len(skipped)} of {total} recordings were skipped"
+        print(f"error: {line}", file=sys.stderr)
     return 1 if skipped else 0
 
 

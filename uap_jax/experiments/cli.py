@@ -33,3 +33,7 @@ def summary_of(command: str) -> str:
     with open(path, encoding="utf-8") as source:
         docstring = ast.get_docstring(ast.parse(source.read())) or ""
     return docstring.partition("\n")[0]
+
+
+if __name__ == "__main__":
+    main()

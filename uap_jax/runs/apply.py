@@ -45,7 +45,7 @@ def apply(
     as_float: bool = False,
     overwrite: bool = False,
     predict: bool | None = None,
-) -> list[str]:
+) -> tuple[int, list[str]]:
     """Perturbs a recording, or all of a folder.
 
     Args:
@@ -60,7 +60,7 @@ def apply(
         predict: Whether the run's model classifies them; None: if it is in the cache.
 
     Returns:
-        A line for each recording of a folder that could not be used.
+        The number of recordings, and a line for each that could not be used.
 
     Raises:
         UsageError: A setting, the run or the single recording cannot be used.
@@ -109,7 +109,7 @@ def apply(
     if is_folder:
         for line in _totals(done, run.result["target"]):
             console.say(line)
-    return skipped
+    return len(done) + len(skipped), skipped
 
 
 def _plan_file(source: Path, target: Path, overwrite: bool) -> list[Job]:

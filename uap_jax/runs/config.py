@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from uap_jax.attacks.methods import resolve_method
 from uap_jax.audio import SCALINGS
 from uap_jax.data.corpora import CORPUS_NAMES
 from uap_jax.errors import UsageError
@@ -192,7 +193,7 @@ class RunConfig:
     def run_name(self) -> str:
         """Folder name that tells runs apart; of a resolved config."""
         model = self.own_model["name"] if self.own_model else self.model
-        method = self.method.rpartition(":")[2]
+        method = resolve_method(self.method).name
         goal = self.target or "untargeted"
         parts = (method, model, self.dataset, self.scaling, goal, f"seed{self.seed}")
         name = "-".join(str(part) for part in parts)

@@ -133,7 +133,7 @@ def _attack(
             x, labels = attack_clips(first.config, first.clips)
             for ready in group.values():
                 announce(ready)
-            results = _advance(list(group.values()), x, labels, width)
+            results = run_attacks(list(group.values()), x, labels, width)
     except Exception as error:
         if len(group) == 1:
             return dict.fromkeys(group, error)
@@ -147,10 +147,10 @@ def _attack(
     return dict(zip(group, results, strict=True))
 
 
-def _advance(
+def run_attacks(
     runs: Sequence[Prepared], x: jax.Array, labels: jax.Array, width: int | None
 ) -> list[AttackResult]:
-    """Advances attacks to their end, segment by segment.
+    """Runs or resumes attacks, segment by segment; writes checkpoints, metrics.jsonl.
 
     Each leaves the same files as alone, so that one can resume where several stopped,
     and the other way round. The seconds of a segment are shared among the attacks that
