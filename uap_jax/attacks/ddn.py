@@ -10,7 +10,7 @@ Adversarial Attacks and Defenses", 2019; the settings are those of Abdoli et al.
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,13 +28,7 @@ STATUSES = (
     "budget_too_small",
     "non_finite_logits",
 )
-(
-    FOUND,
-    ALREADY_ADVERSARIAL,
-    NOT_FOUND,
-    BUDGET_TOO_SMALL,
-    NON_FINITE,
-) = range(len(STATUSES))
+FOUND, ALREADY_ADVERSARIAL, NOT_FOUND, BUDGET_TOO_SMALL, NON_FINITE = range(5)
 
 
 @jax.tree_util.register_dataclass
@@ -126,7 +120,7 @@ def ddn(
         x,
         labels,
         jax.random.key(0) if key is None else key,
-        checks.as_arrays(config),
+        config=checks.as_arrays(config),
         targeted=targeted,
     )
 
@@ -148,21 +142,6 @@ def check_ddn_config(config: DDNConfig) -> None:
         checks.check_size("micro_batch_size", config.micro_batch_size)
 
 
-@functools.partial(jax.jit, static_argnames=("logits_fn", "targeted"))
-def _ddn(
-    logits_fn: LogitsFn,
-    variables: Variables,
-    x: jax.Array,
-    labels: jax.Array,
-    key: jax.Array,
-    config: DDNConfig,
-    *,
-    targeted: bool,
-) -> DDNResult:
-    classify = functools.partial(logits_fn, variables)
-    return search(classify, x, labels, key, config=config, targeted=targeted)
-
-
 def search(
     classify: Classify,
     x: jax.Array,
@@ -173,24 +152,28 @@ def search(
     targeted: bool,
 ) -> DDNResult:
     """`ddn` as a part of compiled programs: checks nothing."""
-    num_clips, num_samples = x.shape
+    num_clips = x.shape[0]
     size = config.micro_batch_size or even_share(num_clips)
-    num_batches = -(-num_clips // size)
 
     def attack(batch: tuple[jax.Array, jax.Array]) -> DDNResult:
         return _search_together(classify, *batch, key, config=config, targeted=targeted)
 
-    if num_batches == 1:
+    if num_clips <= size:
         return attack((x, labels))
     # The first clip fills up the last micro-batch.
-    filling = num_batches * size - num_clips
-    x = jnp.concatenate([x, jnp.broadcast_to(x[:1], (filling, num_samples))])
-    labels = jnp.concatenate([labels, jnp.broadcast_to(labels[:1], (filling,))])
-    batches = x.reshape(num_batches, size, num_samples), labels.reshape(-1, size)
-    results = jax.lax.map(attack, batches)
+    index = jnp.arange(-(-num_clips // size) * size, dtype=jnp.int32)
+    index = jnp.where(index < num_clips, index, 0).reshape(-1, size)
+    results = jax.lax.map(attack, (x[index], labels[index]))
     return jax.tree.map(
         lambda part: part.reshape(-1, *part.shape[2:])[:num_clips], results
     )
+
+
+@functools.partial(jax.jit, static_argnames=("logits_fn", "targeted"))
+def _ddn(
+    logits_fn: LogitsFn, variables: Variables, *arguments: Any, **settings: Any
+) -> DDNResult:
+    return search(functools.partial(logits_fn, variables), *arguments, **settings)
 
 
 class _Search(NamedTuple):
@@ -326,14 +309,13 @@ def _l2(delta: jax.Array) -> jax.Array:
 
 
 def _status(end: _Search, *, reach: jax.Array, widest: jax.Array) -> jax.Array:
-    cases = (
-        (end.best_l2 == 0, ALREADY_ADVERSARIAL),
-        (jnp.isfinite(end.best_l2), FOUND),
-        (end.saw_fault, NON_FINITE),
-        (reach < widest, BUDGET_TOO_SMALL),
-    )
-    conditions, values = zip(*cases, strict=True)
+    cases = {
+        ALREADY_ADVERSARIAL: end.best_l2 == 0,
+        FOUND: jnp.isfinite(end.best_l2),
+        NON_FINITE: end.saw_fault,
+        BUDGET_TOO_SMALL: reach < widest,
+    }
     status = jnp.full(reach.shape, NOT_FOUND, jnp.int32)
-    for condition, value in zip(reversed(conditions), reversed(values), strict=True):
+    for value, condition in reversed(cases.items()):
         status = jnp.where(condition, value, status)
     return status
