@@ -19,12 +19,10 @@ from absl import app, flags
 from art.attacks.evasion import UniversalPerturbation
 from art.attacks.evasion import universal_perturbation as art_module
 from art.estimators.classification import PyTorchClassifier
-from uap_jax.attacks.objectives import is_fooled
-from uap_jax.attacks.passes import predict
-from uap_jax.attacks.projections import project_linf
 
 from uap_jax import attacks
-from uap_jax.attacks import greedy_steps
+from uap_jax.attacks.batches import all_logits
+from uap_jax.attacks.equations import is_success, perturb, project_linf
 from uap_jax.audio.levels import snr_db
 from uap_jax.console import Console
 from uap_jax.files import default_cache_dir
@@ -82,7 +80,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"expected flags only, got {argv[1:]}")
     machine = harness.use_all_cores()
     spec, variables, x, labels, facts = prepare_victim()
-    problem, state = attacks.greedy_init(
+    problem, state = attacks.begin(
         spec.logits, variables, x, labels, key=jax.random.key(0), config=CONFIG
     )
     asr_of = success_rate(spec, variables, problem)
@@ -110,7 +108,7 @@ def main(argv: list[str]) -> None:
             "asr": asr_of(result.perturbation.value),
             "snr_db": mean_snr_db(problem, result.perturbation.value),
         }
-    one_pass = compare_with_loop(spec, variables, problem, state)
+    one_pass = compare_with_loop(spec, variables, problem, state, asr_of)
     art = {
         name: run_art(name, spec, variables, problem, asr_of)
         for name in _ART_ATTACKS.value or ART_SETTINGS
@@ -148,13 +146,13 @@ def prepare_victim() -> tuple[Any, Any, jax.Array, jax.Array, dict[str, Any]]:
         on_accelerator=False,
     )
     console, cache_dir = Console(), default_cache_dir()
-    clips = corpus.load_corpus(
+    loaded = corpus.load_corpus(
         config, cache_dir=cache_dir, strict=False, console=console
     )
     classifier, facts, _ = victim.prepare(
-        config, clips, cache_dir=cache_dir, console=console
+        config, loaded, cache_dir=cache_dir, console=console
     )
-    x, labels = corpus.attack_clips(config, clips)
+    x, labels = corpus.attack_clips(config, corpus.choose_clips(config, loaded))
     return classifier, classifier.variables, x, labels, facts
 
 
@@ -164,9 +162,9 @@ def success_rate(spec: Any, variables: Any, problem: Any) -> Any:
 
     @jax.jit
     def count(value: jax.Array) -> jax.Array:
-        x = greedy_steps.perturbed(problem.x, value)
-        found = predict(spec.logits, variables, x, 25)
-        return jnp.sum(found != problem.clean_predictions)
+        x = perturb(problem.x, value, space="signal")
+        logits = all_logits(spec.logits, variables, x, 25)
+        return jnp.sum(is_success(logits, problem.clean_predictions, None))
 
     return lambda value: int(count(value)) / num_clips
 
@@ -174,7 +172,7 @@ def success_rate(spec: Any, variables: Any, problem: Any) -> Any:
 def mean_snr_db(problem: Any, value: jax.Array) -> float:
     """Returns the paper's SNR of v, averaged over the clips."""
     x = problem.x
-    delta = greedy_steps.perturbed(x, value) - x
+    delta = perturb(x, value, space="signal") - x
     return float(jnp.mean(snr_db(x, delta)))
 
 
@@ -201,53 +199,47 @@ def timed(run: Any, *arguments: Any) -> tuple[float, Any]:
 
 
 def compare_with_loop(
-    spec: Any, variables: Any, problem: Any, state: Any
+    spec: Any, variables: Any, problem: Any, state: Any, asr_of: Any
 ) -> dict[str, Any]:
-    """Times the visits of the first pass, compiled and as a loop over clips.
+    """Times the first pass and its success rate, compiled and as a loop over clips.
 
     The floor of a pass is the time of its DDNs alone, one after the other.
     """
     forward = jax.jit(spec.logits)
-    target = jnp.asarray(-1, jnp.int32)
 
     @jax.jit
     def look(value: jax.Array, index: jax.Array) -> tuple[jax.Array, jax.Array]:
-        x = greedy_steps.perturbed(problem.x[index][None], value)
-        return x, is_fooled(
-            forward(variables, x),
-            problem.clean_predictions[index][None],
-            target=target,
-            targeted=False,
-        )[0]
+        x = perturb(problem.x[index][None], value, space="signal")
+        clean = problem.clean_predictions[index][None]
+        return x, is_success(forward(variables, x), clean, None)[0]
 
     @jax.jit
     def move(value: jax.Array, delta: jax.Array) -> jax.Array:
         return project_linf(value + delta[0], radius=0.2)
 
     def loop() -> tuple[jax.Array, list[int]]:
-        value, visited = state.value, []
+        value, visited = state.own.value, []
         for index in range(problem.x.shape[0]):
             x, fooled = look(value, index)
             if not fooled:
-                classes = problem.classes[index : index + 1]
+                classes = problem.clean_predictions[index : index + 1]
                 found = attacks.ddn(
                     spec.logits, variables, x, classes, config=CONFIG.ddn
                 )
                 value = move(value, found.delta)
                 visited.append(index)
-        return jax.block_until_ready(value), visited
+        asr_of(value)
+        return value, visited
 
     def compiled() -> Any:
         return jax.block_until_ready(
-            attacks.greedy_segment(
-                spec.logits, variables, problem, state, config=CONFIG
-            )
+            attacks.advance(spec.logits, variables, problem, state)
         )
 
     after, (value, visited) = compiled(), loop()
     seconds: dict[str, list[float]] = {"compiled": [], "loop": [], "ddn": []}
     first = visited[0]
-    x, classes = problem.x[first][None], problem.classes[first][None]
+    x, classes = problem.x[first][None], problem.clean_predictions[first][None]
 
     def one_ddn() -> None:
         found = attacks.ddn(spec.logits, variables, x, classes, config=CONFIG.ddn)
@@ -260,9 +252,9 @@ def compare_with_loop(
         seconds["ddn"].append(min(timed_alone(one_ddn) for _ in range(20)))
     return {
         "seconds": seconds,
-        "num_visited": int(after.num_visited),
+        "num_visited": int(after.history["visited"][0]),
         "num_visited_by_loop": len(visited),
-        "max_difference_of_v": float(jnp.max(jnp.abs(after.value - value))),
+        "max_difference_of_v": float(jnp.max(jnp.abs(after.own.value - value))),
     }
 
 

@@ -18,6 +18,7 @@ from absl import app, flags, logging
 from torch_agreement import check_agreement
 
 from uap_jax import attacks, models
+from uap_jax.attacks import loop
 from uap_jax.audio.box import to_tanh_space
 
 _NUM_REPEATS = flags.DEFINE_integer(
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> None:
     machine = harness.use_all_cores()
     spec = models.create("spchcmd", num_classes=NUM_CLASSES)
     num_clips = _NUM_STEPS.value * _BATCH_SIZE.value
-    config = attacks.resolve_penalty_config(
+    config = loop.resolve_config(
         attacks.PenaltyConfig(batch_size=_BATCH_SIZE.value),
         targeted=True,
         num_clips=num_clips,
@@ -118,9 +119,9 @@ def prepare_jax(
     *,
     config: attacks.PenaltyConfig,
 ) -> harness.RunFn:
-    """Returns what takes one pass of steps, from v' = 0 each time."""
+    """Returns what takes the steps of a pass, from v' = 0 each time."""
     variables = jax.device_put(variables)
-    problem, state = attacks.penalty_init(
+    problem, state = attacks.begin(
         spec.logits,
         variables,
         jnp.asarray(x),
@@ -131,10 +132,10 @@ def prepare_jax(
     )
 
     def run() -> jax.Array:
-        after = attacks.penalty_segment(
-            spec.logits, variables, problem, state, config=config
+        after = attacks.advance(
+            spec.logits, variables, problem, state, max_steps=_NUM_STEPS.value
         )
-        return jax.block_until_ready(after.value)
+        return jax.block_until_ready(problem.method.value(after.own))
 
     return run
 

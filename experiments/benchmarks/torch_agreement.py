@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -9,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 import torch_twin
-from uap_jax.attacks.penalty_steps import batch_objective
 
-from uap_jax.attacks import PenaltyConfig, PenaltyProblem
+from uap_jax.attacks import PenaltyConfig, begin
+from uap_jax.attacks.penalty import batch_objective
 from uap_jax.audio.box import to_tanh_space
 from uap_jax.models import Architecture
 
@@ -108,25 +109,25 @@ def _objective_gradients(
     config: PenaltyConfig,
 ) -> np.ndarray:
     """Gradients of the objective with respect to v', each of a batch of one clip."""
-    labels = jnp.zeros(len(x), jnp.int32)
-    problem = PenaltyProblem(
-        x_tanh=to_tanh_space(jnp.asarray(x)),
-        labels=labels,
-        clean_predictions=labels,
-        target=jnp.asarray(target, jnp.int32),
+    problem, _ = begin(
+        spec.logits,
+        variables,
+        jnp.asarray(x),
+        jnp.zeros(len(x), jnp.int32),
+        key=jax.random.key(0),
+        target=target,
+        config=config,
     )
+    classify = functools.partial(spec.logits, variables)
 
     @jax.jit
     def gradient_of(index: jax.Array) -> jax.Array:
         return batch_objective(
-            spec.logits,
-            variables,
+            classify,
             problem,
             jnp.asarray(value),
             index[None, None],
             jnp.ones((1, 1)),
-            config=config,
-            targeted=True,
         )[2]
 
     return np.stack([gradient_of(jnp.int32(index)) for index in range(len(x))])

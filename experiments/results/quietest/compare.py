@@ -1,12 +1,12 @@
-"""Crafts perturbations with every method at several success rates, and judges them.
+"""Crafts perturbations with every method at several success rates, and evaluates them.
 
     python experiments/results/quietest/compare.py --dataset=speech_commands \\
         --data_dir=FOLDER --model=spchcmd --scaling=peak --seeds=0,1,2
 
 All methods have the same victim (that of --victim_seed), attack clips and seeds. The
-paper's methods go on from where they reached one success rate to the next, which is
-what a run with the higher rate does. Each run leaves a line in points.jsonl, and is not
-done again where it is. What the lines say together: `tables.py` beside this file.
+paper's methods continue from where they reached one success rate to the next, which is
+what a run with the higher rate does. Each run adds a line to points.jsonl, and is not
+run again if it is there. `tables.py` beside this file makes tables of the lines.
 """
 
 import dataclasses
@@ -21,16 +21,18 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from uap_jax import attacks, files
-from uap_jax.attacks import passes, types
-from uap_jax.attacks.methods import METHODS
+from uap_jax import attacks, environment, files
+from uap_jax.attacks import types
+from uap_jax.attacks.batches import all_logits
+from uap_jax.attacks.equations import is_success
 from uap_jax.audio import levels
 from uap_jax.audio.box import to_box
 from uap_jax.console import Console, run_app
-from uap_jax.data import corpora
-from uap_jax.data.dataset import split_clips, to_waveform
+from uap_jax.data.dataset import to_waveform
 from uap_jax.files import default_cache_dir
-from uap_jax.runs import config, environment, judge, victim
+from uap_jax.runs import corpus, victim
+from uap_jax.runs.config import RunConfig
+from uap_jax.runs.resolve import resolve
 
 DATASET = flags.DEFINE_string("dataset", "speech_commands", "The corpus.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Its folder.", required=True)
@@ -54,26 +56,20 @@ def main() -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     done = {key_of(entry) for entry in files.read_lines(path)}
     environment.cache_compilations(default_cache_dir() / "compiled")
-    dataset = corpora.load(
-        DATASET.value,
-        data_dir=Path(DATA_DIR.value),
-        cache_dir=default_cache_dir() / "corpora",
-        **sizes(settings_of("penalty", 0)),
+    config = config_of("penalty", VICTIM_SEED.value)
+    loaded = corpus.load_corpus(
+        config, cache_dir=default_cache_dir(), strict=False, console=Console()
     )
-    splits = split_clips(dataset)
-    classifier, facts = victim.prepare(
-        settings_of("penalty", VICTIM_SEED.value),
-        dataset,
-        splits,
-        cache_dir=default_cache_dir(),
-        console=Console(),
+    dataset, splits = loaded
+    classifier, facts, _ = victim.prepare(
+        config, loaded, cache_dir=default_cache_dir(), console=Console()
     )
     clips = to_waveform(dataset.clips[splits.test])
     test, _ = to_box(jnp.asarray(clips), scaling=SCALING.value)
     names = list(dataset.class_names)
     for seed in map(int, SEEDS.value):
-        settings = settings_of("penalty", seed)
-        x, labels = judge.attack_clips(settings, dataset, splits)
+        config = config_of("penalty", seed)
+        x, labels = corpus.attack_clips(config, corpus.choose_clips(config, loaded))
         for goal in goals_of(names):
             for variant in VARIANTS.value:
                 entry: dict[str, Any] = {
@@ -100,7 +96,7 @@ def main() -> int:
                 entry["progress"] = progress
                 entry["points"] = [
                     point
-                    | judged(
+                    | evaluated(
                         classifier.logits,
                         classifier.variables,
                         test,
@@ -128,29 +124,21 @@ def key_of(entry: dict[str, Any]) -> tuple[Any, ...]:
     return (*(entry[name] for name in same), tuple(entry["rates"]))
 
 
-def settings_of(method: str, seed: int) -> config.RunConfig:
-    """Returns the settings that `run` has for a method, without a variant's own."""
-    return config.resolve(
-        method=method,
-        model=MODEL.value,
-        dataset=DATASET.value,
-        data_dir=DATA_DIR.value,
-        split=None,
-        scaling=SCALING.value,
-        target=None,
-        num_attack_clips=NUM_CLIPS.value,
-        seed=seed,
-        preset="default",
-        overrides=(),
-        on_accelerator=jax.default_backend() != "cpu",
+def config_of(method: str, seed: int, *settings: str, targeted: bool = False) -> Any:
+    """Returns the settings that `run` has for a method, with those of a variant."""
+    return resolve(
+        RunConfig(
+            method=method,
+            model=MODEL.value,
+            dataset=DATASET.value,
+            data_dir=DATA_DIR.value,
+            scaling=SCALING.value,
+            target="a class" if targeted else None,
+            num_attack_clips=NUM_CLIPS.value,
+            seed=seed,
+            overrides=tuple(f"attack.{setting}" for setting in settings),
+        )
     )
-
-
-def sizes(settings: config.RunConfig) -> dict[str, int]:
-    return {
-        "sample_rate_hz": settings.sample_rate_hz,
-        "num_samples": settings.num_samples,
-    }
 
 
 def goals_of(names: list[str]) -> list[str]:
@@ -172,48 +160,31 @@ def craft(
 
     A variant is "penalty" or, say, "penalty:confidence=10:penalty_coefficient=0.05".
     """
-    name, *overrides = variant.split(":")
-    method = METHODS[name]
-    settings = config.resolve(
-        **{
-            "method": name,
-            "model": MODEL.value,
-            "dataset": DATASET.value,
-            "data_dir": DATA_DIR.value,
-            "split": None,
-            "scaling": SCALING.value,
-            "target": None if target is None else "a class",
-            "num_attack_clips": NUM_CLIPS.value,
-            "seed": 0,
-            "preset": "default",
-            "overrides": tuple(f"attack.{override}" for override in overrides),
-            "on_accelerator": jax.default_backend() != "cpu",
-        }
-    ).attack
+    name, *settings = variant.split(":")
+    config = config_of(name, 0, *settings, targeted=target is not None).attack
     rates = sorted(map(float, RATES.value))
     if name == "decoupled":
-        settings = dataclasses.replace(settings, asr_levels=tuple(rates))
-        rates = [min(rates, key=lambda rate: abs(rate - settings.target_asr))]
-    problem, state = method.init(
-        logits_fn, variables, x, labels, key=key, target=target, config=settings
+        config = dataclasses.replace(config, asr_levels=tuple(rates))
+        rates = [min(rates, key=lambda rate: abs(rate - config.target_asr))]
+    problem, state = attacks.begin(
+        logits_fn, variables, x, labels, key=key, target=target, config=config
     )
     found = []
     for rate in rates:
-        goal = dataclasses.replace(settings, target_asr=rate)
         if name != "decoupled":
-            settings = goal
+            goal = dataclasses.replace(problem.config, target_asr=jnp.float32(rate))
+            problem = dataclasses.replace(problem, config=goal)
         count = num_passes_of(state)
         reached = count > 0 and last_asr(state) >= rate
         # A state after its last pass would run past the end of its history.
-        if not reached and count == settings.max_passes:
+        if not reached and count == problem.config.total_passes:
             break
         if not reached:
-            state = state._replace(stop_reason=jnp.zeros_like(state.stop_reason))
-            while int(state.stop_reason) == types.RUNNING:
-                state = method.segment(
-                    logits_fn, variables, problem, state, config=settings
-                )
-        result = method.result(state)
+            running = jnp.zeros_like(state.stop_reason)
+            state = dataclasses.replace(state, stop_reason=running)
+            while attacks.is_running(state):
+                state = attacks.advance(logits_fn, variables, problem, state)
+        result = attacks.result(state)
         passes_done = {"num_passes": int(result.num_passes)}
         if result.front is not None:
             for level, value, norm, asr in zip(
@@ -249,7 +220,7 @@ def last_asr(state: Any) -> float:
     return float(state.history["asr"][int(state.num_passes) - 1])
 
 
-def judged(
+def evaluated(
     logits_fn: types.LogitsFn,
     variables: Any,
     x: jax.Array,
@@ -259,9 +230,11 @@ def judged(
 ) -> dict[str, float]:
     """Returns success rate and mean levels on test clips."""
     x_adversarial = attacks.apply_perturbation(perturbation, x)
-    clean = passes.predict(logits_fn, variables, x, BLOCK_SIZE)
-    now = passes.predict(logits_fn, variables, x_adversarial, BLOCK_SIZE)
-    success = now != clean if target is None else now == target
+    clean = all_logits(logits_fn, variables, x, BLOCK_SIZE)
+    logits = all_logits(logits_fn, variables, x_adversarial, BLOCK_SIZE)
+    predictions = jnp.argmax(clean, axis=1).astype(jnp.int32)
+    target_class = None if target is None else jnp.int32(target)
+    success = is_success(logits, predictions, target_class)
     delta = x_adversarial - x
     found = {"test_asr": float(jnp.mean(success))}
     for name, measure in (("snr_db", levels.snr_db), ("snr_ac_db", levels.snr_ac_db)):
