@@ -7,7 +7,7 @@ import pytest
 
 from uap_jax import models
 from uap_jax.models import registry
-from uap_jax.models.spchcmd import FrameConv, SpchCMD, min_num_samples
+from uap_jax.models.spchcmd import FrameConv, SpchCMD
 
 NUM_SAMPLES = 6_500
 NUM_CLASSES = 5
@@ -130,8 +130,9 @@ def test_the_papers_clip_has_800_frames():
 
 
 def test_shortest_clip_leaves_one_step():
-    shortest = min_num_samples()
-    assert shortest == registry._ENTRIES["spchcmd"].min_num_samples
+    shortest = registry._ENTRIES["spchcmd"].min_num_samples
+    with pytest.raises(ZeroDivisionError):
+        shapes_of(shortest - 1)
     assert shapes_of(shortest)["separable_10"] == (2, 1, 448)
     spec = models.create("spchcmd", num_classes=2, num_samples=shortest)
     variables = jax.eval_shape(spec.init, jax.random.key(0))

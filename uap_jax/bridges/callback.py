@@ -49,10 +49,9 @@ def from_numpy(
     Raises:
         ValueError: A setting is out of its range, or `forward` fails on probe clips.
     """
-    return make_classifier(
+    return from_numpy_vjp(
         forward,
         None,
-        name="forward",
         num_classes=num_classes,
         num_samples=num_samples,
         sample_rate_hz=sample_rate_hz,
@@ -62,59 +61,31 @@ def from_numpy(
 
 def from_numpy_vjp(
     forward: Forward,
-    vjp: Vjp,
+    vjp: Vjp | None,
     *,
     num_classes: int,
     num_samples: int,
     sample_rate_hz: int | None = None,
     input_range: str = "box",
+    name: str = "forward",
+    forward_before_vjp: Forward | None = None,
 ) -> Classifier:
     """Makes a classifier of its logits and their gradient.
 
     vjp(x, u)_i = sum_c u_ic d f_c(x_i) / d x_i
 
     Args:
-        forward: Clips `[B, N]` to logits `[B, C]`, float32, as in `from_numpy`.
+        forward, num_classes, num_samples, sample_rate_hz, input_range: As in
+            `from_numpy`.
         vjp: Clips `[B, N]` and cotangents `[B, C]` to `[B, N]`, float32; with
-            "waveform" the gradient is with respect to the waveform.
-        num_classes, num_samples, sample_rate_hz, input_range: As in `from_numpy`.
+            "waveform" the gradient is with respect to the waveform. None: there is
+            none.
+        name: What errors call the classifier.
+        forward_before_vjp: The same as `forward`, called where `vjp` of the same clips
+            is likely to follow; None: `forward`.
 
     Raises:
         ValueError: A setting is out of its range, or a function fails on probe clips.
-    """
-    return make_classifier(
-        forward,
-        vjp,
-        name="forward",
-        num_classes=num_classes,
-        num_samples=num_samples,
-        sample_rate_hz=sample_rate_hz,
-        input_range=input_range,
-    )
-
-
-def make_classifier(
-    forward: Forward,
-    vjp: Vjp | None,
-    *,
-    name: str,
-    num_classes: int,
-    num_samples: int,
-    sample_rate_hz: int | None,
-    input_range: str,
-    forward_before_vjp: Forward | None = None,
-) -> Classifier:
-    """Checks functions on probe clips and makes a classifier of them.
-
-    Args:
-        forward: Clips `[B, N]` to logits `[B, C]`; it owns its arguments.
-        vjp: Clips and cotangents `[B, C]` to `[B, N]`; None: there is no gradient.
-        name: What errors call the classifier.
-        num_classes, num_samples, sample_rate_hz, input_range: As in `from_numpy`.
-        forward_before_vjp: `forward` for clips that `vjp` is likely to get next.
-
-    Raises:
-        ValueError: A setting is out of its range, or the classifier fails.
     """
     check_size("num_classes", num_classes, at_least=2)
     check_size("num_samples", num_samples)

@@ -21,11 +21,7 @@ class ClassifierError(ValueError):
 
 
 def check_logits(classifier: Classifier, x: jax.Array) -> None:
-    """Checks a classifier on given clips, as a bridge is on probes when it is made.
-
-    Args:
-        classifier: The classifier.
-        x: `[B, N]` float32 in the box [0, 1].
+    """Checks a classifier on clips `[B, N]` in the box, as bridges are on probes.
 
     Raises:
         ValueError: The logits are not finite, or are probabilities.

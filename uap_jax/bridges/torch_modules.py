@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from uap_jax.attacks.checks import check_size
-from uap_jax.bridges.callback import make_classifier
+from uap_jax.bridges.callback import from_numpy_vjp
 from uap_jax.bridges.checks import ClassifierError
 from uap_jax.models.classifier import Classifier
 
@@ -72,7 +72,7 @@ def from_torch(
             f"clip_shape: expected {num_samples} samples in all, got {clip_shape}"
         )
     on_host = _ModuleOnHost(module, name, clip_shape, num_threads)
-    return make_classifier(
+    return from_numpy_vjp(
         on_host.forward,
         on_host.vjp,
         forward_before_vjp=on_host.forward_before_vjp,

@@ -33,19 +33,10 @@ def remove_mean(x: jax.Array) -> jax.Array:
 def depthwise_conv(
     x: jax.Array, kernel: jax.Array, *, stride: int, padding: tuple[int, int]
 ) -> jax.Array:
-    """Convolves each channel with its own short filter.
+    """`[B, T, C]`, `[K, C]` to `[B, (T + sum(padding) - K) // stride + 1, C]`.
 
     `y[b, t, c] = sum_k kernel[k, c] x_padded[b, t stride + k, c]`, as shifted
     multiply-adds: XLA's grouped convolution is an order of magnitude slower on a CPU.
-
-    Args:
-        x: `[B, T, C]`.
-        kernel: `[K, C]`.
-        stride: Steps between outputs.
-        padding: Zeros before and after.
-
-    Returns:
-        `[B, (T + sum(padding) - K) // stride + 1, C]`.
     """
     if padding != (0, 0):
         x = jnp.pad(x, ((0, 0), padding, (0, 0)))

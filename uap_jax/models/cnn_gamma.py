@@ -12,7 +12,7 @@ from uap_jax.models.blocks import (
     scaled_batch_norm,
     sign_of,
 )
-from uap_jax.models.cnn_rand import CONV_LAYERS, HIDDEN, ConvTrunk, min_trunk_steps
+from uap_jax.models.cnn_rand import CONV_LAYERS, HIDDEN, ConvTrunk
 from uap_jax.models.gammatone import gammatone_bank
 
 NUM_FILTERS = 64
@@ -63,11 +63,6 @@ class CNNGamma(nn.Module):
         return ReluHead(self.num_classes, HIDDEN, self.dropout_rate, name="head")(
             x, train=train
         )
-
-
-def min_num_samples() -> int:
-    """Returns the shortest clip that leaves one step before the dense layers."""
-    return min_trunk_steps(CONV_LAYERS[1:]) * POOL_SIZE + NUM_TAPS - 1
 
 
 def _filters() -> jax.Array:

@@ -4,7 +4,6 @@ import flax.linen as nn
 import jax
 
 from uap_jax.models.blocks import ConvBlock, ReluHead, remove_mean
-from uap_jax.models.kernels.windows import min_num_steps
 
 STRIDE = 2
 # (features, kernel size, pooling or None) of the convolutions. The table's last pooling
@@ -57,16 +56,3 @@ class CNNRand(nn.Module):
         return ReluHead(self.num_classes, HIDDEN, self.dropout_rate, name="head")(
             x, train=train
         )
-
-
-def min_trunk_steps(layers: tuple[tuple[int, int, int | None], ...]) -> int:
-    """Returns the shortest input that leaves a `ConvTrunk` one output."""
-    steps = 1
-    for _, kernel_size, pool_size in reversed(layers):
-        steps = min_num_steps(steps * (pool_size or 1), size=kernel_size, stride=STRIDE)
-    return steps
-
-
-def min_num_samples() -> int:
-    """Returns the shortest clip that leaves one step before the dense layers."""
-    return min_trunk_steps(CONV_LAYERS)

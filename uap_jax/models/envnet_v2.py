@@ -13,7 +13,6 @@ import jax
 
 from uap_jax.models import kernels
 from uap_jax.models.blocks import ConvBlock, ReluHead, remove_mean
-from uap_jax.models.kernels.windows import min_num_steps
 
 # (features, kernel size, stride, pooling or None).
 WAVE_LAYERS = (
@@ -86,16 +85,6 @@ def clips_at_once(num_clips: int) -> int:
     """
     sizes = range(MAX_CLIPS_AT_ONCE, MAX_CLIPS_AT_ONCE // 2 - 1, -1)
     return next((size for size in sizes if num_clips % size == 0), num_clips)
-
-
-def min_num_samples(*, deep: bool = False) -> int:
-    """Returns the shortest clip that leaves one step before the dense layers."""
-    steps = 1
-    for _, (_, size), window in reversed(_map_layers(deep)):
-        steps = min_num_steps(steps * (window[1] if window else 1), size=size, stride=1)
-    for _, size, stride, pool_size in reversed(WAVE_LAYERS):
-        steps = min_num_steps(steps * (pool_size or 1), size=size, stride=stride)
-    return steps
 
 
 def _convolutions(module: EnvNetV2, x: jax.Array, *, train: bool) -> jax.Array:

@@ -14,13 +14,8 @@ def centre_frequencies_hz(
 
     `f_i = -QB + (high + QB) exp(i / n ln((low + QB) / (high + QB)))`, i = n, ..., 1.
 
-    Args:
-        num_filters: n.
-        low_hz: The first frequency.
-        high_hz: One step above the last.
-
     Returns:
-        `[n]` float64, ascending.
+        `[n]` float64, ascending, from `low_hz` up to one step below `high_hz`.
 
     Source: Slaney, "An Efficient Implementation of the Patterson-Holdsworth Auditory
     Filter Bank", Apple technical report 35, 1993.
@@ -39,10 +34,6 @@ def gammatone_sections(
     With `T = 1 / sample rate`, `w = 2 pi f T` and `b = 1.019 2 pi (f / Q + B)`, the
     four sections share the denominator `1 - 2 cos(w) e^(-bT) z^-1 + e^(-2bT) z^-2` and
     have the numerators `1 - e^(-bT) (cos(w) +- sqrt(3 +- 2^1.5) sin(w)) z^-1`.
-
-    Args:
-        frequency_hz: f.
-        sample_rate_hz: Samples per second.
 
     Returns:
         `[4, 6]` float64, as `scipy.signal.sosfilt` takes them.
@@ -70,16 +61,12 @@ def gammatone_bank(
     """Returns the first samples of the impulse responses of all filters.
 
     In order of time, to be correlated with a signal as the published network does: the
-    responses are not turned round.
-
-    Args:
-        num_filters: From 100 Hz up to one step below 8 kHz.
-        num_taps: Samples of each response.
-        sample_rate_hz: Samples per second.
+    responses are not reversed.
 
     Returns:
-        `[num_taps, num_filters]` float64, lowest frequency first.
+        `[num_taps, num_filters]` float64, from 100 Hz up to one step below 8 kHz.
     """
+    # One network needs it, and it takes as long to import as all else here.
     from scipy.signal import sosfilt
 
     impulse = np.zeros(num_taps)

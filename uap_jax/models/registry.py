@@ -10,15 +10,13 @@ import jax
 import jax.numpy as jnp
 
 from uap_jax.attacks.types import LogitsFn, Variables
-from uap_jax.models import (
-    cnn_gamma,
-    cnn_rand,
-    envnet_v2,
-    sincnet,
-    sincnet_vgg19,
-    spchcmd,
-)
 from uap_jax.models.classifier import Classifier
+from uap_jax.models.cnn_gamma import CNNGamma
+from uap_jax.models.cnn_rand import CNNRand
+from uap_jax.models.envnet_v2 import EnvNetV2, EnvNetV2Deep
+from uap_jax.models.sincnet import SincNet
+from uap_jax.models.sincnet_vgg19 import SincNetVGG19
+from uap_jax.models.spchcmd import SpchCMD
 
 SAMPLE_RATE_HZ = 16_000
 
@@ -26,32 +24,25 @@ SAMPLE_RATE_HZ = 16_000
 class _Entry(NamedTuple):
     """A network, and what it is made for.
 
-    `micro_batch_size` is how many clips' gradients a CPU is fastest with at once
-    (measured, experiments/benchmarks), or None where many are as good.
+    `min_num_samples` leave one step before its dense layers. `micro_batch_size` is how
+    many clips' gradients a CPU is fastest with at once (measured,
+    experiments/benchmarks), or None where many are as good.
     """
 
     network: Callable[[int], nn.Module]
     min_num_samples: int
+    micro_batch_size: int | None
     num_samples: int = 50_999  # of the paper's environmental sounds
-    micro_batch_size: int | None = None
 
 
 _ENTRIES = {
-    "spchcmd": _Entry(spchcmd.SpchCMD, spchcmd.min_num_samples(), 16_000),
-    "cnn_rand": _Entry(
-        cnn_rand.CNNRand, cnn_rand.min_num_samples(), micro_batch_size=8
-    ),
-    "cnn_gamma": _Entry(
-        cnn_gamma.CNNGamma, cnn_gamma.min_num_samples(), micro_batch_size=4
-    ),
-    "envnet_v2": _Entry(envnet_v2.EnvNetV2, envnet_v2.min_num_samples()),
-    "envnet_v2_deep": _Entry(
-        envnet_v2.EnvNetV2Deep, envnet_v2.min_num_samples(deep=True)
-    ),
-    "sincnet": _Entry(sincnet.SincNet, sincnet.min_num_samples(), micro_batch_size=4),
-    "sincnet_vgg19": _Entry(
-        sincnet_vgg19.SincNetVGG19, sincnet_vgg19.min_num_samples(), micro_batch_size=1
-    ),
+    "spchcmd": _Entry(SpchCMD, 5_081, None, 16_000),
+    "cnn_rand": _Entry(CNNRand, 17_438, 8),
+    "cnn_gamma": _Entry(CNNGamma, 9_199, 4),
+    "envnet_v2": _Entry(EnvNetV2, 11_354, None),
+    "envnet_v2_deep": _Entry(EnvNetV2Deep, 22_106, None),
+    "sincnet": _Entry(SincNet, 307, 4),
+    "sincnet_vgg19": _Entry(SincNetVGG19, 7_226, 1),
 }
 
 MODEL_NAMES = tuple(_ENTRIES)

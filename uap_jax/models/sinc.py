@@ -21,14 +21,10 @@ def initial_bands_hz(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns lower edges and widths of bands evenly spaced in mel.
 
-    A band reaches from the point before its own to the point after it, from 80 mel up
-    to half the sample rate; the first begins at 30 Hz and the last ends 100 Hz below
-    half the sample rate, which may be below its lower edge: the layer takes the
-    width's absolute value.
-
-    Args:
-        num_filters: F.
-        sample_rate_hz: Samples per second.
+    A band reaches from the point before it to the point after it, from 80 mel up to
+    half the sample rate; the first begins at 30 Hz and the last ends 100 Hz below half
+    the sample rate, which may be below its lower edge: the layer takes the width's
+    absolute value.
 
     Returns:
         `[F]` and `[F]` float64, Hz.
@@ -63,15 +59,9 @@ def sinc_filters(low: jax.Array, width: jax.Array) -> jax.Array:
 
 
 def band_edges_hz(variables: Any, *, sample_rate_hz: int = 16_000) -> jax.Array:
-    """Returns the band edges that a network with a sinc layer has learned.
+    """Returns the band edges `[F, 2]` that a network's layer "sinc" has learned, Hz.
 
-    Args:
-        variables: Of a network whose sinc layer is called "sinc".
-        sample_rate_hz: Samples per second.
-
-    Returns:
-        `[F, 2]` lower and upper edges in Hz; the upper one may lie above half the
-        sample rate, as nothing holds it below.
+    An upper edge may lie above half the sample rate: nothing holds it below.
     """
     low, width = _bands(variables["params"]["sinc"], sample_rate_hz)
     return jnp.stack([low, low + width], axis=1) * sample_rate_hz

@@ -8,8 +8,7 @@ import jax
 
 from uap_jax.models import kernels
 from uap_jax.models.blocks import Conv, LeakyLayerNorm, batch_norm, remove_mean
-from uap_jax.models.kernels.windows import min_num_steps
-from uap_jax.models.sinc import KERNEL_SIZE, SincBank
+from uap_jax.models.sinc import SincBank
 
 NUM_FILTERS = 80
 POOL_SIZE = 3
@@ -56,11 +55,3 @@ class SincNet(nn.Module):
             x = batch_norm(x, train=train, name=f"dense_norm_{index}")
             x = nn.leaky_relu(x, LEAK)
         return nn.Dense(self.num_classes, name="logits")(x)
-
-
-def min_num_samples() -> int:
-    """Returns the shortest clip that leaves one step before the dense layers."""
-    steps = 1
-    for _, pool_size in reversed(CONV_LAYERS):
-        steps = min_num_steps(steps * (pool_size or 1), size=CONV_SIZE, stride=1)
-    return steps * POOL_SIZE + KERNEL_SIZE - 1

@@ -9,7 +9,7 @@ import jax
 
 from uap_jax.models import kernels
 from uap_jax.models.blocks import Conv, ReluHead, remove_mean
-from uap_jax.models.sinc import KERNEL_SIZE, SincBank
+from uap_jax.models.sinc import SincBank
 
 NUM_FILTERS = 227
 POOL_SIZE = 218
@@ -51,8 +51,3 @@ class SincNetVGG19(nn.Module):
                 x = nn.relu(conv(x))
             x = kernels.ops().max_pool(x, (2, 2))
         return ReluHead(self.num_classes, self.hidden, name="head")(x, train=train)
-
-
-def min_num_samples() -> int:
-    """Returns the shortest clip that leaves one step before the dense layers."""
-    return 2 ** len(VGG19_GROUPS) * POOL_SIZE + KERNEL_SIZE - 1

@@ -85,12 +85,3 @@ class SpchCMD(nn.Module):
         x = jnp.sum(x * weights[:, :, None], axis=1)
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         return nn.Dense(self.num_classes, use_bias=False, name="logits")(x)
-
-
-def min_num_samples() -> int:
-    """Returns the shortest clip that leaves one step before the attention."""
-    steps = 1
-    for _, stride in reversed(SEPARABLE_LAYERS):
-        steps = steps + 2 if stride == 1 else 2 * steps - 1
-    num_frames = 2 * (steps - 1) + 3
-    return (num_frames - 1) * FRAME_HOP + 1

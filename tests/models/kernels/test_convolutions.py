@@ -16,7 +16,6 @@ from uap_jax.models.kernels.convolutions import (
     conv_2d_rows,
 )
 from uap_jax.models.kernels.windows import (
-    min_num_steps,
     num_windows,
     overlapping_blocks,
 )
@@ -154,10 +153,7 @@ def test_form_follows_the_platform(monkeypatch):
 
 
 @pytest.mark.parametrize(("size", "stride"), [(3, 1), (5, 2), (2, 4)])
-def test_fewest_steps_hold_just_so_many_windows(size, stride):
-    for num_outputs in (1, 2, 7):
-        steps = min_num_steps(num_outputs, size=size, stride=stride)
-        assert num_windows(steps, size=size, stride=stride) == num_outputs
-        if num_outputs > 1:
-            fewer = num_windows(steps - 1, size=size, stride=stride)
-            assert fewer == num_outputs - 1
+def test_windows_lie_wholly_inside(size, stride):
+    for num_steps in range(size, 20):
+        starts = range(0, num_steps - size + 1, stride)
+        assert num_windows(num_steps, size=size, stride=stride) == len(starts)

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from uap_jax.models.kernels.plain import check_kernel_fits, xla_conv_2d
 from uap_jax.models.kernels.windows import (
     cut_or_pad,
-    min_num_steps,
     num_windows,
     overlapping_blocks,
 )
@@ -29,7 +28,7 @@ def conv_1d_toeplitz(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax
     block_outputs = max(1, min(MAX_BLOCK_OUTPUTS, TOEPLITZ_COLUMNS // features))
     num_outputs = num_windows(x.shape[1], size=kernel_size, stride=stride)
     num_blocks = -(-num_outputs // block_outputs)
-    size = min_num_steps(block_outputs, size=kernel_size, stride=stride)
+    size = (block_outputs - 1) * stride + kernel_size
     matrix = toeplitz_matrix(kernel, size, block_outputs=block_outputs, stride=stride)
     blocks = overlapping_blocks(
         x, num_blocks=num_blocks, hop=block_outputs * stride, size=size

@@ -2,26 +2,18 @@
 
 import jax
 
-from uap_jax.models.kernels import banks
+from uap_jax.models.kernels import banks, norms, pooling, sparse_pool
 from uap_jax.models.kernels.convolutions import (
     conv_1d_polyphase,
     conv_1d_toeplitz,
     conv_2d_canonical,
     conv_2d_rows,
 )
-from uap_jax.models.kernels.norms import leaky_layer_norm
-from uap_jax.models.kernels.pooling import max_pool
-from uap_jax.models.kernels.sparse_pool import conv_1d_max_pool, pools_sparsely
 
-__all__ = [
-    "conv_1d",
-    "conv_1d_max_pool",
-    "conv_2d",
-    "filter_bank",
-    "leaky_layer_norm",
-    "max_pool",
-    "pools_sparsely",
-]
+conv_1d_max_pool = sparse_pool.conv_1d_max_pool
+leaky_layer_norm = norms.leaky_layer_norm
+max_pool = pooling.max_pool
+pools_sparsely = sparse_pool.pools_sparsely
 
 
 def conv_1d(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:

@@ -1,4 +1,7 @@
-"""The operations as XLA has them: the reference, and the form of accelerators."""
+"""The operations as XLA has them: the reference, and the form of accelerators.
+
+All raise ValueError where an input is too small for one output.
+"""
 
 from collections.abc import Sequence
 
@@ -13,20 +16,9 @@ EPSILON = 1e-6
 
 
 def conv_1d(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
-    """Convolves without padding.
+    """`[B, T, I]`, `[K, I, O]` to `[B, (T - K) // s + 1, O]`, without padding.
 
-    `y[b, t, o] = sum_{k, i} kernel[k, i, o] x[b, t s + k, i]`
-
-    Args:
-        x: `[B, T, I]`.
-        kernel: `[K, I, O]`.
-        stride: s, steps between outputs.
-
-    Returns:
-        `[B, (T - K) // s + 1, O]`.
-
-    Raises:
-        ValueError: x is shorter than the kernel.
+    `y[b, t, o] = sum_{k, i} kernel[k, i, o] x[b, t s + k, i]`, s being the stride.
     """
     num_windows(x.shape[1], size=kernel.shape[0])
     return jax.lax.conv_general_dilated(
@@ -39,18 +31,9 @@ def conv_1d(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
 
 
 def conv_2d(x: jax.Array, kernel: jax.Array, *, padding: int = 0) -> jax.Array:
-    """Convolves two axes without stride.
+    """`[B, H, W, I]`, `[K, L, I, O]` to `[B, H + 2 p - K + 1, W + 2 p - L + 1, O]`.
 
-    Args:
-        x: `[B, H, W, I]`.
-        kernel: `[K, L, I, O]`.
-        padding: p, zeros on all four sides, fewer than K and L.
-
-    Returns:
-        `[B, H + 2 p - K + 1, W + 2 p - L + 1, O]`.
-
-    Raises:
-        ValueError: x is smaller than the kernel.
+    p zeros on all four sides (`padding`), fewer than K and L.
     """
     check_kernel_fits(x, kernel, padding)
     return xla_conv_2d(x, kernel, ((padding, padding),) * 2)
@@ -59,17 +42,8 @@ def conv_2d(x: jax.Array, kernel: jax.Array, *, padding: int = 0) -> jax.Array:
 def max_pool(x: jax.Array, window: tuple[int, ...]) -> jax.Array:
     """Takes the maximum over windows that do not overlap; a short last one is dropped.
 
-    Where values tie, one of them has the gradient, not the same one in both forms.
-
-    Args:
-        x: `[B, ..., C]` with as many axes between as the window has.
-        window: Its size along each.
-
-    Returns:
-        The same with each axis between divided by its window, rounded down.
-
-    Raises:
-        ValueError: x is smaller than the window.
+    `[B, ..., C]` keeps its axes, those between divided by their windows. Where values
+    tie, one of them has the gradient, not the same one in both forms.
     """
     for axis, size in enumerate(window, start=1):
         num_windows(x.shape[axis], size=size)
@@ -86,23 +60,13 @@ def pools_sparsely(window: tuple[int, ...]) -> bool:
 def filter_bank(
     x: jax.Array, filters: jax.Array, *, pool_size: int = 1, symmetric: bool = False
 ) -> jax.Array:
-    """Correlates clips with every filter and takes the maximum over windows.
+    """Clips `[B, N]`, filters `[K, F]` to `[B, (N - K + 1) // P, F]`, pooled.
 
-    `y[b, t, f] = max_{0 <= j < P} sum_k filters[k, f] x[b, t P + j + k]`, unpadded.
+    `y[b, t, f] = max_{0 <= j < P} sum_k filters[k, f] x[b, t P + j + k]`
 
-    Args:
-        x: `[B, N]` clips.
-        filters: `[K, F]`.
-        pool_size: P; 1 for no pooling.
-        symmetric: Promises that each filter equals its reverse, which halves the work
-            of the fast form; its gradient of the filters then holds for changes that
-            keep the promise.
-
-    Returns:
-        `[B, (N - K + 1) // P, F]`.
-
-    Raises:
-        ValueError: The clips are too short for one output.
+    `symmetric` promises that each filter equals its reverse, which halves the work of
+    the fast form; its gradient of the filters then holds for changes that keep the
+    promise.
     """
     del symmetric
     return max_pool(conv_1d(x[:, :, None], filters[:, None, :]), (pool_size,))
@@ -111,14 +75,7 @@ def filter_bank(
 def leaky_layer_norm(
     x: jax.Array, scale: jax.Array, bias: jax.Array, leak: float
 ) -> jax.Array:
-    """Returns `leaky_relu((x - mean) / sqrt(variance + 1e-6) scale + bias)`.
-
-    Args:
-        x: `[R, C]`; mean and variance are over C.
-        scale: `[C]`.
-        bias: `[C]`.
-        leak: Slope below 0.
-    """
+    """`leaky_relu((x - mean) / sqrt(variance + 1e-6) scale + bias)`, of `[R, C]`."""
     x = x - jnp.mean(x, axis=1, keepdims=True)
     variance = jnp.mean(x * x, axis=1, keepdims=True)
     normalised = x * jax.lax.rsqrt(variance + EPSILON)

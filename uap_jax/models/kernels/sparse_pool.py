@@ -29,20 +29,7 @@ def pools_sparsely(window: tuple[int, ...]) -> bool:
 def conv_1d_max_pool(
     x: jax.Array, kernel: jax.Array, window: int, stride: int
 ) -> jax.Array:
-    """`conv_1d`, then `max_pool`; the gradient adds up kernels where the maxima are.
-
-    Args:
-        x: `[B, T, I]`.
-        kernel: `[K, I, O]`.
-        window: P, outputs of one window; a short last one is dropped.
-        stride: s, steps between outputs.
-
-    Returns:
-        `[B, ((T - K) // s + 1) // P, O]`.
-
-    Raises:
-        ValueError: x is too short for one window.
-    """
+    """`conv_1d`, then `max_pool`; the gradient adds up kernels where the maxima are."""
     return _forward(x, kernel, window, stride)[0]
 
 
@@ -83,18 +70,10 @@ conv_1d_max_pool.defvjp(_forward, _backward)
 def sum_of_kernels(
     factors: jax.Array, starts: jax.Array, kernel: jax.Array, num_steps: int
 ) -> jax.Array:
-    """Adds up multiples of a kernel's filters, each from its start.
+    """Adds up multiples `[B, W, O]` of a kernel's filters, each from its start.
 
-    `y[b, t, i] = sum_{w, o} factors[b, w, o] kernel[t - starts[b, w, o], i, o]`.
-
-    Args:
-        factors: `[B, W, O]`.
-        starts: The same shape, int32, from 0 to `num_steps - K`.
-        kernel: `[K, I, O]`.
-        num_steps: T.
-
-    Returns:
-        `[B, T, I]`.
+    `y[b, t, i] = sum_{w, o} factors[b, w, o] kernel[t - starts[b, w, o], i, o]`, with
+    T steps; starts are int32, from 0 to T - K.
     """
     kernel_size, channels, features = kernel.shape
     num_clips = factors.shape[0]

@@ -15,11 +15,6 @@ def num_windows(num_steps: int, *, size: int, stride: int = 1) -> int:
     return (num_steps - size) // stride + 1
 
 
-def min_num_steps(num_outputs: int, *, size: int, stride: int) -> int:
-    """Returns the fewest steps that hold this many windows."""
-    return (num_outputs - 1) * stride + size
-
-
 def cut_or_pad(x: jax.Array, num_steps: int) -> jax.Array:
     """Returns the first steps of x along its axis 1, with zeros after its end."""
     x = x[:, :num_steps]
