@@ -49,6 +49,12 @@ class Console:
             self._clear_status()
             print(printable(line), flush=True)
 
+    def announce(self, line: str) -> None:
+        """Writes a line as `say`, on the outer console too."""
+        self.say(line)
+        if self._outer is not None:
+            self._outer.say(line)
+
     def log(self, line: str) -> None:
         """Writes a line to the log only."""
         if self.log_path is not None:

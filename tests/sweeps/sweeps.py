@@ -1,7 +1,8 @@
 """A small sweep, and trials of it that were never run."""
 
 from uap_jax import files
-from uap_jax.sweeps import manifest, plan
+from uap_jax.console import Console
+from uap_jax.sweeps import manifest, trials
 
 # The training compiles to the program of `launching.VICTIM`.
 MANIFEST = """
@@ -44,23 +45,20 @@ RESULT = {
     },
     "versions": {"uap_jax": "0", "jax": "0"},
 }
+CORPUS = {"fingerprint": "f00d", "class_names": ["a", "b"], "data_dir": None}
 BUILT_IN = {
-    "synthetic_speech-official-16000": {
-        **{"fingerprint": "x", "class_names": ["a", "b"], "data_dir": None},
-    }
+    "synthetic_speech-official-16000": CORPUS,
+    "synthetic_urban-official-50999": CORPUS,
 }
 
 
-def plan_built_in(path, workdir):
-    """Plans trials on the built-in corpus without rendering it."""
+def plan_built_in(path, workdir, *, scale="paper"):
+    """Plans trials on the built-in corpora without rendering them."""
     workdir.mkdir(exist_ok=True)
-    files.write_json(workdir / plan.INDEX, {"corpora": BUILT_IN})
-
-    def load(settings):
-        raise AssertionError("the index knows the corpus")
-
-    declared = manifest.load(path, scale="paper")
-    return plan.make_plan(declared, (plan.CorpusFlags(),), workdir=workdir, load=load)
+    files.write_json(workdir / "corpora.json", BUILT_IN)
+    declared = manifest.load(path, scale=scale)
+    context = trials.Context(workdir, workdir)
+    return trials.plan(declared, (trials.CorpusFlags(),), context, Console())
 
 
 def finish(trial, workdir, **changes):

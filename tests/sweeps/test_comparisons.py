@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 
 from uap_jax.evaluation.significance import mcnemar_exact, two_proportion_z
-from uap_jax.sweeps.comparisons import TEST_CLIPS, compare_methods
-from uap_jax.sweeps.plan import Trial
 from uap_jax.sweeps.published import Published
+from uap_jax.sweeps.tables.comparisons import TEST_CLIPS, compare_methods
+from uap_jax.sweeps.trials import Trial
 
 NUM_CLIPS = 40
 
 
 def make_trial(method, target, workdir, success=None):
     config = {"method": method, "target": target, "model": "cnn_rand", "seed": 0}
-    trial = Trial(f"{method}-{target}", {}, config, "")
+    trial = Trial(f"{method}-{target}", config, "")
     if success is not None:
         trial.folder(workdir).mkdir(parents=True)
         np.savez(
@@ -64,7 +64,7 @@ def test_several_targets_count_each_clip_once(tmp_path):
     }
     trials = [make_trial(*key, tmp_path, value) for key, value in success.items()]
     results = {
-        trial.id: result(success[trial.config["method"], trial.config["target"]])
+        trial.id: result(success[trial.settings["method"], trial.settings["target"]])
         for trial in trials
     }
     (row,) = compare(trials, results, tmp_path)

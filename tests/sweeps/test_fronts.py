@@ -1,7 +1,8 @@
 """Fronts of a sweep: a figure for each goal, levels in words."""
 
 from uap_jax import files
-from uap_jax.sweeps import figures, fronts, tables
+from uap_jax.sweeps import figures
+from uap_jax.sweeps.tables import fronts, kinds
 
 
 def entry(snr_ac_db, asr, control=0.1):
@@ -19,9 +20,9 @@ def make_front(points):
         values = None
         if asr is not None:
             values = files.flatten({"train": {"asr": 1.0}, **entry(snr_ac_db, asr)})
-        records.append(tables.Record(facts, values))
+        records.append(kinds.Record(facts, values))
     rows = ("model", "target", "method", "kappa")
-    return tables.list_table(records, rows=rows, measures=fronts.MEASURES)
+    return kinds.list_table(records, rows=rows, measures=fronts.MEASURES)
 
 
 POINTS = [

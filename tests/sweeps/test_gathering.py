@@ -3,20 +3,17 @@
 import json
 import subprocess
 import sys
-import types
 
-import jax.numpy as jnp
-import numpy as np
 import pytest
+from sweeps import finish, plan_built_in
 
-from uap_jax import attacks, files
+from uap_jax import files
 from uap_jax.console import Console
-from uap_jax.data.dataset import Dataset, Splits
 from uap_jax.errors import UsageError
-from uap_jax.evaluation import Evaluation
-from uap_jax.runs import judge
-from uap_jax.sweeps import executors, gathering, manifest, plan, shared, tabulate
-from uap_jax.sweeps.sweep_html import render_sweep_report
+from uap_jax.sweeps import execute, gathering, manifest
+from uap_jax.sweeps.report import render
+from uap_jax.sweeps.tables import build
+from uap_jax.sweeps.trials import Context
 
 MANIFEST = """
 name = "table_2"
@@ -58,15 +55,6 @@ FRONT = (
     .replace('["greedy", "penalty"]', '["decoupled", "penalty"]')
     .replace('"each"]', '"a"]')
 )
-RESULT = {
-    **{"clean_accuracy": 0.9, "converged": True, "stop_reason": "converged"},
-    **{"num_passes": 2, "dataset": "synthetic_speech", "train": {"asr": 0.9}},
-    "test": {"asr": 0.8, "num_clips": 18, "snr_db": 20.0},
-    "control": {"asr": 0.1},
-    "hardware": {"device": "cpu", "num_devices": 1, "processor": "p", "num_cores": 2},
-    "versions": {"uap_jax": "0", "jax": "0"},
-}
-CORPUS = {"fingerprint": "f00d", "class_names": ["a", "b"], "data_dir": None}
 
 
 class Sweep:
@@ -74,28 +62,19 @@ class Sweep:
 
     def __init__(self, folder):
         self.workdir = folder / "w"
-        self.workdir.mkdir()
         self.folder = folder
-        keys = ("synthetic_speech-official-16000", "synthetic_urban-official-50999")
-        files.write_json(
-            self.workdir / plan.INDEX, {"corpora": dict.fromkeys(keys, CORPUS)}
-        )
 
     def add(self, text, *, scale="paper"):
         path = self.folder / "m.toml"
         path.write_text(text)
+        planned = plan_built_in(path, self.workdir, scale=scale)
         declared = manifest.load(path, scale=scale)
-        planned = plan.make_plan(
-            declared, (plan.CorpusFlags(),), workdir=self.workdir, load=lambda _: None
-        )
         command = f"sweep --manifest={declared.name}"
-        tabulate.write_tables(declared, planned, workdir=self.workdir, command=command)
+        build.write_tables(declared, planned, workdir=self.workdir, command=command)
         return planned
 
     def finish(self, trial, **changes):
-        folder = trial.folder(self.workdir)
-        folder.mkdir(parents=True, exist_ok=True)
-        files.write_json(folder / "result.json", RESULT | changes)
+        finish(trial, self.workdir, **changes)
 
     def add_examples(self, trial, *, clean=b"RIFF clean", **changes):
         """Writes two examples, of which `changes` are in both."""
@@ -128,8 +107,9 @@ def test_a_partial_sweep_of_several_experiments(sweep):
     planned = sweep.add(MANIFEST)
     sweep.finish(planned[0])
     sweep.finish(planned[1], stop_reason="non_finite_logits")
-    context = shared.Context(sweep.workdir, sweep.workdir, False)
-    executors.explain(planned[2], FloatingPointError("a\n<b>"), context)
+    context = Context(sweep.workdir, sweep.workdir)
+    log = execute.open_log(planned[2], context, Console())
+    execute.explain(planned[2], FloatingPointError("a\n<b>"), context, log)
     data = gathering.gather(sweep.workdir)
     assert [section.about["name"] for section in data.sections] == [
         *("table_2", "figure_1")
@@ -201,7 +181,7 @@ def test_a_front_has_a_row_for_each_of_its_perturbations(sweep):
         "spchcmd, untargeted, mean-free SNR at a test ASR of 0.9: decoupled 11.6 dB, "
         "penalty (all to one side of it)"
     )
-    page = render_sweep_report(gathering.gather(sweep.workdir))
+    page = render(gathering.gather(sweep.workdir))
     assert "beats in both rate and level" in page and "<img" in page
 
 
@@ -229,16 +209,17 @@ def test_a_retry_forgets_the_error(sweep, monkeypatch):
     (trial, *_) = sweep.add(MANIFEST)
     work = [UsageError("--x: expected y"), None]
 
-    def run_trial(trial, folder, *_):
-        assert not (folder / shared.ERROR).exists()
-        if error := work.pop(0):
-            raise error
-        sweep.finish(trial)
+    def run(configs, folders, **_):
+        assert not (folders[0] / execute.ERROR).exists()
+        error = work.pop(0)
+        if error is None:
+            sweep.finish(trial)
+        return [error]
 
-    monkeypatch.setattr(executors, "_run_trial", run_trial)
-    context = shared.Context(sweep.workdir, sweep.workdir, False)
+    monkeypatch.setattr(execute, "run", run)
+    context = Context(sweep.workdir, sweep.workdir)
     for errors in (["--x: expected y"], []):
-        list(executors.run_local([trial], context, Console(), lambda _: None))
+        list(execute.run_local([trial], context, Console(), lambda _: None))
         (section,) = gathering.gather(sweep.workdir).sections
         assert [failure.error for failure in section.failures] == errors
 
@@ -253,13 +234,13 @@ def test_an_example_for_each_model_and_goal(sweep):
     assert (untargeted.name, targeted.name) == ("clip 0", "clip 1")
     assert [each.method for each in targeted.perturbed] == ["greedy", "penalty"]
     ids = {each.audio.decode() for each in targeted.perturbed}
-    assert ids == {t.id for t in planned if t.config["target"] == "a"}
+    assert ids == {t.id for t in planned if t.settings["target"] == "a"}
     assert targeted.perturbed[0].snr_ac_db is None
 
 
 def test_what_differs_or_is_damaged_stands_apart(sweep):
     planned = sweep.add(MANIFEST)
-    first = [trial for trial in planned if trial.config["target"] is None]
+    first = [trial for trial in planned if trial.settings["target"] is None]
     sweep.finish(first[0])
     sweep.add_examples(first[0])
     sweep.finish(first[1])
@@ -276,10 +257,9 @@ def test_what_differs_or_is_damaged_stands_apart(sweep):
 def test_long_logs_are_cut_at_a_line(sweep):
     (trial, *_) = sweep.add(MANIFEST)
     folder = trial.folder(sweep.workdir)
-    folder.mkdir(parents=True)
-    (folder / shared.ERROR).write_text("failed")
+    (folder / execute.ERROR).write_text("failed")
     lines = [f"line {number}" for number in range(9999)]
-    (folder / shared.LOG).write_text("\n".join(lines))
+    (folder / execute.LOG).write_text("\n".join(lines))
     (section,) = gathering.gather(sweep.workdir).sections
     shown = section.failures[0].last_lines.split("\n")
     assert shown == lines[-len(shown) :]
@@ -291,8 +271,11 @@ def test_mistakes_are_one_line(sweep, tmp_path):
     table = sweep.workdir / "tables" / "table_2.json"
     whole = json.loads(table.read_text())
     for damaged, message in [
-        (whole | {"trials": ["none"]}, "table_2.json: expected a table whose trials"),
-        ({"name": "table_2"}, "table_2.json: expected a table whose trials"),
+        (
+            whole | {"trials": ["none"], "labels": [""]},
+            "none/config.json: expected the settings of a trial",
+        ),
+        ({"name": "table_2"}, "table_2.json: damaged"),
         ([], "table_2.json: damaged"),
     ]:
         table.write_text(json.dumps(damaged))
@@ -307,46 +290,3 @@ def test_mistakes_are_one_line(sweep, tmp_path):
         assert done.returncode == 2
         assert done.stderr.startswith(f"error: {message}")
         assert done.stderr.count("\n") == 1
-
-
-def test_examples_are_described(tmp_path):
-    rng = np.random.default_rng(0)
-    labels = np.array([0, 0, 1, 1], np.int32)
-    dataset = Dataset(
-        name="toy",
-        clips=rng.integers(-9999, 9999, (4, 800), np.int16),
-        labels=labels,
-        class_names=("a", "b"),
-        groups=np.arange(4).astype(str),
-        names=np.array(["a/0", "a/1", "b/2", "b/3"]),
-        sample_rate_hz=8000,
-        fingerprint="toy",
-    )
-    test = np.array([1, 3])
-    levels = np.array([20.0, 21.0], np.float32)
-    evaluation = types.SimpleNamespace(
-        **dict.fromkeys(Evaluation._fields, labels[test]),
-    )
-    evaluation.perturbed = np.array([1, 1], np.int32)
-    evaluation.snr_db = evaluation.snr_ac_db = levels
-    evaluation.relative_loudness_db = np.array([-9.0, np.inf], np.float32)
-    judge.write_examples(
-        dataset,
-        Splits(np.array([0]), np.array([2]), test),
-        evaluation,
-        attacks.Perturbation(jnp.full(800, 0.01), space="signal", sample_rate_hz=8000),
-        tmp_path / "examples",
-        scaling="fixed",
-        target=None,
-    )
-    stored = json.loads((tmp_path / "examples" / "examples.json").read_text())
-    first, second = stored["examples"]
-    assert first == {
-        **{"name": "a/1", "true_class": "a", "clean_prediction": "a"},
-        **{"perturbed_prediction": "b", "snr_db": 20.0, "snr_ac_db": 20.0},
-        **{"relative_loudness_db": -9.0},
-        **{"clean": "1_a_clean.wav", "perturbed": "1_a_perturbed.wav"},
-    }
-    assert second["relative_loudness_db"] is None
-    for name in (first["clean"], second["perturbed"]):
-        assert (tmp_path / "examples" / name).stat().st_size == 1600 + 44

@@ -5,11 +5,9 @@ import random
 
 import pytest
 
-from uap_jax.attacks.methods import METHODS
 from uap_jax.data.synthetic.speech import CLASS_NAMES as WORDS
 from uap_jax.data.synthetic.urban import CLASS_NAMES as SCENES
 from uap_jax.errors import UsageError
-from uap_jax.runs import config
 from uap_jax.sweeps import manifest
 from uap_jax.sweeps.published import load_published
 
@@ -59,14 +57,14 @@ def write(tmp_path, text):
     return path
 
 
-def requests_of(path, scale="paper", class_names=SCENES):
+def configs_of(path, scale="paper", class_names=SCENES):
     declared = manifest.load(path, scale=scale)
-    asked = manifest.requests(
+    found = manifest.configs(
         declared,
         corpus_flags=lambda _: {"dataset": None, "data_dir": None, "split": None},
         class_names=class_names if callable(class_names) else lambda _: class_names,
     )
-    return [request for _, request in asked]
+    return [config for config, _ in found]
 
 
 def classes_of(model):
@@ -74,34 +72,34 @@ def classes_of(model):
 
 
 def test_trials_are_products_of_lists(tmp_path):
-    asked = requests_of(write(tmp_path, GOOD))
-    first = [request for request in asked if request["model"] == "cnn_rand"]
+    asked = configs_of(write(tmp_path, GOOD))
+    first = [request for request in asked if request.model == "cnn_rand"]
     assert len(first) == 2 * 3 * 2
-    assert {request["target"] for request in first} == {
+    assert {request.target for request in first} == {
         *(None, "air_conditioner", "car_horn")
     }
-    assert all(request["overrides"] == ["attack.max_passes=3"] for request in first)
-    second = [request for request in asked if request["model"] == "cnn_gamma"]
+    assert all(request.overrides == ("attack.max_passes=3",) for request in first)
+    second = [request for request in asked if request.model == "cnn_gamma"]
     assert len(second) == 10 * 2 * 2
-    assert {tuple(request["overrides"]) for request in second} == {
+    assert {request.overrides for request in second} == {
         (f"attack.confidence={value}", "training.batch_size=7") for value in (10, 20)
     }
-    assert "target" not in second[0]
-    assert {request.get("num_test_clips") for request in asked} == {None, 9}
+    assert second[0].target is None
+    assert {request.num_test_clips for request in asked} == {None, 9}
 
 
 def test_trials_of_one_model_and_seed_follow_each_other(tmp_path):
-    asked = requests_of(write(tmp_path, GOOD))
-    victims = [(request["model"], request.get("seed")) for request in asked]
+    asked = configs_of(write(tmp_path, GOOD))
+    victims = [(request.model, request.seed) for request in asked]
     changes = sum(one != other for one, other in itertools.pairwise(victims))
     assert changes == len(set(victims)) - 1
 
 
 def test_smoke_changes_what_it_names(tmp_path):
-    asked = requests_of(write(tmp_path, GOOD), "smoke")
-    second = [request for request in asked if request["model"] == "cnn_gamma"]
-    assert {request["num_attack_clips"] for request in second} == {2}
-    assert {tuple(request["overrides"]) for request in second} == {
+    asked = configs_of(write(tmp_path, GOOD), "smoke")
+    second = [request for request in asked if request.model == "cnn_gamma"]
+    assert {request.num_attack_clips for request in second} == {2}
+    assert {request.overrides for request in second} == {
         ("attack.confidence=30", "training.batch_size=7")
     }
 
@@ -119,8 +117,8 @@ def test_smoke_changes_what_it_names(tmp_path):
 )
 def test_targets(tmp_path, target, expected):
     text = GOOD.replace('["untargeted", "first:2"]', target)
-    asked = requests_of(write(tmp_path, text))
-    found = [r["target"] for r in asked if r["model"] == "cnn_rand"]
+    asked = configs_of(write(tmp_path, text))
+    found = [r.target for r in asked if r.model == "cnn_rand"]
     assert list(dict.fromkeys(found)) == expected
 
 
@@ -130,7 +128,7 @@ def test_every_manifest_declares_trials(name, scale):
     path = manifest.locate(name)
     declared = manifest.load(path, scale=scale)
     assert declared.name == name
-    asked = requests_of(path, scale, class_names=classes_of)
+    asked = configs_of(path, scale, class_names=classes_of)
     assert 0 < len(asked) <= (300 if scale == "paper" else 30)
     text = path.read_text()
     assert f"--manifest={name}" in text
@@ -147,7 +145,7 @@ def test_no_manifest_is_left_out():
 
 def test_paper_numbers_of_trials():
     def count(name):
-        return len(requests_of(manifest.locate(name), class_names=classes_of))
+        return len(configs_of(manifest.locate(name), class_names=classes_of))
 
     # Models x methods x (classes and untargeted).
     assert count("table_1") == count("table_4") == 5 * 2 * 11
@@ -157,11 +155,6 @@ def test_paper_numbers_of_trials():
     assert count("table_6") == 2 * 10
     assert count("table_11") == 2 * 32
     assert count("figure_3") == 10 * 10
-
-
-def test_names_are_those_of_the_library():
-    assert set(manifest.METHODS) == set(METHODS)
-    assert set(manifest.PRESETS) == set(config.PRESETS)
 
 
 def changed(old, new):
@@ -182,7 +175,7 @@ WRONG = {
     ],
     "seed = [0, 1]": [
         *("seed = -1", "seed = 1.5", "seed = true", "seed = inf", 'seed = "0"'),
-        *("seed = 2147483648", f"seed = {'9' * 5000}", "seed = [0, [1]]"),
+        *(f"seed = {'9' * 5000}", "seed = [0, [1]]"),
     ],
     "num_test_clips = 9": ["num_test_clips = 0", "num_test_clips = 1.5"],
     "set.attack.max_passes = 3": [
@@ -211,7 +204,7 @@ WRONG = {
 def test_what_is_wrong_is_said_in_one_line(tmp_path, text):
     path = write(tmp_path, text)
     with pytest.raises(UsageError) as caught:
-        requests_of(path)
+        configs_of(path)
     line = " ".join(str(caught.value).split())
     assert str(path) in line
     assert "expected" in line
@@ -239,7 +232,7 @@ def test_damaged_files_never_end_in_a_traceback(tmp_path, seed):
     path = tmp_path / "damaged.toml"
     path.write_bytes(content)
     try:
-        requests_of(path)
+        configs_of(path)
     except UsageError as error:
         assert str(path) in str(error)
 
@@ -258,7 +251,7 @@ def test_files_that_are_none(tmp_path):
 def test_unknown_class_and_unknown_column_are_named(tmp_path):
     path = write(tmp_path, GOOD.replace("first:2", "cow"))
     with pytest.raises(UsageError, match=r"trials\[0\]\.target: expected one of air"):
-        requests_of(path)
+        configs_of(path)
     declared = manifest.load(write(tmp_path, GOOD), scale="paper")
     manifest.check_table_keys(declared, ["method", "target", "seed"])
     with pytest.raises(UsageError, match=r"table: expected some of .* got 'target'"):

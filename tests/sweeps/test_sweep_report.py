@@ -1,7 +1,6 @@
 """The report of a sweep: complete, whole without a network, bounded, heard."""
 
 import csv
-import dataclasses
 import io
 import re
 import wave
@@ -11,19 +10,19 @@ import numpy as np
 import pytest
 from outline import Outline
 
-from uap_jax.sweeps import figures, formats, sweep_html, tables
+from uap_jax.sweeps import figures, report
 from uap_jax.sweeps.published import Published
-from uap_jax.sweeps.sweep_html import (
+from uap_jax.sweeps.report import (
     Corpus,
     Failure,
     Perturbed,
     Section,
     SweepData,
     SweepExample,
-    render_sweep_report,
-    write_sweep_report,
+    render,
 )
-from uap_jax.sweeps.tables import Record
+from uap_jax.sweeps.tables import formats, kinds
+from uap_jax.sweeps.tables.kinds import Record
 
 NASTY = "<b>\"'&</script>"
 MEASURES = ("test.asr", "test.snr_db")
@@ -72,7 +71,7 @@ def make_table(target="yes"):
         cells=(cell | {"errors": {"snr_db": "is another one's"}},),
     )
     records = [record(0.65432, target=target), record(None, target="no")]
-    return tables.mean_table(
+    return kinds.mean_table(
         records, rows=["target"], measures=MEASURES, published=published
     ), published
 
@@ -84,7 +83,7 @@ def make_curves(measures=MEASURES, **about):
         for x in (10, 100, 1000)
         for seed in (0, 1)
     ]
-    table = tables.curve_table(records, x="n", series=["method"], measures=measures)
+    table = kinds.curve_table(records, x="n", series=["method"], measures=measures)
     spec = {"kind": "curve", "x": "n", "rows": ["method"], "measures": measures}
     return Section(make_about("figure_2", table=spec, **about), table)
 
@@ -98,7 +97,7 @@ def make_example(num_samples=4000, **changes):
     example = SweepExample(
         "spchcmd", "down", "synthetic_speech", "left/1.wav", "left", "up", sound, []
     )
-    return dataclasses.replace(example, **{"perturbed": perturbed, **changes})
+    return example._replace(**{"perturbed": perturbed, **changes})
 
 
 def make_data(**changes):
@@ -135,12 +134,12 @@ def make_data(**changes):
         examples=[make_example(), make_example(target=None)],
         published_examples=[published],
     )
-    return dataclasses.replace(data, **changes)
+    return data._replace(**changes)
 
 
 @pytest.fixture(scope="module")
 def page():
-    return render_sweep_report(make_data())
+    return render(make_data())
 
 
 def test_page_is_whole_and_asks_for_no_other_file(page):
@@ -205,7 +204,7 @@ def test_players_tell_class_and_level(page):
 
 
 def test_a_sweep_without_anything_done():
-    table = tables.mean_table(
+    table = kinds.mean_table(
         [record(None, target="no")], rows=["target"], measures=MEASURES
     )
     empty = make_about(
@@ -217,11 +216,11 @@ def test_a_sweep_without_anything_done():
         dict.fromkeys(row) | {name: row[name] for name in names} | {"num_done": 0}
         for row in curve.table.rows
     )
-    page = render_sweep_report(
+    page = render(
         make_data(
             sections=[
                 Section(empty, table),
-                dataclasses.replace(curve, table=curve.table._replace(rows=rows)),
+                curve._replace(table=curve.table._replace(rows=rows)),
             ],
             num_done=0,
             corpora=[],
@@ -252,12 +251,12 @@ def test_text_is_escaped():
     )
     curves = make_curves(title=NASTY)
     rows = tuple(row | {"method": NASTY} for row in curves.table.rows)
-    page = render_sweep_report(
+    page = render(
         make_data(
             name=NASTY,
             sections=[
                 section,
-                dataclasses.replace(curves, table=curves.table._replace(rows=rows)),
+                curves._replace(table=curves.table._replace(rows=rows)),
             ],
             corpora=[Corpus(NASTY, NASTY, 1, 1, NASTY, True)],
             examples=[
@@ -281,25 +280,24 @@ def test_text_is_escaped():
 def test_examples_are_left_out_where_there_is_no_room():
     examples = [make_example(100_000), make_example(200_000), make_example(1000)]
     data = make_data(examples=examples)
-    whole = len(render_sweep_report(data).encode())
-    small = render_sweep_report(data, max_bytes=whole - 1)
+    whole = len(render(data).encode())
+    small = render(data, max_bytes=whole - 1)
     assert len(small.encode()) < whole
     # What is too large is left out, what comes after it not.
     assert small.count("<audio") == 6
     assert "1 more is left out" in Outline(small).text
-    assert "left out" not in render_sweep_report(data, max_bytes=whole + 100)
-    assert render_sweep_report(data, max_bytes=1).count("<audio") == 0
+    assert "left out" not in render(data, max_bytes=whole + 100)
+    assert render(data, max_bytes=1).count("<audio") == 0
 
 
-def test_same_data_gives_the_same_bytes(page, tmp_path):
-    write_sweep_report(tmp_path / "report.html", make_data())
-    assert (tmp_path / "report.html").read_text(encoding="utf-8") == page
+def test_same_data_gives_the_same_bytes(page):
+    assert render(make_data()) == page
 
 
 def curves_of(values, **row):
     """Curves of one series with given values of the setting."""
     records = [record(0.5, n=value, **row) for value in values]
-    table = tables.curve_table(records, x="n", series=["method"], measures=MEASURES)
+    table = kinds.curve_table(records, x="n", series=["method"], measures=MEASURES)
     return figures.draw_curves(
         table, x="n", series=["method"], measures=MEASURES, title="t"
     )
@@ -352,7 +350,7 @@ def test_remarks_are_in_every_form():
 
 
 def test_bound_is_below_fifteen_megabytes():
-    assert sweep_html.MAX_BYTES <= 15_000_000
+    assert report.MAX_BYTES <= 15_000_000
 
 
 @pytest.fixture(scope="module")

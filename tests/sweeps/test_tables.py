@@ -7,9 +7,9 @@ import math
 
 import pytest
 
-from uap_jax.sweeps import formats, tables
 from uap_jax.sweeps.published import Published
-from uap_jax.sweeps.tables import Record
+from uap_jax.sweeps.tables import formats, kinds
+from uap_jax.sweeps.tables.kinds import Record
 
 
 def trial(asr=None, *, noise=0.1, snr_db=20.0, **facts):
@@ -26,7 +26,7 @@ def test_means_over_what_is_there():
         trial(None, target="up"),
         trial(None, target="up", method="greedy"),
     ]
-    table = tables.mean_table(
+    table = kinds.mean_table(
         records, rows=["method"], measures=["test.asr", "test.snr_db"]
     )
     penalty, greedy = table.rows
@@ -44,7 +44,7 @@ def test_rows_stand_in_the_order_of_the_trials():
         for model in ("b", "a")
         for method in ("greedy", "penalty")
     ]
-    table = tables.mean_table(records, rows=["method", "model"], measures=["test.asr"])
+    table = kinds.mean_table(records, rows=["method", "model"], measures=["test.asr"])
     assert [(row["method"], row["model"]) for row in table.rows] == [
         *(("greedy", "b"), ("greedy", "a"), ("penalty", "b"), ("penalty", "a")),
     ]
@@ -60,7 +60,7 @@ def test_rows_of_means_and_the_papers_numbers_beside():
         ),
     )
     records = [trial(0.8, target="yes"), trial(0.6, target="untargeted")]
-    table = tables.mean_table(
+    table = kinds.mean_table(
         records,
         rows=["target"],
         measures=["test.asr", "test.snr_db"],
@@ -77,7 +77,7 @@ def test_rows_of_means_and_the_papers_numbers_beside():
 
 def test_list_has_a_row_a_trial():
     records = [trial(0.8, target="yes"), trial(None, target="no")]
-    table = tables.list_table(
+    table = kinds.list_table(
         records, rows=["target", "nonsense"], measures=["test.asr"]
     )
     yes, no = table.rows
@@ -93,7 +93,7 @@ def test_intervals_are_over_seeds():
         for target, asr in zip("ab", rates, strict=True)
     ]
     records += [trial(0.4, x=2), trial(None, x=3)]
-    table = tables.curve_table(records, x="x", series=["method"], measures=["test.asr"])
+    table = kinds.curve_table(records, x="x", series=["method"], measures=["test.asr"])
     three, one, none = table.rows
     # Student's t with two degrees of freedom; means of the seeds 0.6, 0.8, 0.7.
     half = 4.302652729911275 * 0.1 / math.sqrt(3)
@@ -114,7 +114,7 @@ def test_transfer_is_a_matrix():
         ),
         Record({"model": "b", "victim": "a"}, None),
     ]
-    table = tables.transfer_table(records, rows=["model"], published=True)
+    table = kinds.transfer_table(records, rows=["model"], published=True)
     first, second = table.rows
     assert (first["a.asr"], first["b.asr"], first["b.control"]) == (0.9, 0.3, 0.2)
     assert (first["chance"], first["b.published"]) == (0.1, 0.4)
@@ -122,7 +122,7 @@ def test_transfer_is_a_matrix():
 
 
 def test_significance_leaves_gaps():
-    table = tables.significance_table(
+    table = kinds.significance_table(
         [{"model": "a", "num_done": 0, "num_trials": 2}], rows=["model"]
     )
     (row,) = table.rows
@@ -133,7 +133,7 @@ def test_significance_leaves_gaps():
 @pytest.fixture
 def table():
     records = [trial(0.81234, target="a|b_c"), trial(None, target="d&e%")]
-    return tables.mean_table(records, rows=["target"], measures=["test.asr"])
+    return kinds.mean_table(records, rows=["target"], measures=["test.asr"])
 
 
 def test_markdown(table):

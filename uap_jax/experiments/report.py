@@ -1,4 +1,4 @@
-"""Writes the report of a sweep, one HTML file that opens offline, and its tables anew.
+"""Writes the report of a sweep, one HTML file that opens offline, and its tables again.
 
     python -m uap_jax.experiments.report --sweep=runs/sweeps/paper-built_in
 
@@ -16,16 +16,16 @@ SWEEP = flags.DEFINE_string("sweep", None, "The work directory of a sweep.")
 
 
 def main() -> int:
-    # Reading tables takes a moment; --help and mistyped flags need not wait.
-    from uap_jax.sweeps import gathering
-    from uap_jax.sweeps.sweep_html import write_sweep_report
+    # After flags, whose mistakes and --help need not wait for libraries.
+    from uap_jax.reporting import pages
+    from uap_jax.sweeps import gathering, report
 
     if not SWEEP.value:
         raise UsageError("--sweep: expected the work directory of a sweep, got none")
     workdir = Path(SWEEP.value)
     data = gathering.gather(workdir)
     path = workdir / "report.html"
-    write_sweep_report(path, data)
+    pages.write(path, report.render(data))
     console = Console()
     console.say(
         f"{len(data.sections)} tables and figures, {data.num_done} of "

@@ -137,11 +137,10 @@ def _attack(
     except Exception as error:
         if len(group) == 1:
             return dict.fromkeys(group, error)
+        line = f"batching failed ({one_line(error)}); running one at a time"
         for ready in group.values():
             ready.console.fault(error)
-            ready.console.say(
-                f"batching failed ({one_line(error)}); running one at a time"
-            )
+        first.console.announce(f"{line} (log: {first.workdir / LOG})")
         alone = [_attack({index: ready}, 1) for index, ready in group.items()]
         return {index: result for part in alone for index, result in part.items()}
     return dict(zip(group, results, strict=True))

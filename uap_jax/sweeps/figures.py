@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 
 from uap_jax.reporting import svg
 from uap_jax.reporting.fronts import draw_front
-from uap_jax.sweeps.formats import Table
-from uap_jax.sweeps.fronts import fronts_of, series_names
-from uap_jax.sweeps.tables import CONTROLS, MEASURES
+from uap_jax.sweeps.tables.formats import Table
+from uap_jax.sweeps.tables.fronts import fronts_of, series_names
+from uap_jax.sweeps.tables.kinds import CONTROLS, MEASURES
 from uap_jax.text import is_number
 
 # Values this many times apart stand on a logarithmic axis.
@@ -37,14 +37,14 @@ class Curves(NamedTuple):
 def draw_curves(
     table: Table, *, x: str, series: Sequence[str], measures: Sequence[str], title: str
 ) -> Curves:
-    """Draws each measure of a table as `tables.curve_table` makes it.
+    """Draws each measure of a table as `kinds.curve_table` makes it.
 
     Args:
         table: With columns for `series` and `x`, and for each measure its mean,
             ".low" and ".high".
         x: The setting along the curves.
         series: Settings that tell curves apart.
-        measures: Names in `tables.MEASURES`.
+        measures: Names in `kinds.MEASURES`.
         title: Of the table, for the text alternatives.
 
     Returns:

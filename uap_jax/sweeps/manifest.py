@@ -1,10 +1,6 @@
-"""Experiments declared in TOML: which trials, and how they become a table.
-
-What a manifest may hold is in `docs/sweeps.md`.
-"""
+"""Experiments declared in TOML: which trials, and which table; see docs/sweeps.md."""
 
 import dataclasses
-import hashlib
 import itertools
 import re
 import tomllib
@@ -12,85 +8,33 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from uap_jax.audio import SCALINGS
 from uap_jax.errors import UsageError
-from uap_jax.models import MODEL_NAMES
-from uap_jax.sweeps.tables import MEASURES
+from uap_jax.files import flatten
+from uap_jax.models.registry import MODEL_NAMES
+from uap_jax.runs.config import SETTINGS, RunConfig, as_json, type_of
+from uap_jax.runs.resolve import resolve
+from uap_jax.sweeps.tables.kinds import MEASURES
 
 SCALES = ("paper", "smoke")
 _FOLDER = Path(__file__).with_name("manifests")
-# As `attacks.methods.METHODS` and `config.PRESETS`, which take seconds to import.
-METHODS = ("penalty", "greedy", "decoupled")
-PRESETS = ("default", "paper")
 
-# One value of a key: what is expected, and whether a value is that.
-_Check = tuple[str, Callable[[Any], bool]]
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip()) and value.isprintable()
-
-
-def _is_size(value: Any, low: int) -> bool:
-    # True is an integer to Python.
-    is_integer = isinstance(value, int) and not isinstance(value, bool)
-    return is_integer and low <= value < 2**31
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int) and -(2**63) <= value < 2**63
-
-
-def _one_of(choices: Sequence[str]) -> _Check:
-    return f"one of {tuple(choices)}", lambda value: value in tuple(choices)
-
-
-def _is_class(value: Any) -> bool:
-    choice = re.compile(r"first:[1-9]\d{0,5}|(?!first:).+")
-    return _is_text(value) and all(
-        choice.fullmatch(part.strip()) for part in value.split("|")
-    )
-
-
-_TEXT: _Check = ("a text", _is_text)
-_CLASS: _Check = ("a class, 'each', 'first:N', or a choice as 'a|first:1'", _is_class)
-_MEASURE = _one_of(tuple(MEASURES))
-_NAME: _Check = (
-    "a name of letters, digits, '_' and '-'",
-    lambda value: isinstance(value, str) and bool(re.fullmatch(r"[\w-]+", value)),
+# Settings that a block lists. Trials of one model, then of one seed, follow each other.
+_LISTED = sorted(
+    (name for name, setting in SETTINGS.items() if setting.in_manifest),
+    key=lambda name: {"model": 0, "seed": 1}.get(name, 2),
 )
+_CLASSES = ("attack_class", "target")
 
-# What a block of trials lists, and what each value must be.
-_FIELDS: dict[str, _Check] = {
-    "model": _one_of(MODEL_NAMES),
-    "seed": ("an integer of at least 0", lambda value: _is_size(value, 0)),
-    "method": _one_of(METHODS),
-    "preset": _one_of(PRESETS),
-    "scaling": _one_of(SCALINGS),
-    "num_attack_clips": ("an integer of at least 1", lambda value: _is_size(value, 1)),
-    "num_test_clips": ("an integer of at least 1", lambda value: _is_size(value, 1)),
-    "attack_class": _CLASS,
-    "target": (f"{_CLASS[0]}; or 'untargeted'", _is_class),
+# The keys of a table by its kind; all are needed but those in _OPTIONAL.
+_TABLES = {
+    "mean": ("rows", "measures", "mean_over"),
+    "list": ("rows", "measures"),
+    "curve": ("x", "series", "measures"),
+    "front": ("series",),
+    "significance": ("rows",),
+    "transfer": ("rows",),
 }
-
-_SETTING: _Check = (
-    "a number, text, true or false",
-    lambda value: isinstance(value, float) or _is_number(value) or _is_text(value),
-)
-
-# Of settings within settings; there are none of more than three names.
-_MAX_DEPTH = 10
-
-# What each kind of table is declared by, all of it but what is in _OPTIONAL.
-_TABLES: dict[str, dict[str, _Check]] = {
-    "mean": {"rows": _TEXT, "measures": _MEASURE, "mean_over": _TEXT},
-    "list": {"rows": _TEXT, "measures": _MEASURE},
-    "curve": {"x": _TEXT, "series": _TEXT, "measures": _MEASURE},
-    "front": {"series": _TEXT},
-    "significance": {"rows": _TEXT},
-    "transfer": {"rows": _TEXT},
-}
-_OPTIONAL = ("mean_over",)
+_OPTIONAL = ("mean_over", "published")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,10 +43,9 @@ class TableSpec:
 
     Attributes:
         kind: "mean", "list", "curve", "front", "significance" or "transfer".
-        rows: Settings by whose values rows are told apart; for curves and fronts, the
-            series.
+        rows: Settings that tell rows apart; for curves and fronts, the series.
         measures: Names in `tables.MEASURES`.
-        mean_over: Of the rows' settings, those over which there are means too.
+        mean_over: Those of `rows` over which there are means too.
         x: The setting along a curve.
         published: The table of the paper to stand beside, or None.
     """
@@ -121,7 +64,7 @@ class Block:
 
     Attributes:
         where: The file and the block, for errors.
-        fields: Lists of what are flags of `run`.
+        fields: Lists of values of `RunConfig`'s fields.
         settings: Lists of what `--set` sets, by dotted keys.
     """
 
@@ -132,17 +75,7 @@ class Block:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """An experiment at one scale.
-
-    Attributes:
-        path: Where it was read.
-        name: Names its files.
-        title: Stands above its table.
-        scale: "paper" or "smoke".
-        blocks: What is tried.
-        table: What becomes of it.
-        digest: A hash of the file.
-    """
+    """An experiment at one scale; `name` names its files, `title` heads its table."""
 
     path: Path
     name: str
@@ -150,7 +83,6 @@ class Manifest:
     scale: str
     blocks: tuple[Block, ...]
     table: TableSpec
-    digest: str
 
 
 def names() -> list[str]:
@@ -159,7 +91,7 @@ def names() -> list[str]:
 
 
 def locate(name: str) -> Path:
-    """Returns the path of a manifest that is named by a path or as one of `names()`."""
+    """Returns the path of a manifest given by its path or as one of `names()`."""
     is_known = not Path(name).exists() and name in names()
     return _FOLDER / f"{name}.toml" if is_known else Path(name)
 
@@ -168,53 +100,54 @@ def load(path: Path, *, scale: str) -> Manifest:
     """Reads a manifest.
 
     Raises:
-        UsageError: It is not as it should be; names the file and the key.
+        UsageError: It is not valid; names the file and the key.
     """
     try:
-        content = path.read_bytes()
-        declared = tomllib.loads(content.decode())
+        declared = tomllib.loads(path.read_bytes().decode())
     except FileNotFoundError:
         raise UsageError(
             f"--manifest: expected a file or one of {', '.join(names())}, got {path}"
         ) from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{path}: expected text in UTF-8") from None
-    # Numbers of thousands of digits, and brackets as deep, have errors of their own.
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: expected TOML: {error}") from None
+        raise UsageError(f"{path}: expected TOML in UTF-8: {error}") from None
     _check_keys(declared, ("name", "title", "trials", "table"), f"{path}: ")
-    blocks = _get(declared, "trials", f"{path}: ")
-    if not isinstance(blocks, list) or not blocks:
+    blocks = _get(declared, "trials", list, f"{path}: ")
+    if not blocks:
         raise _wrong(f"{path}: trials", "at least one [[trials]]", blocks)
+    name = _get(declared, "name", str, f"{path}: ")
+    if not re.fullmatch(r"[\w-]+", name):
+        raise _wrong(f"{path}: name", "letters, digits, '_' and '-'", name)
+    title = _get(declared, "title", str, f"{path}: ")
+    if not title.isprintable():
+        raise _wrong(f"{path}: title", "one line", title)
     return Manifest(
         path=path,
-        name=_value(declared, "name", _NAME, f"{path}: "),
-        title=_value(declared, "title", _TEXT, f"{path}: "),
+        name=name,
+        title=title,
         scale=scale,
         blocks=tuple(
             _read_block(block, f"{path}: trials[{index}]", scale)
             for index, block in enumerate(blocks)
         ),
-        table=_read_table(_get(declared, "table", f"{path}: "), f"{path}: table"),
-        digest=hashlib.sha256(content).hexdigest()[:16],
+        table=_read_table(_get(declared, "table", dict, f"{path}: "), f"{path}: table"),
     )
 
 
-def requests(
+def configs(
     manifest: Manifest,
     *,
-    corpus_flags: Callable[[str], Mapping[str, str | None]],
+    corpus_flags: Callable[[str], Mapping[str, Any]],
     class_names: Callable[[str], Sequence[str]],
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields what is asked of each trial: where it stands, fields of a `Request`.
+) -> Iterator[tuple[RunConfig, dict[str, Any]]]:
+    """Yields the settings of each trial: as given, and resolved as in config.json.
 
     Args:
         manifest: The experiment.
-        corpus_flags: The fields of a request that name a corpus, for a model.
-        class_names: The classes of the corpus that a model is used with.
+        corpus_flags: Fields of `RunConfig` that name the corpus of a model.
+        class_names: The classes of the corpus of a model.
 
     Raises:
-        UsageError: A corpus has none of the classes that are named.
+        UsageError: A class is in no corpus, or a setting is not valid.
     """
     for block in manifest.blocks:
         settings = [
@@ -223,17 +156,17 @@ def requests(
         ]
         for model in block.fields["model"]:
             lists: dict[str, Sequence[Any]] = {**block.fields, "model": (model,)}
-            for key in ("attack_class", "target"):
-                if key in lists:
-                    names = class_names(model)
-                    lists[key] = _classes(lists[key], names, f"{block.where}.{key}")
+            for key in set(_CLASSES) & set(lists):
+                where = f"{block.where}.{key}"
+                lists[key] = _classes(lists[key], class_names(model), where)
             for values in itertools.product(*lists.values(), *settings):
-                chosen = dict(zip(lists, values, strict=False))
-                overrides = values[len(lists) :]
-                yield (
-                    block.where,
-                    {**chosen, **corpus_flags(model), "overrides": list(overrides)},
-                )
+                fields: dict[str, Any] = dict(zip(lists, values, strict=False))
+                fields |= corpus_flags(model)
+                config = RunConfig(**fields, overrides=values[len(lists) :])
+                try:
+                    yield config, as_json(resolve(config, on_accelerator=False))
+                except UsageError as error:
+                    raise UsageError(f"{block.where}: {error}") from error
 
 
 def check_table_keys(manifest: Manifest, known: Sequence[str]) -> None:
@@ -255,13 +188,11 @@ def _read_block(declared: Any, where: str, scale: str) -> Block:
         fields, settings = fields | smoke[0], settings | smoke[1]
     for key in ("model", "method"):
         if key not in fields:
-            raise UsageError(f"{where}.{key}: expected {_FIELDS[key][0]}, got nothing")
-    return Block(
-        where=where,
-        # In one order: trials of one model, then of one seed, follow each other.
-        fields={key: fields[key] for key in _FIELDS if key in fields},
-        settings=settings,
-    )
+            raise UsageError(f"{where}.{key}: expected a value, got none")
+    for model in fields["model"]:
+        if model not in MODEL_NAMES:
+            raise _wrong(f"{where}.model", f"one of {', '.join(MODEL_NAMES)}", model)
+    return Block(where, {k: fields[k] for k in _LISTED if k in fields}, settings)
 
 
 def _read_lists(
@@ -269,67 +200,68 @@ def _read_lists(
 ) -> tuple[dict[str, tuple[Any, ...]], dict[str, tuple[Any, ...]]]:
     if not isinstance(declared, dict):
         raise _wrong(where, "a table", declared)
-    _check_keys(declared, (*_FIELDS, "set", *others), f"{where}.")
+    _check_keys(declared, (*_LISTED, "set", *others), f"{where}.")
     fields = {
-        key: _values(declared[key], check, f"{where}.{key}")
-        for key, check in _FIELDS.items()
+        key: _values(declared[key], (type_of(key),), f"{where}.{key}")
+        for key in _LISTED
         if key in declared
     }
-    declared_settings = declared.get("set", {})
-    if not isinstance(declared_settings, dict):
-        raise _wrong(f"{where}.set", "a table", declared_settings)
-    return fields, dict(_read_settings(declared_settings, f"{where}.set", ""))
+    settings = declared.get("set", {})
+    if not isinstance(settings, dict):
+        raise _wrong(f"{where}.set", "a table", settings)
+    return fields, {
+        key: _values(value, (str, int, float, bool), f"{where}.set.{key}")
+        for key, value in flatten(settings).items()
+    }
 
 
-def _read_settings(
-    declared: dict[str, Any], where: str, prefix: str
-) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    for key, value in declared.items():
-        if isinstance(value, dict) and prefix.count(".") < _MAX_DEPTH:
-            yield from _read_settings(value, where, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", _values(value, _SETTING, f"{where}.{prefix}{key}")
-
-
-def _read_table(declared: Any, where: str) -> TableSpec:
-    if not isinstance(declared, dict):
-        raise _wrong(where, "a table", declared)
-    kind = _value(declared, "kind", _one_of(tuple(_TABLES)), f"{where}.")
-    checks = _TABLES[kind]
-    _check_keys(declared, ("kind", "published", *checks), f"{where}.")
-    found: dict[str, Any] = {}
-    for key, check in checks.items():
-        if key in declared or key not in _OPTIONAL:
-            values = _values(_get(declared, key, f"{where}."), check, f"{where}.{key}")
-            found["rows" if key == "series" else key] = values
-    if kind == "curve":
-        found["x"] = _value(declared, "x", _TEXT, f"{where}.")
-    if "published" in declared:
-        found["published"] = _value(declared, "published", _NAME, f"{where}.")
-    return TableSpec(kind=kind, **found)
+def _read_table(declared: dict[str, Any], where: str) -> TableSpec:
+    kind = _get(declared, "kind", str, f"{where}.")
+    if kind not in _TABLES:
+        raise _wrong(f"{where}.kind", f"one of {', '.join(_TABLES)}", kind)
+    keys = (*_TABLES[kind], "published")
+    _check_keys(declared, ("kind", *keys), f"{where}.")
+    spec: dict[str, Any] = {}
+    for key in keys:
+        if key in _OPTIONAL and key not in declared:
+            continue
+        if key in ("x", "published"):
+            spec[key] = _get(declared, key, str, f"{where}.")
+            continue
+        _get(declared, key, object, f"{where}.")
+        values = _values(declared[key], (str,), f"{where}.{key}")
+        spec["rows" if key == "series" else key] = values
+    for name in spec.get("measures", ()):
+        if name not in MEASURES:
+            raise _wrong(f"{where}.measures", f"some of {', '.join(MEASURES)}", name)
+    return TableSpec(kind=kind, **spec)
 
 
 def _classes(
-    entries: Sequence[str], names: Sequence[str], where: str
+    entries: Sequence[str], class_names: Sequence[str], where: str
 ) -> list[str | None]:
-    """Returns the classes that entries stand for, each once; None is no class."""
+    """Returns the classes that entries stand for, each once; None is no class.
+
+    An entry is a class, "each", "first:N" or, as a target, "untargeted"; of several
+    separated by "|" the first that the corpus has.
+    """
     found: dict[str | None, None] = {}
     for entry in entries:
-        chosen = None
         for choice in (part.strip() for part in entry.split("|")):
+            first = re.fullmatch(r"first:([1-9]\d*)", choice)
             if choice == "untargeted" and where.endswith("target"):
-                chosen = [None]
-            elif choice == "each":
-                chosen = list(names)
-            elif choice.startswith("first:"):
-                chosen = list(names[: int(choice.removeprefix("first:"))])
-            elif choice in names:
-                chosen = [choice]
-            if chosen is not None:
-                break
-        if chosen is None:
-            raise _wrong(where, f"one of {', '.join(names)}", entry)
-        found |= dict.fromkeys(chosen)
+                found[None] = None
+            elif choice == "each" or first:
+                count = int(first[1]) if first else None
+                found |= dict.fromkeys(class_names[:count])
+            elif choice in class_names:
+                found[choice] = None
+            else:
+                continue
+            break
+        else:
+            expected = ", ".join((*class_names, "each", "first:N"))
+            raise _wrong(where, f"one of {expected}, or a choice as 'a|first:1'", entry)
     return list(found)
 
 
@@ -343,37 +275,29 @@ def _check_keys(declared: dict[str, Any], known: Sequence[str], where: str) -> N
             raise UsageError(f"{where}{key}: expected one of {', '.join(known)}")
 
 
-def _get(declared: dict[str, Any], key: str, where: str) -> Any:
-    if key not in declared:
-        raise UsageError(f"{where}{key}: expected a value, got nothing")
-    return declared[key]
-
-
-def _value(declared: dict[str, Any], key: str, check: _Check, where: str) -> Any:
-    value = _get(declared, key, where)
-    expected, is_good = check
-    if not is_good(value):
-        raise _wrong(f"{where}{key}", expected, value)
+def _get(declared: dict[str, Any], key: str, wanted: type, where: str) -> Any:
+    """Returns a value of some type; a text is not empty."""
+    value = declared.get(key)
+    if value is None or not isinstance(value, wanted) or value == "":
+        raise _wrong(f"{where}{key}", f"a value ({wanted.__name__})", value)
     return value
 
 
-def _values(value: Any, check: _Check, where: str) -> tuple[Any, ...]:
+def _values(value: Any, types: tuple[type, ...], where: str) -> tuple[Any, ...]:
     """Returns a list of values, or a value, as a tuple without repetitions."""
     values = value if isinstance(value, list) else [value]
     if not values:
         raise _wrong(where, "at least one value", value)
-    expected, is_good = check
     for entry in values:
-        if not is_good(entry):
-            raise _wrong(where, expected, entry)
+        # True is an integer to Python.
+        if type(entry) not in types:
+            raise _wrong(where, " or ".join(type_.__name__ for type_ in types), entry)
     return tuple(dict.fromkeys(values))
 
 
 def _wrong(where: str, expected: str, got: Any) -> UsageError:
-    try:
-        text = repr(got)
-    # Of numbers of thousands of digits, and of tables as deep.
-    except (ValueError, RecursionError):
-        text = f"too much of {type(got).__name__}"
-    text = text if len(text) <= 80 else f"{text[:77]}..."
-    return UsageError(f"{where}: expected {expected}, got {text}")
+    text = repr(got)
+    return UsageError(
+        f"{where}: expected {expected}, got "
+        f"{text if len(text) <= 80 else f'{text[:77]}...'}"
+    )

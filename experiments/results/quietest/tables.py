@@ -19,7 +19,7 @@ import numpy as np
 
 from uap_jax import files
 from uap_jax.attacks import DecoupledConfig
-from uap_jax.sweeps.fronts import Points, snr_at_rate, undominated
+from uap_jax.reporting.fronts import Points, snr_at_rate, undominated
 
 # What "within" its final level means for the number of passes.
 CLOSE_DB = 0.5

@@ -7,14 +7,18 @@ from typing import Any
 
 from uap_jax import files
 from uap_jax.errors import UsageError
-from uap_jax.sweeps import formats, fronts, tables
-from uap_jax.sweeps.comparisons import compare_methods
-from uap_jax.sweeps.formats import Table
+from uap_jax.files import flatten
+from uap_jax.runs import store
 from uap_jax.sweeps.manifest import Manifest
-from uap_jax.sweeps.plan import Trial, facts_of, read_index
 from uap_jax.sweeps.published import Published, load_published, published_cell
-from uap_jax.sweeps.tables import Record
-from uap_jax.sweeps.trials import fault_of, read_result, transfers
+from uap_jax.sweeps.tables import formats, fronts, kinds
+from uap_jax.sweeps.tables.comparisons import Results, compare_methods
+from uap_jax.sweeps.tables.formats import Table
+from uap_jax.sweeps.tables.kinds import Record
+from uap_jax.sweeps.trials import Trial, read_corpora, read_result, transfers
+
+# How tables name the success rates of a result.
+_RATES = {"asr": "test", "control": "control"}
 
 
 def write_tables(
@@ -23,13 +27,13 @@ def write_tables(
     """Writes the table of an experiment as far as its trials are done.
 
     Args:
-        declared: The experiment.
+        declared: The experiment; of it, only what `make_table` describes is used.
         trials: All of them.
         workdir: Of the sweep.
         command: What was typed.
 
     Returns:
-        The file for reading; .csv, .json and .tex are beside it.
+        The Markdown file; .csv, .json and .tex are beside it.
 
     Raises:
         UsageError: The manifest names a table of the paper that does not fit.
@@ -41,12 +45,11 @@ def write_tables(
 def make_table(
     declared: Manifest, trials: Sequence[Trial], *, workdir: Path, command: str
 ) -> tuple[Table, dict[str, Any]]:
-    """Returns the table of an experiment, and what it is and where it is from.
-
-    Of `declared`, only what stands in the second is looked at. Arguments and errors as
-    of `write_tables`.
-    """
-    results = {trial.id: _good_result(trial, workdir) for trial in trials}
+    """Returns the table, and its description and origin; see `write_tables`."""
+    results: dict[str, dict[str, Any] | None] = {}
+    for trial in trials:
+        result = read_result(trial, workdir)
+        results[trial.id] = None if result and store.fault_of(result) else result
     try:
         table, notes = _build(declared, trials, results, workdir)
     except ValueError as error:
@@ -82,10 +85,7 @@ def write_files(table: Table, about: Mapping[str, Any], *, workdir: Path) -> Pat
 
 
 def _build(
-    declared: Manifest,
-    trials: Sequence[Trial],
-    results: Mapping[str, dict[str, Any] | None],
-    workdir: Path,
+    declared: Manifest, trials: Sequence[Trial], results: Results, workdir: Path
 ) -> tuple[Table, list[str]]:
     """Returns the table, and what to know when reading it."""
     spec = declared.table
@@ -97,24 +97,24 @@ def _build(
     notes = _notes([published])
     if spec.kind == "significance":
         compared = compare_methods(trials, results, spec.rows, published, workdir)
-        return tables.significance_table(list(compared), rows=spec.rows), [
+        return kinds.significance_table(list(compared), rows=spec.rows), [
             "Z is the paper's test of two proportions (Appendix C) of the mean rates, "
-            "its p here two-sided. It takes the clips of both methods for independent.",
-            "McNemar's exact test takes each test clip once, for the method that fools "
-            "it towards more of the targets.",
+            "its p here two-sided. It treats the clips of both methods as independent.",
+            "McNemar's exact test counts each test clip once, for the method that "
+            "fools it towards more of the targets.",
             *notes,
         ]
     records = [_record(trial, results[trial.id], workdir) for trial in trials]
     rows, measures = spec.rows, spec.measures
     if spec.kind == "list":
-        table = tables.list_table(
+        table = kinds.list_table(
             records, rows=rows, measures=measures, published=published
         )
         return table, ["low, high: Wilson's 95 % interval.", *notes]
     if spec.x is not None:
-        table = tables.curve_table(records, x=spec.x, series=rows, measures=measures)
+        table = kinds.curve_table(records, x=spec.x, series=rows, measures=measures)
         return table, ["low, high: 95 % interval of the mean over the seeds", *notes]
-    table = tables.mean_table(
+    table = kinds.mean_table(
         records,
         rows=rows,
         measures=measures,
@@ -124,41 +124,32 @@ def _build(
     return table, ["Means over the trials that are done.", *notes]
 
 
-def _good_result(trial: Trial, workdir: Path) -> dict[str, Any] | None:
-    result = read_result(trial, workdir)
-    return None if result is None or fault_of(result) else result
-
-
 def _record(trial: Trial, result: dict[str, Any] | None, workdir: Path) -> Record:
     if result is None:
-        return Record(facts_of(trial), None)
+        return Record(trial.facts, None)
     values = _numbers(result)
     passes = files.read_lines(trial.folder(workdir) / "metrics.jsonl")
     if passes:
         values |= {f"last.{key}": value for key, value in passes[-1].items()}
     if result["converged"]:
         values["passes_to_goal"] = result["num_passes"]
-    return Record(facts_of(trial), values)
+    return Record(trial.facts, values)
 
 
 def _numbers(result: Mapping[str, Any]) -> dict[str, Any]:
     low, high = result["test"].get("asr_ci95") or (None, None)
-    return files.flatten(result) | {"test.asr.low": low, "test.asr.high": high}
+    return flatten(result) | {"test.asr.low": low, "test.asr.high": high}
 
 
 def _build_front(
-    trials: Sequence[Trial],
-    results: Mapping[str, dict[str, Any] | None],
-    workdir: Path,
-    *,
-    series: Sequence[str],
+    trials: Sequence[Trial], results: Results, workdir: Path, *, series: Sequence[str]
 ) -> tuple[Table, list[str]]:
     """A row for each perturbation; a trial of the decoupled method has several."""
     records = []
     for trial in trials:
         whole = _record(trial, results[trial.id], workdir)
         facts = {**whole.facts, "asr_level": whole.facts.get("attack.target_asr")}
-        # A rate that was not reached keeps its row, without numbers.
+        # A rate that was not reached has a row without numbers.
         points = [
             Record(
                 facts | {"asr_level": entry["asr_level"]},
@@ -168,7 +159,7 @@ def _build_front(
         ]
         records += points or [Record(facts, whole.values)]
     shown = [key for key in series if key not in ("model", "target", "asr_level")]
-    table = tables.list_table(
+    table = kinds.list_table(
         records,
         rows=("model", "target", *shown, "asr_level"),
         measures=fronts.MEASURES,
@@ -180,10 +171,7 @@ def _build_front(
 
 
 def _build_transfer(
-    declared: Manifest,
-    trials: Sequence[Trial],
-    results: Mapping[str, dict[str, Any] | None],
-    workdir: Path,
+    declared: Manifest, trials: Sequence[Trial], results: Results, workdir: Path
 ) -> tuple[Table, list[str]]:
     number = declared.table.published
     panels = {
@@ -192,102 +180,82 @@ def _build_transfer(
     }
     records = []
     for trial in trials:
-        facts = facts_of(trial)
         result = results[trial.id]
-        own = result and {
-            "asr": result["test"]["asr"],
-            "control": result["control"]["asr"],
-        }
-        records.append(Record(facts | {"victim": facts["model"]}, own))
+        own = result and {name: result[of]["asr"] for name, of in _RATES.items()}
+        records.append(Record(trial.facts | {"victim": trial.settings["model"]}, own))
     for transfer in transfers(trials):
-        facts = facts_of(transfer.source) | {"victim": transfer.victim.config["model"]}
+        victim = transfer.victim.settings["model"]
+        facts = transfer.source.facts | {"victim": victim}
         result = read_result(transfer, workdir)
         panel = panels[facts["goal"]]
-        cell = None
+        values = {}
         if panel is not None:
             cell = published_cell(
                 panel,
                 source_model=facts["model"],
-                victim_model=facts["victim"],
+                victim_model=victim,
                 method=facts["method"],
             )
-        judged = {"published": cell and cell.get("asr")}
+            values["published"] = cell and cell.get("asr")
         if result is not None:
-            judged |= {
-                "asr": result["test"]["asr"],
-                "control": result["control"]["asr"],
-                "chance": result["chance"],
-            }
-        records.append(Record(facts, judged))
-    table = tables.transfer_table(
+            values |= {name: result[of]["asr"] for name, of in _RATES.items()}
+            values["chance"] = result["chance"]
+        records.append(Record(facts, values))
+    table = kinds.transfer_table(
         records, rows=declared.table.rows, published=bool(number)
     )
     return table, [
-        "A row is what a perturbation was made for, a column what it was tried on; on "
-        "its own model it is the test ASR of the attack.",
-        "Class prior: what a targeted rate is when the perturbation tells nothing.",
+        "A row is what a perturbation was made for, a column the model that it was "
+        "evaluated on; on its own model it is the test ASR of the attack.",
+        "Class prior: the targeted rate of a perturbation that has no effect.",
         *_notes(list(panels.values())),
     ]
 
 
-def _origin(
-    trials: Sequence[Trial],
-    results: Mapping[str, dict[str, Any] | None],
-    workdir: Path,
-) -> dict[str, Any]:
+def _origin(trials: Sequence[Trial], results: Results, workdir: Path) -> dict[str, Any]:
     """Returns where the numbers are from: corpora, seeds, models, machines."""
-    done = [(trial, results[trial.id]) for trial in trials if results[trial.id]]
-    corpora = read_index(workdir)["corpora"]
-    names = {trial.config["dataset"] for trial in trials}
-    hardware: dict[str, None] = {}
-    versions: dict[str, None] = {}
-    clips: dict[str, None] = {}
+    done = [(trial, result) for trial in trials if (result := results[trial.id])]
+    names = {trial.settings["dataset"] for trial in trials}
+    hardware, versions, clips = {}, {}, {}  # dicts as ordered sets
+    accuracies: dict[str, dict[str, dict[float, None]]] = {}
     for trial, result in done:
-        assert result is not None
         machine, libraries = result["hardware"], result["versions"]
+        scaling = trial.settings["scaling"]
         hardware[
             f"{machine['num_devices']} x {machine['device']}, {machine['processor']}, "
             f"{machine['num_cores']} cores"
         ] = None
         versions[f"uap_jax {libraries['uap_jax']}, jax {libraries['jax']}"] = None
-        clips[
-            f"{result['dataset']}, {trial.config['scaling']}, "
-            f"{result['test']['num_clips']} test clips"
-        ] = None
+        num_clips = result["test"]["num_clips"]
+        clips[f"{result['dataset']}, {scaling}, {num_clips} test clips"] = None
+        seeds = accuracies.setdefault(f"{trial.settings['model']}, {scaling}", {})
+        rates = seeds.setdefault(str(trial.settings["seed"]), {})
+        rates[result["clean_accuracy"]] = None
     return {
         "num_done": len(done),
         "num_trials": len(trials),
-        "missing": [t.label for t in trials if not results[t.id]],
+        "missing": [trial.label for trial in trials if not results[trial.id]],
         "trials": [trial.id for trial in trials],
+        "labels": [trial.label for trial in trials],
         "corpora": list(clips),
         "fingerprints": {
-            key: entry.get("fingerprint")
-            for key, entry in corpora.items()
-            if any(key.startswith(f"{name}-") for name in names)
+            key: entry["fingerprint"]
+            for key, entry in read_corpora(workdir).items()
+            if key.rsplit("-", 2)[0] in names
         },
-        "seeds": sorted({trial.config["seed"] for trial in trials}),
-        "clean_accuracy": _clean_accuracies(done),
+        "seeds": sorted({trial.settings["seed"] for trial in trials}),
+        # A model trained in several ways has several.
+        "clean_accuracy": {
+            model: {
+                f"{seed} (training {index})" if len(rates) > 1 else seed: rate
+                for seed, rates in seeds.items()
+                for index, rate in enumerate(rates, 1)
+            }
+            for model, seeds in accuracies.items()
+        },
         "hardware": list(hardware),
         "versions": list(versions),
     }
-
-
-def _clean_accuracies(
-    done: Sequence[tuple[Trial, dict[str, Any] | None]],
-) -> dict[str, dict[str, float]]:
-    """Returns them by model and seed; a model trained in several ways has them all."""
-    found: dict[tuple[str, str], dict[float, None]] = {}
-    for trial, result in done:
-        assert result is not None
-        model = f"{trial.config['model']}, {trial.config['scaling']}"
-        rates = found.setdefault((model, str(trial.config["seed"])), {})
-        rates[result["clean_accuracy"]] = None
-    by_model: dict[str, dict[str, float]] = {}
-    for (model, seed), rates in found.items():
-        for index, rate in enumerate(rates):
-            label = f"{seed} (training {index + 1})" if len(rates) > 1 else seed
-            by_model.setdefault(model, {})[label] = rate
-    return by_model
 
 
 def _describe(about: Mapping[str, Any]) -> Iterator[str]:
@@ -315,5 +283,5 @@ def _notes(published: Sequence[Published | None]) -> list[str]:
         f"paper: {table.source}; its models, data and splits are others, and its "
         "targeted numbers are means over all of its classes"
         for table in published
-        if table is not None and table.cells
+        if table is not None
     ]

@@ -8,30 +8,39 @@ from typing import Any
 
 import numpy as np
 
-from uap_jax.sweeps.plan import Trial, facts_of
+from uap_jax.evaluation.significance import mcnemar_exact, two_proportion_z
 from uap_jax.sweeps.published import Published, published_cell
+from uap_jax.sweeps.trials import Trial
 
 # Of each test clip whether the attack succeeded on it: "index", "success".
 TEST_CLIPS = "test_clips.npz"
-# What two trials have in common whose methods are compared.
+# What two trials share whose methods are compared.
 _PAIRED_BY = (
     *("model", "dataset", "split", "scaling", "target", "attack_class", "seed"),
     *("num_attack_clips", "num_test_clips"),
 )
+# The content of each trial's result.json, by its id; None where it is not done.
+Results = Mapping[str, dict[str, Any] | None]
 
 
 def compare_methods(
     trials: Sequence[Trial],
-    results: Mapping[str, dict[str, Any] | None],
+    results: Results,
     rows: Sequence[str],
     published: Published | None,
     workdir: Path,
 ) -> Iterator[dict[str, Any]]:
-    """Yields a comparison of methods for each row, as `significance_table` takes."""
-    methods = list(dict.fromkeys(trial.config["method"] for trial in trials))
+    """Yields a comparison of two methods for each row of a significance table.
+
+    Each has the settings of `rows`, "num_done" and "num_trials" (pairs of trials), and,
+    where there are pairs, "lower", "higher" (methods), "asr_lower", "asr_higher",
+    "num_clips", "z", "p_value", "only_lower", "only_higher", "mcnemar_p_value" and
+    "published_z".
+    """
+    methods = list(dict.fromkeys(trial.settings["method"] for trial in trials))
     groups: dict[tuple[Any, ...], dict[tuple[Any, ...], dict[str, Trial]]] = {}
     for trial in trials:
-        facts = facts_of(trial)
+        facts = trial.facts
         same = tuple(facts.get(key) for key in _PAIRED_BY)
         group = groups.setdefault(tuple(facts.get(key) for key in rows), {})
         group.setdefault(same, {})[facts["method"]] = trial
@@ -42,18 +51,16 @@ def compare_methods(
                 for pair in pairs.values()
                 if one in pair and other in pair
             ]
-            done = [
-                pair for pair in planned if all(results[trial.id] for trial in pair)
-            ]
+            done = [pair for pair in planned if all(results[t.id] for t in pair)]
             entry = dict(zip(rows, key, strict=True))
             entry |= {"num_done": len(done), "num_trials": len(planned)}
             if done:
                 entry |= _compare(done, results, workdir)
-            if published and published.cells and planned:
-                targets = {pair[0].config["target"] for pair in planned}
+            if published and planned:
+                targets = {pair[0].settings["target"] for pair in planned}
                 cell = published_cell(
                     published,
-                    model=planned[0][0].config["model"],
+                    model=planned[0][0].settings["model"],
                     target=None if targets == {None} else "mean",
                 )
                 entry["published_z"] = cell and cell.get("z")
@@ -61,26 +68,19 @@ def compare_methods(
 
 
 def _compare(
-    pairs: Sequence[tuple[Trial, Trial]],
-    results: Mapping[str, dict[str, Any] | None],
-    workdir: Path,
+    pairs: Sequence[tuple[Trial, Trial]], results: Results, workdir: Path
 ) -> dict[str, Any]:
-    from uap_jax.evaluation.significance import mcnemar_exact, two_proportion_z
-
-    def rate(side: int) -> float:
-        found = [results[pair[side].id] for pair in pairs]
-        return float(np.mean([result["test"]["asr"] for result in found if result]))
-
-    lower = int(rate(1) < rate(0))
-    low, high = rate(lower), rate(1 - lower)
-    first = results[pairs[0][0].id]
-    num_clips = first["test"]["num_clips"] if first else 0
+    tests = [[(results[trial.id] or {})["test"] for trial in pair] for pair in pairs]
+    rates = [float(np.mean([pair[side]["asr"] for pair in tests])) for side in (0, 1)]
+    lower = int(rates[1] < rates[0])
+    low, high = rates[lower], rates[1 - lower]
+    num_clips = tests[0][0]["num_clips"]
     z, p_value = two_proportion_z(
         round(low * num_clips), num_clips, round(high * num_clips), num_clips
     )
     compared = {
-        "lower": pairs[0][lower].config["method"],
-        "higher": pairs[0][1 - lower].config["method"],
+        "lower": pairs[0][lower].settings["method"],
+        "higher": pairs[0][1 - lower].settings["method"],
         "asr_lower": low,
         "asr_higher": high,
         "num_clips": num_clips,
@@ -103,7 +103,7 @@ def _compare(
 def _count_successes(
     trials: Sequence[Trial], workdir: Path
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Returns test clips, and in how many trials each was fooled, if that is known."""
+    """Returns the test clips, and in how many trials each was fooled, if stored."""
     clips: np.ndarray | None = None
     total = np.zeros((), np.int64)
     for trial in trials:

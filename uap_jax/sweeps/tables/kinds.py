@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from scipy.special import stdtrit
 
-from uap_jax.sweeps.formats import Column, Remark, Table
 from uap_jax.sweeps.published import Published, published_cell
+from uap_jax.sweeps.tables.formats import Column, Table, of_paper_error
 
 
 class Measure(NamedTuple):
@@ -258,8 +258,7 @@ def _measured(
         for column, field in fields.items():
             row[column.key] = cell.get(field) if field else mean_of(members, column.key)
             if field in errors:
-                text = f"the paper's number: {errors[field]}"
-                remarks.append(Remark(index, column.key, text))
+                remarks.append(of_paper_error(index, column.key, errors[field]))
         rows.append(row)
     return Table((*columns, *fields), tuple(rows), tuple(remarks))
 
@@ -268,7 +267,7 @@ def _published(
     published: Published | None, members: Sequence[Record]
 ) -> dict[str, Any] | None:
     """Returns the paper's cell for a group of trials."""
-    if published is None or not published.cells:
+    if published is None:
         return None
     known = set().union(*published.cells)
     keys: dict[str, Any] = {}

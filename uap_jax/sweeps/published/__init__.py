@@ -1,6 +1,6 @@
 """The paper's numbers, shown beside measured ones.
 
-The files are in `published/`; their fields and source are in third_party/README.md.
+Fields and source of the files here are in third_party/README.md.
 """
 
 import dataclasses
@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-_FOLDER = Path(__file__).with_name("published")
+_FOLDER = Path(__file__).parent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,13 +18,13 @@ class Published:
     Attributes:
         table: Its number, "1" ... "19"; "4A" and "4B" are panels, "figure_3" what the
             text says of that figure.
-        title: What it holds.
+        title: Its content.
         source: Where it was published.
         notes: What to know before comparing.
         cells: Flat records, numbers as printed. Rates in [0, 1], levels in dB; None is
-            a number that could not be read. "target" is a class, None (untargeted) or
-            "mean" (over all classes as targets). "errors" maps a field of the cell to
-            what the paper gets wrong there.
+            an illegible number. "target" is a class, None (untargeted) or "mean" (over
+            all classes as targets). "errors" maps a field of the cell to what the paper
+            gets wrong there.
     """
 
     table: str
@@ -35,17 +35,10 @@ class Published:
 
 
 def load_published(table: str) -> Published:
-    """Reads a table of the paper.
-
-    Args:
-        table: See `Published.table`.
+    """Reads a table of the paper; see `Published.table`.
 
     Raises:
         ValueError: There is no such table.
-
-    Example:
-        >>> table = load_published("6")
-        >>> cell = published_cell(table, method="penalty", target="dog_bark")
     """
     stem = table if table.startswith("figure") else f"table_{table}"
     path = _FOLDER / f"{stem}.json"
@@ -59,31 +52,26 @@ def load_published(table: str) -> Published:
 
 
 def published_cell(published: Published, **keys: str | None) -> dict[str, Any] | None:
-    """Returns the one cell whose fields have these values.
+    """Returns the one cell whose fields have these values, or None.
 
     Args:
         published: The table.
         **keys: Fields and their values; `target=None` is the untargeted attack.
 
-    Returns:
-        The cell; None where there is none.
-
     Raises:
         ValueError: A field is in no cell of the table, or more than one cell fits.
     """
-    if not published.cells:
-        return None
     fields = sorted(set().union(*published.cells))
     if unknown := sorted(keys.keys() - set(fields)):
         raise ValueError(f"keys: expected some of {fields}, got {unknown}")
-    found = [
+    fitting = [
         cell
         for cell in published.cells
         if all(name in cell and cell[name] == keys[name] for name in keys)
     ]
-    if len(found) > 1:
+    if len(fitting) > 1:
         raise ValueError(
             f"keys: expected to fit one cell of table {published.table}, got {keys} "
-            f"that fit {len(found)}"
+            f"that fit {len(fitting)}"
         )
-    return found[0] if found else None
+    return fitting[0] if fitting else None

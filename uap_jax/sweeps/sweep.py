@@ -1,0 +1,153 @@
+"""Carries out the jobs of an experiment that are not done, and writes its table."""
+
+import contextlib
+import itertools
+import shlex
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from uap_jax.console import Console
+from uap_jax.runs import store
+from uap_jax.runs.run import LOG
+from uap_jax.sweeps import trials
+from uap_jax.sweeps.execute import Executor
+from uap_jax.sweeps.manifest import Manifest
+from uap_jax.sweeps.tables import build
+from uap_jax.sweeps.trials import Context, Job, Trial, read_result
+from uap_jax.text import format_seconds
+
+# Between two writings of the table.
+TABLE_EVERY_S = 30.0
+
+
+def sweep(
+    declared: Manifest,
+    planned: Sequence[Trial],
+    context: Context,
+    console: Console,
+    execute: Executor,
+    *,
+    command: str,
+) -> list[str]:
+    """Carries out what is not finished and writes the table.
+
+    Args:
+        declared: The experiment.
+        planned: Its trials.
+        context: Where the sweep works.
+        console: Told of the progress.
+        execute: Carries out jobs: `run_local` or `ray_executor.run_ray`.
+        command: Goes into the table.
+
+    Returns:
+        A line for each job that failed.
+
+    Raises:
+        UsageError: The table cannot be as it is declared.
+    """
+
+    def write_table() -> Path:
+        return build.write_tables(
+            declared, planned, workdir=context.workdir, command=command
+        )
+
+    # A mistake in the table is better known before the work than after it.
+    write_table()
+    failed = _carry_out(planned, "trials", context, console, execute, write_table)
+    if declared.table.kind == "transfer":
+        jobs = [
+            transfer
+            for transfer in trials.transfers(planned)
+            if read_result(transfer.source, context.workdir)
+        ]
+        what = "evaluations on other models"
+        failed += _carry_out(jobs, what, context, console, execute, write_table)
+    for trial in planned:
+        result = read_result(trial, context.workdir)
+        if result and (fault := store.fault_of(result)):
+            failed.append(_describe_failure(trial, fault, context))
+    console.say(f"table: {write_table()}")
+    folder = shlex.quote(str(context.workdir))
+    console.say(f"report: python -m uap_jax.experiments.report --sweep={folder}")
+    return failed
+
+
+def _carry_out(
+    jobs: Sequence[Job],
+    what: str,
+    context: Context,
+    console: Console,
+    execute: Executor,
+    write_table: Callable[[], Path],
+) -> list[str]:
+    """Carries out the jobs that are not done; returns a line for each failure."""
+    left = {job.id: job for job in trials.pending(jobs, context.workdir)}
+    num_done = len(jobs) - len(left)
+    console.say(f"{len(jobs)} {what}, {num_done} done, in {context.workdir}")
+    if not left:
+        console.say("nothing to do")
+        return []
+    failed = []
+    running: set[str] = set()
+    spent: dict[str, list[float]] = defaultdict(list)
+    written = time.monotonic()
+
+    def on_start(job: Job) -> None:
+        running.add(job.id)
+        console.say(f"[{num_done + len(running)}/{len(jobs)}] {job.label}")
+
+    # Closed before anything else is said, also on Ctrl-C.
+    with contextlib.closing(
+        execute(list(left.values()), context, console, on_start)
+    ) as outcomes:
+        for job, error, seconds in outcomes:
+            num_done += 1
+            del left[job.id]
+            running.discard(job.id)
+            which = f"{job.label}: " if running else ""
+            if error is not None:
+                failed.append(_describe_failure(job, error, context))
+                console.say(f"{which}failed: {error}")
+            else:
+                result = read_result(job, context.workdir) or {}
+                # A model is trained once.
+                training = result.get("seconds", {}).get("train_model", 0.0)
+                spent[_kind_of(job)].append(seconds - training)
+                console.say(f"{which}{_describe_success(seconds, result)}")
+            if left and spent:
+                at_once = min(len(running) + 1, len(left))
+                remaining = seconds_left(left.values(), spent) / at_once
+                console.say(f"about {format_seconds(remaining)} left")
+            if time.monotonic() - written > TABLE_EVERY_S:
+                write_table()
+                written = time.monotonic()
+    return failed
+
+
+def seconds_left(left: Iterable[Job], spent: Mapping[str, Sequence[float]]) -> float:
+    """Estimates how long jobs take from the seconds of finished ones, by kind."""
+    overall = statistics.fmean(itertools.chain(*spent.values()))
+    means = {kind: statistics.fmean(seconds) for kind, seconds in spent.items()}
+    return sum(means.get(_kind_of(job), overall) for job in left)
+
+
+def _kind_of(job: Job) -> str:
+    """Returns what the time of a job mostly depends on."""
+    if isinstance(job, Trial):
+        return f"{job.settings['method']} {job.settings['model']}"
+    return f"on {job.victim.settings['model']}"
+
+
+def _describe_success(seconds: float, result: Mapping[str, Any]) -> str:
+    return (
+        f"done in {format_seconds(seconds)}: test ASR {result['test']['asr']:.3f}, "
+        f"noise {result['control']['asr']:.3f}"
+    )
+
+
+def _describe_failure(job: Job, error: str, context: Context) -> str:
+    return f"{job.label}: {error} (log: {job.folder(context.workdir) / LOG})"

@@ -1,0 +1,1 @@
+"""Tables of a sweep: their kinds, their files, and how methods are compared."""
