@@ -1,15 +1,13 @@
-"""The box [0, 1] that attacks work in: scalings of a waveform, and tanh space.
+"""The box [0, 1] of the attacks: scalings of a waveform, and tanh space.
 
 Scalings of a waveform a in [-1, 1]:
 
-- `fixed`: x = (a + 1) / 2. No gain per clip, so one and the same waveform is added to
-  every recording.
+- `fixed`: x = (a + 1) / 2. No gain per clip, so the same waveform is added to every
+  recording.
 - `peak`: x = 0.5 + 0.5 a / max|a|.
-- `minmax`: x = (a - min a) / (max a - min a), the scaling that the paper's numbers
-  imply.
+- `minmax`: x = (a - min a) / (max a - min a), which the paper's numbers imply.
 
-A clip without variation has no peak and no range to scale by: under `peak` and
-`minmax` it becomes 0.5 everywhere.
+Under `peak` and `minmax` a constant clip becomes 0.5 everywhere.
 """
 
 import functools
@@ -20,8 +18,8 @@ import jax.numpy as jnp
 
 from uap_jax.audio import SCALINGS
 
-# Keeps arctanh finite at the faces of the box (the paper's value; the smallest that
-# float32 can tell from zero here is 6e-8).
+# Keeps arctanh finite at the faces of the box (the paper's value; float32 resolves 6e-8
+# here).
 EPSILON = 1e-7
 
 
@@ -36,12 +34,11 @@ def to_box(waveform: jax.Array, *, scaling: str) -> tuple[jax.Array, BoxScale]:
     """Scales waveforms to the box.
 
     Args:
-        waveform: `[..., N]` float32 in [-1, 1]; `fixed` cuts off what lies outside.
+        waveform: `[..., N]` float32 in [-1, 1]; `fixed` clips to this range.
         scaling: One of `SCALINGS`.
 
     Returns:
-        Clips `[..., N]` in [0, 1], and the offset and scale `[...]` that `from_box`
-        needs.
+        Clips `[..., N]` in [0, 1], and the argument of `from_box`.
 
     Raises:
         ValueError: `scaling` is unknown.
@@ -73,7 +70,7 @@ def _to_box(waveform: jax.Array, scaling: str) -> tuple[jax.Array, BoxScale]:
 
 
 def from_box(x: jax.Array, box_scale: BoxScale) -> jax.Array:
-    """Returns clips `[..., N]` in the box to waveforms at their own level."""
+    """Returns the waveforms `[..., N]` of clips in the box."""
     return box_scale.offset[..., None] + box_scale.scale[..., None] * x
 
 
@@ -86,12 +83,7 @@ def check_scaling(scaling: str) -> None:
 def to_tanh_space(x: jax.Array, *, epsilon: float = EPSILON) -> jax.Array:
     """Maps clips to tanh space: x' = arctanh((2 x - 1)(1 - epsilon)), Eq. 7.
 
-    Args:
-        x: `[..., N]` in [0, 1].
-        epsilon: Distance kept from infinity.
-
-    Returns:
-        `[..., N]`, finite; at most 8.4 in size for the default epsilon.
+    For x in [0, 1] and the default epsilon, |x'| <= 8.4.
     """
     return jnp.arctanh((2 * x - 1) * (1 - epsilon))
 

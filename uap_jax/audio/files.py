@@ -4,25 +4,27 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
+import librosa
 import numpy as np
+import soundfile
+import soxr
+from scipy.io import wavfile
 
 from uap_jax import files
 from uap_jax.text import printable
 
-# Of one channel. Read by parts: a damaged header may promise more samples than memory
-# holds.
+# Recordings are read in blocks and up to a limit, since a damaged header may promise
+# more samples than memory holds. In float32, the limits are 1 GiB once resampled,
+# 0.25 GiB of all channels, and 0.5 GiB mixed to one channel.
 _BLOCK_FRAMES = 1 << 18
+_MAX_RESAMPLED = 1 << 28
+_MAX_SAMPLES = 1 << 26
+_MAX_MIXED = 1 << 27
 _PCM16_SCALE = 32768
 # Samples at the lower of two rates, beyond which resampling rounds to the same.
 _FILTER_MARGIN = 1024
-# A damaged header may ask for more than memory holds; 1 GiB as float32.
-_MAX_RESAMPLED = 1 << 28
-# Of all channels of a recording that is read as it is; 0.25 GiB as float32.
-_MAX_SAMPLES = 1 << 26
-# Of a recording that is mixed to one channel; 0.5 GiB as float32.
-_MAX_MIXED = 1 << 27
-# From here on libsndfile says that it does not know.
-_UNKNOWN_FRAMES = 1 << 62
+# libsndfile reports an unknown length as this or more.
+UNKNOWN_FRAMES = 1 << 62
 
 
 class AudioFileError(ValueError):
@@ -45,24 +47,23 @@ def read_audio(
 ) -> np.ndarray:
     """Reads a recording as one channel at one rate.
 
-    Reads whatever libsndfile does (WAV, FLAC, OGG, MP3 and more). Channels are
-    averaged and other rates resampled. Samples of floating-point files outside
-    [-1, 1] are kept; the conversion to 16 bits clips them. A WAV file that was cut
-    short gives the samples that are left.
+    Reads the formats of libsndfile (WAV, FLAC, OGG, MP3 and more). Channels are
+    averaged and other rates resampled. Samples of floating-point files may be outside
+    [-1, 1]; the conversion to 16 bits clips them. A truncated WAV file gives the
+    samples that are left.
 
     Args:
         path: The file.
         sample_rate_hz: Rate of the result.
-        num_samples: Length of the result: cut or padded with zeros at the end.
-            None keeps the length.
+        num_samples: Length of the result, cut or padded with zeros at the end; None:
+            that of the recording.
 
     Returns:
         `[N]` float32, full scale at +-1.
 
     Raises:
         AudioFileError: The file is missing, empty, not readable as audio, without
-            samples, too long, has samples that are not finite, or a rate that is
-            absurd.
+            samples, too long, or has non-finite samples or an absurd rate.
         ValueError: A setting is not positive.
     """
     _check_positive("sample_rate_hz", sample_rate_hz)
@@ -81,18 +82,12 @@ def read_audio(
 
 
 def read_channels(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
-    """Reads a recording as it is: all its channels, at its own rate.
+    """Reads all channels of a recording at its original rate.
 
-    What is read, and what of it, is as for `read_audio`.
-
-    Args:
-        path: The file.
+    Accepts the same files as `read_audio`, and raises the same errors.
 
     Returns:
         `[N, C]` float32, full scale at +-1; samples per second.
-
-    Raises:
-        AudioFileError: As for `read_audio`.
     """
     return _read(path, mix=False)
 
@@ -107,13 +102,10 @@ def crop_or_pad(waveform: np.ndarray, num_samples: int) -> np.ndarray:
 def to_pcm16(waveform: np.ndarray) -> np.ndarray:
     """Rounds a waveform to 16-bit samples, round(32768 a), clipped to their range.
 
-    `k / 32768` gives `k` again for every 16-bit integer `k`.
+    `k / 32768` gives `k` for every 16-bit integer `k`.
 
     Args:
         waveform: Floating-point samples of any shape, full scale at +-1.
-
-    Returns:
-        int16 samples of the same shape.
 
     Raises:
         ValueError: The samples are not floating-point or not finite.
@@ -132,17 +124,15 @@ def write_wav(
     sample_rate_hz: int,
     subtype: Literal["PCM_16", "FLOAT"] = "PCM_16",
 ) -> None:
-    """Writes a WAV file that appears whole or not at all.
+    """Writes a WAV file completely or not at all.
 
     The same waveform gives the same bytes.
 
     Args:
-        path: The file, in a folder that exists; replaced if it is there.
-        waveform: `[N]` or, of C channels, `[N, C]` floating-point samples, full scale
-            at +-1.
+        path: The file, in an existing folder.
+        waveform: `[N]` or `[N, C]` floating-point samples, full scale at +-1.
         sample_rate_hz: Samples per second.
-        subtype: "PCM_16" stores `to_pcm16(waveform)`, so louder samples are clipped;
-            "FLOAT" stores float32 samples as they are.
+        subtype: "PCM_16" stores `to_pcm16(waveform)`; "FLOAT" stores float32.
 
     Raises:
         ValueError: The waveform is of another shape, empty or not finite, the subtype
@@ -160,10 +150,8 @@ def write_wav(
     if not path.parent.is_dir():
         raise ValueError(f"path: expected an existing folder, got {path.parent}")
 
-    # libsndfile puts the time of writing into float files; SciPy does not.
-    from scipy.io import wavfile
-
     samples = to_pcm16(waveform) if subtype == "PCM_16" else waveform
+    # By SciPy, since libsndfile puts the time of writing into float files.
     with files.replacing(path) as file:
         wavfile.write(file, sample_rate_hz, samples)
 
@@ -177,17 +165,16 @@ def mel_spectrogram_db(
     hop_s: float = 0.008,
     floor_db: float = -100.0,
 ) -> np.ndarray:
-    """Computes the level of a waveform over time in bands of the mel scale.
+    """Computes levels in bands of the mel scale; a full-scale sine has about 0 dB.
 
-    Hann windows are centred on the frames; outside the waveform there is silence. A
-    sine at full scale in the middle of a band has about 0 dB.
+    Hann windows are centred on the frames, with silence outside the waveform.
 
     Args:
         waveform: `[N]` samples, full scale at +-1.
         sample_rate_hz: Samples per second.
-        num_mels: Bands between 0 Hz and half the sample rate.
+        num_mels: Number of bands between 0 Hz and half the sample rate.
         window_s: Length of a window.
-        hop_s: Time between the middles of two windows.
+        hop_s: Time between the centres of two windows.
         floor_db: Lower limit of the result.
 
     Returns:
@@ -205,9 +192,6 @@ def mel_spectrogram_db(
     _check_positive("hop_s * sample_rate_hz", num_hop)
     _check_positive("num_mels", num_mels)
 
-    # Of librosa only the filters: its spectrogram compiles for seconds on first use.
-    from librosa.filters import mel
-
     # Twice the window, so that the lowest bands are wider than the bins.
     num_fft = 2 * num_window
     window = np.hanning(num_window + 1)[:-1].astype(np.float32)
@@ -217,7 +201,10 @@ def mel_spectrogram_db(
     power = np.abs(np.fft.rfft(frames * window, num_fft)) ** 2
     # By Parseval's theorem the bins of a sine of amplitude 1 then add up to 1.
     power *= 4 / (num_fft * np.sum(window**2))
-    filters = mel(sr=sample_rate_hz, n_fft=num_fft, n_mels=num_mels, norm=None)
+    # Only the filters, since librosa's spectrogram compiles for seconds on first use.
+    filters = librosa.filters.mel(
+        sr=sample_rate_hz, n_fft=num_fft, n_mels=num_mels, norm=None
+    )
     tiny = np.finfo(np.float32).tiny
     levels = 10 * np.log10(np.maximum(filters @ power.T, tiny))
     return np.maximum(levels, floor_db).astype(np.float32)
@@ -225,8 +212,6 @@ def mel_spectrogram_db(
 
 def _read(path: str | os.PathLike[str], *, mix: bool) -> tuple[np.ndarray, int]:
     """Returns the samples, `[N]` of a mix or `[N, C]`, and their rate."""
-    import soundfile
-
     try:
         num_bytes = os.stat(path).st_size
     except FileNotFoundError:
@@ -247,7 +232,7 @@ def _read(path: str | os.PathLike[str], *, mix: bool) -> tuple[np.ndarray, int]:
             rate_hz = file.samplerate
             num_block = max(1, _BLOCK_FRAMES // file.channels)
             max_frames = _MAX_MIXED if mix else _MAX_SAMPLES // file.channels
-            num_said = file.frames if file.frames < _UNKNOWN_FRAMES else 0
+            num_said = file.frames if file.frames < UNKNOWN_FRAMES else 0
             while max(num_said, num_read) <= max_frames:
                 block = file.read(num_block, dtype="float32", always_2d=True)
                 blocks.append(_mix(block) if mix else block)
@@ -281,8 +266,6 @@ def _resample(
     file_rate_hz: int,
     sample_rate_hz: int,
 ) -> np.ndarray:
-    import soxr
-
     if len(waveform) * sample_rate_hz > _MAX_RESAMPLED * file_rate_hz:
         raise AudioFileError(
             path, f"is too long at {sample_rate_hz} Hz (its header says {file_rate_hz})"

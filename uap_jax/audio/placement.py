@@ -1,4 +1,4 @@
-"""Where a sound lies in a recording of another length."""
+"""Placement of a sound in a recording of another length."""
 
 import math
 from typing import NamedTuple
@@ -9,11 +9,11 @@ from uap_jax.audio.files import crop_or_pad
 
 
 class Placement(NamedTuple):
-    """How a sound meets a recording; what the recording has no room for is cut off.
+    """Placement of a sound, which is cut where the recording ends.
 
     Attributes:
-        repeats: Whether the sound begins anew where it ends, or silence follows.
-        shift_s: How much later the sound begins, circularly: its end comes first.
+        repeats: Whether the sound is repeated, or silence follows.
+        shift_s: Circular shift of the sound; its end comes first.
     """
 
     repeats: bool = True
@@ -21,15 +21,13 @@ class Placement(NamedTuple):
 
 
 def parse_placement(text: str) -> Placement:
-    """Returns what "tile", "once" or "shift:SECONDS" says.
-
-    "shift" repeats as "tile" does.
+    """Parses "tile", "once" or "shift:SECONDS", which repeats too.
 
     Raises:
         ValueError: The text is something else.
     """
-    kind, colon, seconds = text.partition(":")
-    if kind == "shift" and colon:
+    name, colon, seconds = text.partition(":")
+    if name == "shift" and colon:
         try:
             shift_s = float(seconds)
         except ValueError:
@@ -50,18 +48,9 @@ def place(
     *,
     sample_rate_hz: int,
 ) -> np.ndarray:
-    """Brings a sound to the length of a recording.
+    """Brings a sound `[M]` to the length of a recording, `[N]`.
 
-    With a shift of s samples a repeated sound is a[n] = sound[(n - s) mod M].
-
-    Args:
-        sound: `[M]` samples.
-        num_samples: Length of the recording, N.
-        placement: How.
-        sample_rate_hz: Samples per second of both.
-
-    Returns:
-        `[N]` samples.
+    Repeated and shifted by s samples it is a[n] = sound[(n - s) mod M].
 
     Raises:
         ValueError: The sound is not `[M]` with M > 0, or a number is not positive.

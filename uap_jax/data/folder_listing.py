@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import soundfile
 
-from uap_jax.audio.files import AudioFileError, read_audio
+from uap_jax.audio.files import UNKNOWN_FRAMES, AudioFileError, read_audio
 from uap_jax.data.dataset import ProgressFn, Splits
 from uap_jax.data.decoding import Listed, Listing
 from uap_jax.data.listing import (
@@ -31,8 +31,6 @@ _ALL_COLUMNS = (*_COLUMNS, "group", "split")
 _LAYOUT = f"<class>/<recording>, or {_TABLE} with columns path,label"
 # A thread holds a whole recording; this one takes 0.5 GiB.
 _MAX_FRAMES = 1 << 27
-# libsndfile reports an unknown length as this or more.
-_UNKNOWN_FRAMES = 1 << 62
 # Of a class's name in bytes; leaves room for the rest of a file's name.
 _MAX_NAME_BYTES = 200
 # Folders that are not classes if there are no others.
@@ -266,7 +264,7 @@ def _read_header(path: Path) -> tuple[int, int] | AudioFileError:
             return error
     if not frames:
         return AudioFileError(path, "holds no samples")
-    if frames >= _UNKNOWN_FRAMES:
+    if frames >= UNKNOWN_FRAMES:
         return 0, rate_hz
     if frames > _MAX_FRAMES:
         return AudioFileError(

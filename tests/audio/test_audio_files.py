@@ -50,27 +50,16 @@ def test_reads_compressed_formats(tmp_path, name, tolerance):
     )
 
 
-def test_averages_channels(tmp_path):
-    path, left = tmp_path / "stereo.wav", sine(RATE_HZ)
-    right = sine(RATE_HZ, frequency_hz=1000)
-    soundfile.write(path, np.stack([left, right], axis=1), RATE_HZ, subtype="FLOAT")
-    waveform = files.read_audio(path, sample_rate_hz=RATE_HZ)
-    np.testing.assert_allclose(waveform, (left + right) / 2, atol=1e-7)
-
-
-def test_keeps_channels_and_rate(tmp_path):
+def test_channels(tmp_path, monkeypatch):
     path = tmp_path / "stereo.wav"
     channels = np.stack([sine(44100), sine(44100, frequency_hz=1000)], axis=1)
     files.write_wav(path, channels, sample_rate_hz=44100, subtype="FLOAT")
     again, rate_hz = files.read_channels(path)
     np.testing.assert_array_equal(again, channels)
     assert rate_hz == 44100
-
-
-def test_channels_that_are_too_long(tmp_path, monkeypatch):
-    path = tmp_path / "stereo.wav"
-    files.write_wav(path, np.zeros((100, 2)), sample_rate_hz=8000)
-    monkeypatch.setattr(files, "_MAX_SAMPLES", 199)
+    mixed = files.read_audio(path, sample_rate_hz=44100)
+    np.testing.assert_allclose(mixed, channels.mean(axis=1), atol=1e-7)
+    monkeypatch.setattr(files, "_MAX_SAMPLES", 44100)
     with pytest.raises(files.AudioFileError, match="too long"):
         files.read_channels(path)
 
@@ -83,13 +72,11 @@ def test_resamples_to_the_same_sound(tmp_path, rate_hz):
     assert waveform.shape == (RATE_HZ,)
     expected = sine(RATE_HZ)
     np.testing.assert_allclose(waveform[500:-500], expected[500:-500], atol=1e-3)
-
-
-def test_resampling_removes_what_the_lower_rate_cannot_hold(tmp_path):
-    path = tmp_path / "a.wav"
-    soundfile.write(path, sine(96000, frequency_hz=12000), 96000, subtype="FLOAT")
-    waveform = files.read_audio(path, sample_rate_hz=RATE_HZ)
-    assert np.abs(waveform[500:-500]).max() < 1e-3
+    if rate_hz > 24_000:
+        # What the lower rate cannot hold is removed.
+        soundfile.write(path, sine(rate_hz, frequency_hz=12000), rate_hz, "FLOAT")
+        waveform = files.read_audio(path, sample_rate_hz=RATE_HZ)
+        assert np.abs(waveform[500:-500]).max() < 1e-3
 
 
 def test_reads_long_files_by_blocks(tmp_path, monkeypatch):
@@ -171,26 +158,6 @@ def test_header_with_an_impossible_rate(tmp_path, rate_hz):
         files.read_audio(path, sample_rate_hz=RATE_HZ, num_samples=100)
 
 
-@pytest.mark.parametrize("rate_hz", [0, -1])
-def test_rate_that_is_not_positive(monkeypatch, rate_hz):
-    monkeypatch.setattr(files, "_read", lambda *_, **__: (np.ones(9), rate_hz))
-    with pytest.raises(files.AudioFileError, match=f"header says {rate_hz}"):
-        files.read_audio("a.wav", sample_rate_hz=RATE_HZ, num_samples=100)
-
-
-def test_failing_resampler_is_an_audio_file_error(tmp_path, monkeypatch):
-    path = tmp_path / "a.wav"
-    write_with_rate(path, 8000)
-
-    def fail(*_, **__):
-        raise RuntimeError("no such ratio")
-
-    monkeypatch.setattr(soxr, "resample", fail)
-    message = r"cannot be resampled from 8000 Hz \(no such ratio\)"
-    with pytest.raises(files.AudioFileError, match=message):
-        files.read_audio(path, sample_rate_hz=RATE_HZ)
-
-
 def test_name_that_is_not_utf8(tmp_path):
     path = tmp_path / "caf\udce9.wav"
     files.write_wav(path, sine(RATE_HZ), sample_rate_hz=RATE_HZ)
@@ -206,75 +173,42 @@ def test_wav_cut_short_gives_what_is_left(tmp_path):
     np.testing.assert_array_equal(waveform, files.to_pcm16(whole[:5000]) / 32768)
 
 
-def write_missing(path):
-    pass
-
-
-def write_folder(path):
-    path.mkdir()
-
-
-def write_empty(path):
-    path.touch()
-
-
-def write_text(path):
-    path.write_text("not a recording\n" * 100)
-
-
-def write_header_only(path):
-    soundfile.write(path, sine(RATE_HZ), RATE_HZ, subtype="PCM_16")
-    path.write_bytes(path.read_bytes()[:44])
-
-
-def write_part_of_header(path):
-    soundfile.write(path, sine(RATE_HZ), RATE_HZ, subtype="PCM_16")
-    path.write_bytes(path.read_bytes()[:20])
-
-
-def write_no_samples(path):
-    soundfile.write(path, np.zeros(0), RATE_HZ)
-
-
-def write_one_sample_at_a_high_rate(path):
-    soundfile.write(path, np.zeros(1), 96000)
-
-
-def write_nan(path):
-    soundfile.write(path, np.array([0.0, np.nan, 0.5]), RATE_HZ, subtype="FLOAT")
-
-
-def write_infinity(path):
-    soundfile.write(path, np.array([0.0, -np.inf, 0.5]), RATE_HZ, subtype="FLOAT")
-
-
-def write_flac_cut_short(path):
-    noise = np.random.default_rng(0).uniform(-1, 1, RATE_HZ)
-    soundfile.write(path, noise, RATE_HZ, format="FLAC")
-    path.write_bytes(path.read_bytes()[:5000])
+def write_sound(path, samples=None, *, rate_hz=RATE_HZ, end=None, **settings):
+    samples = sine(RATE_HZ) if samples is None else np.asarray(samples)
+    soundfile.write(path, samples, rate_hz, **settings)
+    path.write_bytes(path.read_bytes()[:end])
 
 
 def write_flac_that_promises_too_much(path):
-    soundfile.write(path, sine(RATE_HZ), RATE_HZ, format="FLAC")
+    write_sound(path, format="FLAC")
     content = bytearray(path.read_bytes())
     content[22:26] = b"\xff\xff\xff\xff"  # Low bits of the number of samples.
     path.write_bytes(content)
 
 
+NOISE = np.random.default_rng(0).uniform(-1, 1, RATE_HZ)
+
+
 @pytest.mark.parametrize(
     ("write", "reason"),
     [
-        (write_missing, "does not exist"),
-        (write_folder, "is a folder"),
-        (write_empty, "is empty"),
-        (write_text, "cannot be read as audio"),
-        (write_header_only, "holds no samples"),
-        (write_part_of_header, "cannot be read as audio"),
-        (write_no_samples, "holds no samples"),
-        (write_one_sample_at_a_high_rate, "holds no samples at 16000 Hz"),
-        (write_nan, "NaN"),
-        (write_infinity, "infinite"),
-        (write_flac_cut_short, "cannot be read as audio"),
+        (lambda path: None, "does not exist"),
+        (lambda path: path.mkdir(), "is a folder"),
+        (lambda path: path.touch(), "is empty"),
+        (lambda path: path.write_text("no recording"), "cannot be read as audio"),
+        (lambda path: write_sound(path, end=44), "holds no samples"),
+        (lambda path: write_sound(path, end=20), "cannot be read as audio"),
+        (lambda path: write_sound(path, []), "holds no samples"),
+        (
+            lambda path: write_sound(path, [0.0], rate_hz=96000),
+            "holds no samples at 16000 Hz",
+        ),
+        (lambda path: write_sound(path, [0.0, np.nan], subtype="FLOAT"), "NaN"),
+        (lambda path: write_sound(path, [-np.inf], subtype="FLOAT"), "infinite"),
+        (
+            lambda path: write_sound(path, NOISE, format="FLAC", end=5000),
+            "cannot be read as audio",
+        ),
         (write_flac_that_promises_too_much, "is too long by its header"),
     ],
 )
@@ -288,20 +222,9 @@ def test_bad_file_is_named_in_one_line(tmp_path, write, reason):
     assert reason in message
     assert "\n" not in message
     assert message.count(str(path)) == 1
-
-
-def test_headerless_format_is_an_audio_file_error(tmp_path):
-    path = tmp_path / "a.raw"
-    path.write_bytes(bytes(100))
+    (tmp_path / "a.raw").write_bytes(bytes(100))
     with pytest.raises(files.AudioFileError, match="cannot be read as audio"):
-        files.read_audio(path, sample_rate_hz=RATE_HZ)
-
-
-def test_names_that_cannot_be_printed_as_they_are():
-    name = "caf\u00e9 \u72ac\n\x1b[31m\udcff.wav"
-    expected = "caf\u00e9 \u72ac\\n\\x1b[31m\ufffd.wav"
-    assert files.printable(name) == expected
-    assert str(files.AudioFileError(name, "is empty")) == f"{expected}: is empty"
+        files.read_audio(tmp_path / "a.raw", sample_rate_hz=RATE_HZ)
 
 
 def test_error_survives_pickling():
@@ -315,12 +238,22 @@ def test_pcm16_round_trips_every_value():
     pcm = files.to_pcm16((values / 32768).astype(np.float32))
     assert pcm.dtype == np.int16
     np.testing.assert_array_equal(pcm, values)
-
-
-def test_pcm16_rounds_and_clips():
     waveform = np.array([0.6, -0.6, 1.4, 32768, 40000, -40000]) / 32768
+    rounded = [1, -1, 1, 32767, 32767, -32768]
+    np.testing.assert_array_equal(files.to_pcm16(waveform), rounded)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT"])
+def test_written_recordings_read_back_exactly(tmp_path, subtype):
+    path, again = tmp_path / "a.wav", tmp_path / "b.wav"
+    waveform = np.random.default_rng(0).uniform(-1.2, 1.2, 5000).astype(np.float32)
+    for target in (path, again):
+        files.write_wav(target, waveform, sample_rate_hz=44100, subtype=subtype)
+    assert path.read_bytes() == again.read_bytes()
+    assert soundfile.info(path).subtype == subtype
+    expected = files.to_pcm16(waveform) / 32768 if subtype == "PCM_16" else waveform
     np.testing.assert_array_equal(
-        files.to_pcm16(waveform), [1, -1, 1, 32767, 32767, -32768]
+        files.read_audio(path, sample_rate_hz=44100), expected
     )
 
 
@@ -337,41 +270,6 @@ def test_pcm16_refuses(waveform, message):
         files.to_pcm16(waveform)
 
 
-def test_written_pcm16_reads_back_exactly(tmp_path):
-    path = tmp_path / "a.wav"
-    waveform = np.random.default_rng(0).uniform(-1.2, 1.2, 5000).astype(np.float32)
-    files.write_wav(path, waveform, sample_rate_hz=44100)
-    assert soundfile.info(path).subtype == "PCM_16"
-    np.testing.assert_array_equal(
-        files.read_audio(path, sample_rate_hz=44100), files.to_pcm16(waveform) / 32768
-    )
-
-
-def test_written_float_reads_back_exactly(tmp_path):
-    path = tmp_path / "a.wav"
-    waveform = np.random.default_rng(0).uniform(-1.2, 1.2, 5000).astype(np.float32)
-    files.write_wav(path, waveform, sample_rate_hz=RATE_HZ, subtype="FLOAT")
-    assert soundfile.info(path).subtype == "FLOAT"
-    np.testing.assert_array_equal(
-        files.read_audio(path, sample_rate_hz=RATE_HZ), waveform
-    )
-
-
-def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "a.wav"
-    files.write_wav(path, sine(RATE_HZ), sample_rate_hz=RATE_HZ)
-    before = path.read_bytes()
-
-    def fail(*_):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(files.os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
-        files.write_wav(path, sine(RATE_HZ) / 2, sample_rate_hz=RATE_HZ)
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -386,12 +284,9 @@ def test_write_refuses(tmp_path, changes, message):
     arguments = {"waveform": np.zeros(3), "sample_rate_hz": RATE_HZ} | changes
     with pytest.raises(ValueError, match=message):
         files.write_wav(tmp_path / "a.wav", **arguments)
-    assert not list(tmp_path.iterdir())
-
-
-def test_write_needs_an_existing_folder(tmp_path):
     with pytest.raises(ValueError, match="path: expected an existing folder"):
         files.write_wav(tmp_path / "b" / "a.wav", np.zeros(3), sample_rate_hz=RATE_HZ)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("rate_hz", [8000, 16000, 44100])
@@ -421,9 +316,6 @@ def test_mel_spectrogram_scales_in_db_down_to_its_floor():
     )
     assert silent.shape == (32, 1)
     assert np.all(silent == -80)
-
-
-def test_mel_spectrogram_refuses():
     with pytest.raises(ValueError, match=r"waveform: expected \[N\]"):
         files.mel_spectrogram_db(np.zeros((2, 9)), sample_rate_hz=RATE_HZ)
     with pytest.raises(ValueError, match="num_mels: expected a positive"):
