@@ -2,7 +2,7 @@
 
     python -m uap_jax.experiments.download speech_commands_v0.02 --data_dir=DIR
 
-The same command goes on where it was stopped, and does nothing where all is there.
+The same command resumes an interrupted download, and does nothing if all is there.
 """
 
 import shlex
@@ -18,33 +18,31 @@ from uap_jax.errors import UsageError, user_mistakes
 from uap_jax.text import format_seconds
 
 CORPUS = flags.DEFINE_enum(
-    "corpus", None, tuple(ARCHIVES), "What to download; may stand without --corpus=."
+    "corpus", None, tuple(ARCHIVES), "What to download; --corpus= may be left out."
 )
 DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Where the archive goes, and a folder with what is in it."
+    "data_dir", None, "Folder for the archive, and for a folder with its content."
 )
 URL = flags.DEFINE_string("url", None, "Another address of the same archive.")
 
 
-def main(name: str | None = None) -> int:
-    name, data_dir = name or CORPUS.value, DATA_DIR.value
-    if name is None:
-        raise UsageError(f"expected a corpus, one of {', '.join(ARCHIVES)}, got none")
-    if data_dir is None:
+def main(*arguments: str) -> int:
+    names = [name for name in (CORPUS.value, *arguments) if name is not None]
+    if len(names) != 1 or names[0] not in ARCHIVES:
+        got = ", ".join(names) or "none"
+        raise UsageError(f"expected a corpus, one of {', '.join(ARCHIVES)}, got {got}")
+    if DATA_DIR.value is None:
         raise UsageError("--data_dir: expected a folder for the archive, got none")
-    if name not in ARCHIVES:
-        expected = ", ".join(ARCHIVES)
-        raise UsageError(f"expected a corpus, one of {expected}, got {name!r}")
-    archive = ARCHIVES[name]
+    name, data_dir = names[0], Path(DATA_DIR.value)
+    archive, part = ARCHIVES[name], part_path(name, data_dir)
     console = Console()
     console.say(f"{name} from {URL.value or archive.url}, licence {archive.licence}")
-    part = part_path(name, data_dir)
     if part.exists():
-        console.say(f"going on after {part.stat().st_size / 1e6:.1f} MB in {part}")
+        console.say(f"resuming after {part.stat().st_size / 1e6:.1f} MB in {part}")
     started = time.monotonic()
     try:
         with user_mistakes():
-            found = install(
+            corpus = install(
                 name,
                 data_dir,
                 url=URL.value,
@@ -58,21 +56,21 @@ def main(name: str | None = None) -> int:
         if part.exists():
             console.say(f"{part.stat().st_size / 1e6:.1f} MB stay in {part}")
         raise
-    if found.is_new:
+    if corpus.is_new:
         took = format_seconds(time.monotonic() - started)
-        console.say(f"unpacked {found.num_files} files into {found.folder} in {took}")
-        known = "as it should be" if found.is_checked else "none is known to compare"
-        console.say(f"the archive's checksum is {found.checksum}, {known}")
-        console.say(f"{Path(data_dir) / archive.file_name} is not needed any more")
+        console.say(f"unpacked {corpus.num_files} files into {corpus.folder} in {took}")
+        checked = "as expected" if corpus.is_checked else "no reference available"
+        console.say(f"the archive's checksum is {corpus.checksum}, {checked}")
+        console.say(f"{data_dir / archive.file_name} is no longer needed")
     else:
-        console.say(f"nothing to do: {found.folder} holds {found.num_files} files")
-    use = (f"--dataset={archive.dataset}", f"--data_dir={found.folder.resolve()}")
+        console.say(f"nothing to do: {corpus.folder} holds {corpus.num_files} files")
+    use = (f"--dataset={archive.dataset}", f"--data_dir={corpus.folder.resolve()}")
     console.say(f"use it with {shlex.join(use)}")
     return 0
 
 
 class _Progress:
-    """A `ProgressFn` of bytes that knows of the bytes of an earlier try."""
+    """A `ProgressFn` of bytes, some of which an earlier command downloaded."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -81,7 +79,7 @@ class _Progress:
     def __call__(self, what: str, done: int, total: int) -> None:
         now = time.monotonic()
         first, started = self._first.setdefault(what, (done, now))
-        if done < first:  # The server had it begin again.
+        if done < first:  # The server started over.
             self._first[what] = first, started = done, now
         text = f"{what} {done / 1e6:.1f} MB"
         if total:
