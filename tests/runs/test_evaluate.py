@@ -1,4 +1,4 @@
-"""A stored perturbation judged again."""
+"""A stored perturbation evaluated again."""
 
 import json
 import shutil
@@ -7,17 +7,22 @@ from launching import launch, launch_here
 from tones import write_tones
 
 
-def test_finds_what_the_run_found(finished_run):
+def read(path):
+    return json.loads(path.read_text())
+
+
+def test_evaluates_as_the_run(finished_run):
     flags = (
         f"--perturbation={finished_run.workdir}",
         f"--cache_dir={finished_run.cache}",
     )
+    # In a process of its own, as the run: numbers are the same to the last bit.
     done = launch("evaluate", *flags)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "found spchcmd trained" in done.stdout
-    result = json.loads((finished_run.workdir / "result.json").read_text())
+    assert "using spchcmd trained in" in done.stdout
+    result = read(finished_run.workdir / "result.json")
     folder = finished_run.workdir / "evaluations" / result["victim"]["name"]
-    evaluation = json.loads((folder / "evaluation.json").read_text())
+    evaluation = read(folder / "evaluation.json")
     for key in ("test", "control", "clean_accuracy", "victim", "seed", "target"):
         assert evaluation[key] == result[key]
     assert f"test ASR {result['test']['asr']:.3f}" in done.stdout
@@ -29,34 +34,38 @@ def test_finds_what_the_run_found(finished_run):
 def test_as_many_test_clips_as_the_run(finished_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(finished_run.workdir, run)
-    config = json.loads((run / "config.json").read_text()) | {"num_test_clips": 6}
+    config = read(run / "config.json") | {"num_test_clips": 6}
     (run / "config.json").write_text(json.dumps(config))
     folders = (f"--workdir={run}", f"--cache_dir={finished_run.cache}")
-    done = launch("evaluate", f"--perturbation={run}", *folders)
+    done = launch_here("evaluate", f"--perturbation={run}", *folders)
     assert (done.returncode, done.stderr) == (0, "")
-    evaluation = json.loads((run / "evaluation.json").read_text())
-    assert evaluation["test"]["num_clips"] == 6
+    assert read(run / "evaluation.json")["test"]["num_clips"] == 6
 
 
-def test_other_recordings(finished_run, tmp_path):
-    # As many as of the run, so that its programs serve.
+def test_other_recordings_and_another_model(finished_run, tmp_path):
     other = write_tones(tmp_path / "other", seed=1)
     flags = (
         *(f"--perturbation={finished_run.workdir}", f"--data_dir={other}"),
+        *("--model=own_networks:named", "--seed=5"),
         *(f"--cache_dir={finished_run.cache}", f"--workdir={tmp_path / 'evaluation'}"),
     )
-    done = launch("evaluate", *flags)
+    done = launch_here("evaluate", *flags)
     assert (done.returncode, done.stderr) == (0, "")
-    path = tmp_path / "evaluation" / "evaluation.json"
-    evaluation = json.loads(path.read_text())
-    result = json.loads((finished_run.workdir / "result.json").read_text())
-    assert evaluation["data_dir"] == str(other)
-    assert evaluation["victim"]["name"] != result["victim"]["name"]
+    evaluation = read(tmp_path / "evaluation" / "evaluation.json")
+    result = read(finished_run.workdir / "result.json")
+    assert (evaluation["data_dir"], evaluation["seed"]) == (str(other), 5)
+    assert evaluation["victim"]["training"] == "given"
     assert evaluation["test"].keys() == result["test"].keys()
-    (other / "low").rename(other / "deep")
+    shutil.copytree(other, tmp_path / "deep")
+    deep = tmp_path / "deep"
+    (deep / "low").rename(deep / "deep")
     for name in ("validation_list.txt", "testing_list.txt"):
-        text = (other / name).read_text()
-        (other / name).write_text(text.replace("low/", "deep/"))
+        text = (deep / name).read_text()
+        (deep / name).write_text(text.replace("low/", "deep/"))
+    flags = (
+        *(f"--perturbation={finished_run.workdir}", f"--data_dir={deep}"),
+        f"--cache_dir={finished_run.cache}",
+    )
     refused = launch_here("evaluate", *flags)
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     assert "its target: expected one of deep" in refused.stderr
