@@ -115,7 +115,10 @@ def run_group(
     started = time.perf_counter()
     folders = [job.folder(context.workdir) for job in group]
     logs = [open_log(job, context, console) for job in group]
-    configs = [job.config for job in group if isinstance(job, Trial) and job.config]
+    # Here, since sizes follow the machine that does the work.
+    configs = [
+        resolve(job.config) for job in group if isinstance(job, Trial) and job.config
+    ]
     results: list[Any]
     if configs:
         if len(configs) > 1:
