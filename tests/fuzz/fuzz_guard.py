@@ -26,12 +26,7 @@ class HangError(BaseException):
 
 
 class Outcomes:
-    """Calls on damaged files, and what became of them.
-
-    Attributes:
-        counts: How many ended in which way: "done" or "refused".
-        faults: One text for each that ended in another way.
-    """
+    """Calls on damaged files, counted as "done" or "refused"; faults by text."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -46,17 +41,9 @@ class Outcomes:
         naming: tuple[str, ...] = (),
         limit_s: float = 10.0,
     ) -> str:
-        """Makes a call and notes how it ended.
+        """Makes a call that may raise `allowed` errors, or an OSError naming a file.
 
-        Args:
-            case: What was damaged and how, for the report.
-            call: What is called.
-            allowed: The errors that it may raise, and an OSError with a file's name.
-            naming: The error's text must hold one of these; none: any text will do.
-            limit_s: The time that it may take.
-
-        Returns:
-            "done", "refused" or "fault".
+        Returns "done", "refused" or "fault". The error's text holds one of `naming`.
         """
         try:
             with time_limit(limit_s):

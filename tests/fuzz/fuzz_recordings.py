@@ -14,25 +14,19 @@ from fuzz_bytes import DAMAGES
 RATE_HZ = 16_000
 
 # Formats and subtypes that stand for all, and the suffix they go by.
-_FORMATS = (
-    *(("WAV", "PCM_16", ".wav"), ("WAV", "PCM_U8", ".wav"), ("WAV", "PCM_24", ".wav")),
-    *(("WAV", "FLOAT", ".wav"), ("WAV", "DOUBLE", ".wav"), ("WAV", "ULAW", ".wav")),
-    *(("WAV", "IMA_ADPCM", ".wav"), ("WAV", "MS_ADPCM", ".wav")),
-    *(
-        ("WAV", "GSM610", ".wav"),
-        ("WAVEX", "PCM_16", ".wav"),
-        ("RF64", "PCM_16", ".wav"),
-    ),
-    *(("FLAC", "PCM_16", ".flac"), ("FLAC", "PCM_24", ".flac")),
-    *(("OGG", "VORBIS", ".ogg"), ("OGG", "OPUS", ".opus")),
-    *(("MP3", "MPEG_LAYER_III", ".mp3"), ("MP3", "MPEG_LAYER_III", ".wav")),
-    *(("AIFF", "PCM_16", ".aiff"), ("AU", "PCM_16", ".au"), ("W64", "PCM_16", ".w64")),
-    *(("CAF", "ALAC_16", ".caf"), ("CAF", "PCM_16", ".caf"), ("VOC", "PCM_16", ".voc")),
-    *(
-        ("NIST", "PCM_16", ".sph"),
-        ("FLAC", "PCM_16", ".wav"),
-        ("OGG", "VORBIS", ".mp3"),
-    ),
+_FORMATS = tuple(
+    line.split()
+    for line in """
+    WAV PCM_16 .wav, WAV PCM_U8 .wav, WAV PCM_24 .wav, WAV FLOAT .wav, WAV DOUBLE .wav
+    WAV ULAW .wav, WAV IMA_ADPCM .wav, WAV MS_ADPCM .wav, WAV GSM610 .wav
+    WAVEX PCM_16 .wav, RF64 PCM_16 .wav, FLAC PCM_16 .flac, FLAC PCM_24 .flac
+    OGG VORBIS .ogg, OGG OPUS .opus, MP3 MPEG_LAYER_III .mp3, MP3 MPEG_LAYER_III .wav
+    AIFF PCM_16 .aiff, AU PCM_16 .au, W64 PCM_16 .w64, CAF ALAC_16 .caf
+    CAF PCM_16 .caf, VOC PCM_16 .voc, NIST PCM_16 .sph, FLAC PCM_16 .wav
+    OGG VORBIS .mp3
+    """.strip()
+    .replace("\n", ",")
+    .split(",")
 )
 
 
