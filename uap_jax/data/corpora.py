@@ -32,16 +32,10 @@ _BUILT_IN = {
 BUILT_IN = tuple(_BUILT_IN)
 CORPUS_NAMES = (*BUILT_IN, *_RECORDED)
 
-# What a model is used with: without recordings, and with a folder of them.
+# By the length of a model's clips: its corpora without and with a folder of recordings.
 DEFAULT_CORPORA = {
-    "spchcmd": ("synthetic_speech", "speech_commands"),
-    **dict.fromkeys(
-        (
-            *("cnn_rand", "cnn_gamma", "envnet_v2", "envnet_v2_deep"),
-            *("sincnet", "sincnet_vgg19"),
-        ),
-        ("synthetic_urban", "urbansound8k"),
-    ),
+    speech.NUM_SAMPLES: ("synthetic_speech", "speech_commands"),
+    urban.NUM_SAMPLES: ("synthetic_urban", "urbansound8k"),
 }
 
 

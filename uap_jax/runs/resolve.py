@@ -15,7 +15,11 @@ from uap_jax.attacks.loop import resolve_config
 from uap_jax.attacks.methods import resolve_method
 from uap_jax.data.corpora import BUILT_IN, CORPUS_NAMES, DEFAULT_CORPORA
 from uap_jax.errors import UsageError, user_mistakes
-from uap_jax.models.registry import MODEL_NAMES, default_micro_batch_size
+from uap_jax.models.registry import (
+    MODEL_NAMES,
+    default_micro_batch_size,
+    default_num_samples,
+)
 from uap_jax.runs import custom_models
 from uap_jax.runs.config import (
     PRESETS,
@@ -104,8 +108,10 @@ def _check(name: str, value: Any, setting: Any) -> None:
 
 
 def _default_corpus(config: RunConfig, is_own: bool) -> str:
-    built_in, recorded = ("folder",) * 2 if is_own else DEFAULT_CORPORA[config.model]
-    return built_in if config.data_dir is None else recorded
+    if is_own:
+        return "folder"
+    names = DEFAULT_CORPORA[default_num_samples(config.model)]
+    return names[config.data_dir is not None]
 
 
 def _check_corpus(config: RunConfig) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from uap_jax import files
 from uap_jax.data.corpora import BUILT_IN, DEFAULT_CORPORA
 from uap_jax.errors import UsageError
+from uap_jax.models.registry import default_num_samples
 from uap_jax.runs import store
 from uap_jax.runs.run import LOG
 from uap_jax.sweeps import manifest, trials
@@ -127,7 +128,7 @@ def _make_section(
 
 def _paper_corpus(model: str) -> str:
     """Returns the paper's corpus for a model."""
-    recorded = DEFAULT_CORPORA[model][1]
+    recorded = DEFAULT_CORPORA[default_num_samples(model)][1]
     return "UrbanSound8K" if recorded == "urbansound8k" else "Speech Commands"
 
 

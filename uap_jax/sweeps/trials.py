@@ -167,7 +167,7 @@ def corpus_of(model: str, corpora: Sequence[CorpusFlags]) -> CorpusFlags:
     """
     if len(corpora) == 1:
         return corpora[0]
-    is_speech = _is_speech(DEFAULT_CORPORA[model][0])
+    is_speech = _is_speech(DEFAULT_CORPORA[default_num_samples(model)][0])
     fitting = [c for c in corpora if c.dataset and _is_speech(c.dataset) == is_speech]
     return fitting[0] if fitting else CorpusFlags()
 
