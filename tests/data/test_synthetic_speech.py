@@ -14,7 +14,6 @@ from uap_jax.data.speech_commands import PAPER32
 from uap_jax.data.synthetic import espeak, recording, speech
 from uap_jax.data.synthetic.recording import Conditions
 
-SETTINGS = {"rate_wpm": 150, "pitch": 50, "pitch_range": 50}
 PLAIN = {
     "tilt_db_per_octave": (0.0, 0.0),
     "telephone_share": 0.0,
@@ -155,8 +154,7 @@ def test_nothing_leaks_from_one_synthesizer_to_the_next(variant):
     def say(words: str) -> list[np.ndarray]:
         with espeak.fresh_synthesizer() as speak:
             return [
-                speak(word, accent="en-us", variant=variant, **SETTINGS)
-                for word in words.split()
+                speak(word, espeak.Voice("en-us", variant)) for word in words.split()
             ]
 
     alone = say("seven happy")
@@ -167,18 +165,16 @@ def test_nothing_leaks_from_one_synthesizer_to_the_next(variant):
 
 
 def say_word(speak, **changes) -> np.ndarray:
-    settings = {"accent": "en", "variant": "m1", **SETTINGS, **changes}
-    return espeak.say_word(
-        speak, "marvin", longest_s=0.5, sample_rate_hz=16000, **settings
-    )
+    voice = espeak.Voice("en", "m1", **changes)
+    return espeak.say_word(speak, "marvin", voice, longest_s=0.5, sample_rate_hz=16000)
 
 
 def test_voices():
     with espeak.fresh_synthesizer() as speak:
         for variant in espeak.VARIANTS:
-            assert len(speak("no", accent="en", variant=variant, **SETTINGS))
+            assert len(speak("no", espeak.Voice("en", variant)))
         with pytest.raises(ValueError, match=r"en-us\+nobody"):
-            speak("seven", accent="en-us", variant="nobody", **SETTINGS)
+            speak("seven", espeak.Voice("en-us", "nobody"))
         # Long words are spoken faster.
         assert 0.35 * 16000 < len(say_word(speak, rate_wpm=80)) < 0.55 * 16000
     with pytest.raises(RuntimeError, match=r"'en\+m1' says nothing for 'marvin'"):

@@ -9,15 +9,10 @@ from uap_jax.audio.files import crop_or_pad
 
 
 class Placement(NamedTuple):
-    """Placement of a sound, which is cut where the recording ends.
+    """Placement of a sound, which is cut where the recording ends."""
 
-    Attributes:
-        repeats: Whether the sound is repeated, or silence follows.
-        shift_s: Circular shift of the sound; its end comes first.
-    """
-
-    repeats: bool = True
-    shift_s: float = 0.0
+    repeats: bool = True  # Whether the sound is repeated, or silence follows.
+    shift_s: float = 0.0  # Circular shift of the sound; its end comes first.
 
 
 def parse_placement(text: str) -> Placement:

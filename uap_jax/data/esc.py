@@ -22,6 +22,7 @@ from uap_jax.data.listing import (
     read_table,
     table_facts,
     unite_groups,
+    without_row,
 )
 from uap_jax.files import fingerprint
 
@@ -90,12 +91,10 @@ def _list_table(root: Path, subset: str) -> tuple[Listing, list[FileFacts]]:
     classes: dict[int, str] = {}
     rows = []
     listed = set()
-    for line, row in read_table(table, _COLUMNS):
+    for line, row, (fold, target) in read_table(
+        table, _COLUMNS, integers=("fold", "target")
+    ):
         listed.add(f"audio/{row['filename']}")
-        try:
-            fold, target = int(row["fold"]), int(row["target"])
-        except ValueError:
-            raise bad_row(table, line, "numbers as fold and target", row) from None
         if fold < 1 or target < 0:
             raise bad_row(table, line, "a fold from 1 and a target from 0", row)
         if subset == "esc10" and row["esc10"].lower() != "true":
@@ -110,9 +109,7 @@ def _list_table(root: Path, subset: str) -> tuple[Listing, list[FileFacts]]:
         for row, target, fold in rows
     ]
     files = list_audio(root, "audio", max_depth=1)
-    unusable = [
-        (path, f"has no row in {_TABLE}") for path, *_ in files if path not in listed
-    ]
+    unusable = without_row(files, listed, _TABLE)
     names = tuple(classes[target] for target in targets)
     listing = Listing(root, _LAYOUTS[subset], names, recordings, unusable)
     return listing, [*files, table_facts(root, _TABLE)]

@@ -2,9 +2,10 @@
 
 import contextlib
 import csv
+import math
 import os
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,17 +35,13 @@ def list_files(folder: Path, *, max_depth: int) -> list[FileFacts]:
         In the order of the paths. A broken link has size and time 0.
     """
     listed = []
-    for entry in _scan(folder):
-        if not _is_folder(entry):
-            try:
-                status = entry.stat()
-                listed.append((entry.name, status.st_size, status.st_mtime_ns))
-            except OSError:
-                listed.append((entry.name, 0, 0))
-        elif max_depth > 1:
-            inner = list_files(Path(entry.path), max_depth=max_depth - 1)
-            listed += [(f"{entry.name}/{path}", *rest) for path, *rest in inner]
-    return sorted(listed)
+    for path in sorted(_walk(folder, max_depth)):
+        try:
+            status = os.stat(folder / path)
+            listed.append((path, status.st_size, status.st_mtime_ns))
+        except OSError:
+            listed.append((path, 0, 0))
+    return listed
 
 
 def list_audio(root: Path, folder: str, *, max_depth: int) -> list[FileFacts]:
@@ -110,15 +107,16 @@ def table_facts(root: Path, table: str) -> FileFacts:
 
 
 def read_table(
-    path: Path, columns: Sequence[str]
-) -> Iterator[tuple[int, dict[str, str]]]:
+    path: Path, columns: Sequence[str], *, integers: Sequence[str]
+) -> Iterator[tuple[int, dict[str, str], list[int]]]:
     """Reads a table of comma-separated values whose first line names the columns.
 
     Yields:
-        The line in the file, and the values of these columns.
+        The line in the file, the values of `columns`, and those of `integers`.
 
     Raises:
-        ValueError: A column is missing, a row is too short, or it is no such table.
+        ValueError: A column is missing, a row is too short or holds no number, or it is
+            no such table.
     """
     with open_table(path) as reader:
         check_columns(path, columns, reader.fieldnames or ())
@@ -126,7 +124,20 @@ def read_table(
             values = {name: (row[name] or "").strip() for name in columns}
             if not all(values.values()):
                 raise bad_row(path, reader.line_num, "a value in every column", row)
-            yield reader.line_num, values
+            try:
+                numbers = [int(values[name]) for name in integers]
+            except ValueError:
+                expected = f"numbers as {' and '.join(integers)}"
+                raise bad_row(path, reader.line_num, expected, values) from None
+            yield reader.line_num, values, numbers
+
+
+def without_row(
+    files: Sequence[FileFacts], listed: Collection[str], table: str
+) -> list[tuple[str, str]]:
+    """Returns recordings that the table does not list, with that reason."""
+    reason = f"has no row in {table}"
+    return [(path, reason) for path, *_ in files if path not in listed]
 
 
 @contextlib.contextmanager
@@ -184,18 +195,7 @@ def unite_groups(groups: np.ndarray, folds: np.ndarray) -> np.ndarray:
     return united
 
 
-def _scan(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
-    with os.scandir(folder) as entries:
-        visible = [entry for entry in entries if not entry.name.startswith(".")]
-    return sorted(visible, key=lambda entry: entry.name)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    # For a link to itself, entry.is_dir() raises.
-    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
-
-
-def _walk(root: str | os.PathLike[str]) -> Iterator[str]:
+def _walk(root: str | os.PathLike[str], max_depth: float = math.inf) -> Iterator[str]:
     """Yields the paths of all files in a folder, hidden ones left out."""
     num_links: Counter[tuple[int, int]] = Counter()
     # Paths from the root on, the real folders above, and whether a link leads there.
@@ -208,9 +208,13 @@ def _walk(root: str | os.PathLike[str]) -> Iterator[str]:
         num_links[real] += linked
         if real in above or (linked and num_links[real] > _MAX_LINKS_TO_FOLDER):
             continue
-        for entry in _scan(folder):
-            if _is_folder(entry):
-                inner = f"{prefix}{entry.name}/"
-                pending.append((inner, (*above, real), linked or entry.is_symlink()))
-            else:
+        with os.scandir(folder) as scanned:
+            entries = [entry for entry in scanned if not entry.name.startswith(".")]
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            is_link = entry.is_symlink()
+            # For a link to itself, entry.is_dir() raises.
+            if not (os.path.isdir(entry.path) if is_link else entry.is_dir()):
                 yield prefix + entry.name
+            elif len(above) + 1 < max_depth:
+                inner = f"{prefix}{entry.name}/"
+                pending.append((inner, (*above, real), linked or is_link))

@@ -22,6 +22,7 @@ from uap_jax.data.listing import (
     read_table,
     table_facts,
     unite_groups,
+    without_row,
 )
 from uap_jax.files import fingerprint
 
@@ -96,20 +97,16 @@ def _list(data_dir: Path) -> tuple[Listing, list[FileFacts]]:
         raise ValueError(f"data_dir: expected {_LAYOUT} in {data_dir}, found none")
     table = root / _TABLE
     recordings = []
-    for line, row in read_table(table, _COLUMNS):
-        try:
-            fold, label = int(row["fold"]), int(row["classID"])
-        except ValueError:
-            raise bad_row(table, line, "numbers as fold and classID", row) from None
+    for line, row, (fold, label) in read_table(
+        table, _COLUMNS, integers=("fold", "classID")
+    ):
         if fold < 1 or not 0 <= label < len(CLASS_NAMES):
             raise bad_row(table, line, "a fold from 1 and a classID in 0..9", row)
         path = f"audio/fold{fold}/{row['slice_file_name']}"
         recordings.append(Listed(path, label, row["fsID"], fold))
     files = list_audio(root, "audio", max_depth=2)
     listed = {recording.path for recording in recordings}
-    unusable = [
-        (path, f"has no row in {_TABLE}") for path, *_ in files if path not in listed
-    ]
+    unusable = without_row(files, listed, _TABLE)
     listing = Listing(root, _LAYOUT, CLASS_NAMES, recordings, unusable)
     return listing, [*files, table_facts(root, _TABLE)]
 

@@ -5,25 +5,15 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Archive:
-    """An archive that holds a corpus.
+    """An archive that holds a corpus."""
 
-    Attributes:
-        file_name: Name of the archive; its suffix says how it is packed.
-        url: Address.
-        licence: Licence of the recordings.
-        source: Where these facts are from.
-        checksum: "sha256:" or "md5:" and hexadecimal digits; None if unknown.
-        num_bytes: Size; None if not known exactly.
-        dataset: The corpus's name in `corpora.CORPUS_NAMES`.
-    """
-
-    file_name: str
-    url: str
-    licence: str
-    source: str
-    checksum: str | None
-    num_bytes: int | None
-    dataset: str
+    file_name: str  # Name of the archive; its suffix says how it is packed.
+    url: str  # Address.
+    licence: str  # Licence of the recordings.
+    source: str  # Where these facts are from.
+    checksum: str | None  # "sha256:" or "md5:" and hexadecimal digits; None if unknown.
+    num_bytes: int | None  # Size; None if not known exactly.
+    dataset: str  # The corpus's name in `corpora.CORPUS_NAMES`.
 
 
 _SPEECH_COMMANDS = {

@@ -1,17 +1,17 @@
 """Downloads in as many parts as needed, checked by a checksum."""
 
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import http.client
 import json
+import math
 import os
 import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -94,16 +94,17 @@ def install(
         if path.exists():
             checksum = _check(archive, path, progress)
         else:
-            part = _Part(archive, url, part_path(name, data_dir))
-            _fetch(part, timeout_s, num_tries, wait_s, progress, on_retry)
+            part = part_path(name, data_dir)
+            fetch = functools.partial(_fetch, archive, url, part, timeout_s, progress)
+            _retry(fetch, url, part, num_tries, wait_s, on_retry)
             try:
-                checksum = _check(archive, part.path, progress)
+                checksum = _check(archive, part, progress)
             except DownloadError:
                 # No missing bytes could make it right.
-                part.remove()
+                _remove(part)
                 raise
-            os.replace(part.path, path)
-            part.remove()
+            os.replace(part, path)
+            _remove(part)
         return unpack(path, folder, checksum, archive.checksum is not None, progress)
 
 
@@ -112,46 +113,26 @@ def part_path(name: str, data_dir: str | os.PathLike[str]) -> Path:
     return Path(data_dir) / f"{ARCHIVES[name].file_name}.part"
 
 
-@dataclasses.dataclass(frozen=True)
-class _Part:
-    """An incomplete archive; its notes hold the server's tag of it and its size."""
-
-    archive: Archive
-    url: str
-    path: Path
-
-    @property
-    def notes(self) -> Path:
-        return self.path.with_name(f"{self.path.name}.notes")
-
-    def size(self) -> int:
-        return self.path.stat().st_size if self.path.exists() else 0
-
-    def remove(self) -> None:
-        self.path.unlink(missing_ok=True)
-        self.notes.unlink(missing_ok=True)
-
-
-def _fetch(
-    part: _Part,
-    timeout_s: float,
+def _retry(
+    fetch: Callable[[], None],
+    url: str,
+    part: Path,
     num_tries: int,
     wait_s: float,
-    progress: ProgressFn | None,
     on_retry: Callable[[str], None] | None,
 ) -> None:
-    failures, most = 0, part.size()
+    failures, most = 0, _size(part)
     while True:
         try:
-            return _fetch_rest(part, timeout_s, progress)
+            return fetch()
         except _BrokenError as error:
-            size = part.size()
+            size = _size(part)
             failures = 0 if size > most else failures + 1
             most = max(most, size)
             if failures >= num_tries:
                 raise DownloadError(
-                    f"{part.url}: {error}; {num_tries} tries brought nothing new, "
-                    f"{size} bytes are in {part.path}"
+                    f"{url}: {error}; {num_tries} tries brought nothing new, "
+                    f"{size} bytes are in {part}"
                 ) from None
             pause_s = min(wait_s * 2 ** max(0, failures - 1), _MAX_WAIT_S)
             if on_retry is not None:
@@ -159,64 +140,75 @@ def _fetch(
             time.sleep(pause_s)
 
 
-def _fetch_rest(part: _Part, timeout_s: float, progress: ProgressFn | None) -> None:
+def _fetch(
+    archive: Archive,
+    url: str,
+    part: Path,
+    timeout_s: float,
+    progress: ProgressFn | None,
+) -> None:
     """Gets the missing bytes, as far as the connection holds."""
-    done = part.size()
+    done = _size(part)
     tag, total = "", None
     if done:
         # Lost, or torn with the process that wrote them.
         with contextlib.suppress(FileNotFoundError, ValueError):
-            tag, total = json.loads(part.notes.read_text())
+            tag, total = json.loads(_notes(part).read_text())
     if done and done == total:
         return
     headers = {"User-Agent": "uap_jax", "Accept-Encoding": "identity"}
-    if done and (tag or part.archive.checksum):
+    if done and (tag or archive.checksum):
         headers["Range"] = f"bytes={done}-"
         if tag:
             headers["If-Range"] = tag
-    request = urllib.request.Request(part.url, headers=headers)
     try:
-        response = urllib.request.urlopen(request, timeout=timeout_s)
+        with _connection():
+            request = urllib.request.Request(url, headers=headers)
+            response = urllib.request.urlopen(request, timeout=timeout_s)
     except urllib.error.HTTPError as error:
         error.close()
         reason = f"HTTP {error.code} {error.reason}"
         if error.code == 416:
-            part.remove()
+            _remove(part)
         elif error.code not in _PASSING_STATUS:
-            raise DownloadError(f"{part.url}: {reason}") from None
+            raise DownloadError(f"{url}: {reason}") from None
         raise _BrokenError(reason) from None
-    except (OSError, http.client.HTTPException) as error:
-        raise _BrokenError(_reason(error)) from None
     with response:
-        _receive(part, response, done, progress)
+        _receive(archive, url, part, response, done, progress)
 
 
 def _receive(
-    part: _Part, response: Any, done: int, progress: ProgressFn | None
+    archive: Archive,
+    url: str,
+    part: Path,
+    response: Any,
+    done: int,
+    progress: ProgressFn | None,
 ) -> None:
     headers = response.headers
     if response.status != 206:
         done = 0
     elif not (headers["Content-Range"] or "").startswith(f"bytes {done}-"):
-        part.remove()
+        _remove(part)
         raise _BrokenError("the server sent another part than asked for")
     length = headers["Content-Length"]
     total = done + int(length) if length else None
-    if part.archive.num_bytes and total not in (None, part.archive.num_bytes):
+    if archive.num_bytes and total not in (None, archive.num_bytes):
         raise DownloadError(
-            f"{part.url}: expected {part.archive.num_bytes} bytes, the server has "
-            f"{total}"
+            f"{url}: expected {archive.num_bytes} bytes, the server has {total}"
         )
     if total:
-        check_space(part.path.parent, total - done + UNPACKED_RATIO * total)
+        check_space(part.parent, total - done + UNPACKED_RATIO * total)
     tag = headers["ETag"] or ""
     # A weak tag does not promise the same bytes.
     if not tag or tag.startswith("W/"):
         tag = headers["Last-Modified"] or ""
-    with files.naming(part.path), open(part.path, "ab" if done else "wb") as file:
-        part.notes.write_text(json.dumps([tag, total]))
+    with files.naming(part), open(part, "ab" if done else "wb") as file:
+        _notes(part).write_text(json.dumps([tag, total]))
         while total is None or done < total:
-            block = _read(response, total - done if total else _BLOCK_BYTES)
+            with _connection():
+                # Not read(), which would lose what came before a break.
+                block = response.read1(min((total or math.inf) - done, _BLOCK_BYTES))
             if not block:
                 break
             file.write(block)
@@ -227,19 +219,32 @@ def _receive(
         raise _BrokenError(f"cut off after {done} of {total} bytes")
 
 
-def _read(response: Any, num_bytes: int) -> bytes:
-    # Apart from writing, whose errors are not the connection's.
+@contextlib.contextmanager
+def _connection() -> Generator[None, None, None]:
+    """Turns errors of a connection into `_BrokenError`, but for the server's status."""
     try:
-        # Not read(), which would lose what came before a break.
-        return response.read1(min(num_bytes, _BLOCK_BYTES))
+        yield
+    except urllib.error.HTTPError:
+        raise
+    except http.client.IncompleteRead:
+        raise _BrokenError("cut off") from None
     except (OSError, http.client.HTTPException) as error:
-        raise _BrokenError(_reason(error)) from None
+        reason = str(getattr(error, "reason", error)) or type(error).__name__
+        raise _BrokenError(reason) from None
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, http.client.IncompleteRead):
-        return "cut off"
-    return str(getattr(error, "reason", error)) or type(error).__name__
+def _notes(part: Path) -> Path:
+    """Returns the file with the server's tag of an incomplete archive, and its size."""
+    return part.with_name(f"{part.name}.notes")
+
+
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
+
+
+def _remove(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    _notes(part).unlink(missing_ok=True)
 
 
 def _check(archive: Archive, path: Path, progress: ProgressFn | None) -> str:

@@ -28,21 +28,13 @@ class DownloadError(Exception):
 
 
 class Installed(NamedTuple):
-    """A corpus in its folder.
+    """A corpus in its folder."""
 
-    Attributes:
-        folder: Where it is.
-        checksum: Checksum of the archive, as in `Archive`.
-        is_checked: Whether it was compared with a reference checksum.
-        num_files: Number of files in the archive.
-        is_new: Whether it was unpacked now.
-    """
-
-    folder: Path
-    checksum: str
-    is_checked: bool
-    num_files: int
-    is_new: bool
+    folder: Path  # Where it is.
+    checksum: str  # Checksum of the archive, as in `Archive`.
+    is_checked: bool  # Whether it was compared with a reference checksum.
+    num_files: int  # Number of files in the archive.
+    is_new: bool  # Whether it was unpacked now.
 
 
 def unpack(

@@ -8,7 +8,7 @@ import importlib.metadata
 import os
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import soxr
@@ -40,8 +40,22 @@ _SynthCallback = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
 )
 
-# speak(text, accent=, variant=, rate_wpm=, pitch=, pitch_range=) -> [T] int16
-Speak = Callable[..., np.ndarray]
+
+class Voice(NamedTuple):
+    """How a word is spoken; 50 is the voice's default pitch and range."""
+
+    accent: str  # One of `ACCENTS`.
+    variant: str  # One of `VARIANTS`.
+    rate_wpm: float = 150.0  # Words per minute.
+    pitch: float = 50.0  # 0..100
+    pitch_range: float = 50.0  # 0..100
+
+    def __str__(self) -> str:
+        return f"{self.accent}+{self.variant}"
+
+
+# From a text and a voice to `[T]` int16 at `SAMPLE_RATE_HZ`.
+Speak = Callable[[str, Voice], np.ndarray]
 
 
 class MissingDemoError(ImportError):
@@ -67,9 +81,7 @@ def fresh_synthesizer() -> Generator[Speak, None, None]:
     process holds at most one synthesizer at a time.
 
     Yields:
-        `speak(text, accent=, variant=, rate_wpm=, pitch=, pitch_range=)`, which
-        returns `[T]` int16 at `SAMPLE_RATE_HZ`. Pitch and range are in 0..100, 50
-        is the voice's default; the rate is limited to what espeak-ng accepts.
+        A function that speaks; values that espeak-ng does not accept are clipped.
 
     Raises:
         MissingDemoError: The wheel is not installed.
@@ -78,14 +90,8 @@ def fresh_synthesizer() -> Generator[Speak, None, None]:
     library_path, data_path = _library_and_data()
     library = ctypes.CDLL(str(library_path))
     library.espeak_Synth.argtypes = (
-        ctypes.c_char_p,
-        ctypes.c_size_t,
-        ctypes.c_uint,
-        ctypes.c_int,
-        ctypes.c_uint,
-        ctypes.c_uint,
-        ctypes.c_void_p,
-        ctypes.c_void_p,
+        *(ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint, ctypes.c_int),
+        *(ctypes.c_uint, ctypes.c_uint, ctypes.c_void_p, ctypes.c_void_p),
     )
     pieces: list[bytes] = []
 
@@ -95,29 +101,19 @@ def fresh_synthesizer() -> Generator[Speak, None, None]:
             pieces.append(ctypes.string_at(samples, 2 * num_samples))
         return 0
 
-    def speak(
-        text: str,
-        *,
-        accent: str,
-        variant: str,
-        rate_wpm: float,
-        pitch: float,
-        pitch_range: float,
-    ) -> np.ndarray:
+    def speak(text: str, voice: Voice) -> np.ndarray:
         pieces.clear()
         # espeak-ng ignores an unknown variant without an error.
-        known = (data_path / "voices" / "!v" / variant).is_file()
-        voice = f"{accent}+{variant}"
-        if not known or library.espeak_SetVoiceByName(voice.encode()):
-            raise ValueError(f"accent, variant: espeak-ng has no voice {voice!r}")
-        rate = int(np.clip(rate_wpm, _SLOWEST_WPM, _FASTEST_WPM))
-        for parameter, value in (
-            (_RATE, rate),
-            (_VOLUME, 100),
-            (_PITCH, int(np.clip(pitch, 0, 100))),
-            (_RANGE, int(np.clip(pitch_range, 0, 100))),
+        known = (data_path / "voices" / "!v" / voice.variant).is_file()
+        if not known or library.espeak_SetVoiceByName(str(voice).encode()):
+            raise ValueError(f"voice: espeak-ng has no {str(voice)!r}")
+        for parameter, value, low, high in (
+            (_RATE, voice.rate_wpm, _SLOWEST_WPM, _FASTEST_WPM),
+            (_VOLUME, 100, 100, 100),
+            (_PITCH, voice.pitch, 0, 100),
+            (_RANGE, voice.pitch_range, 0, 100),
         ):
-            library.espeak_SetParameter(parameter, value, 0)
+            library.espeak_SetParameter(parameter, int(np.clip(value, low, high)), 0)
         data = text.encode()
         status = library.espeak_Synth(
             data, len(data) + 1, 0, 0, 0, _CHARS_UTF8, None, None
@@ -144,25 +140,14 @@ def fresh_synthesizer() -> Generator[Speak, None, None]:
 
 
 def say_word(
-    speak: Speak,
-    word: str,
-    *,
-    accent: str,
-    variant: str,
-    rate_wpm: float,
-    pitch: float,
-    pitch_range: float,
-    longest_s: float,
-    sample_rate_hz: int,
+    speak: Speak, word: str, voice: Voice, *, longest_s: float, sample_rate_hz: int
 ) -> np.ndarray:
     """Returns a word without the silence around it, faster if it would be too long.
 
     Args:
         speak: From `fresh_synthesizer`.
         word: The word.
-        accent, variant: The voice.
-        rate_wpm: Words per minute, if the word then ends in time.
-        pitch, pitch_range: 0..100, 50 is the voice's default.
+        voice: The voice; its rate if the word then ends in time.
         longest_s: Length of the longest word; slow voices may end a little later.
         sample_rate_hz: Rate to resample to.
 
@@ -172,18 +157,14 @@ def say_word(
     Raises:
         RuntimeError: The voice says nothing.
     """
-    settings: dict[str, Any] = dict(
-        accent=accent, variant=variant, pitch=pitch, pitch_range=pitch_range
-    )
-    sound = _trim(speak(word, rate_wpm=rate_wpm, **settings))
+    sound = _trim(speak(word, voice))
     longest = round(longest_s * SAMPLE_RATE_HZ)
     if len(sound) > longest:
         # A little faster still: pauses within the word do not shrink.
-        rate_wpm *= 1.05 * len(sound) / longest
-        sound = _trim(speak(word, rate_wpm=rate_wpm, **settings))
+        rate_wpm = voice.rate_wpm * 1.05 * len(sound) / longest
+        sound = _trim(speak(word, voice._replace(rate_wpm=rate_wpm)))
     if not len(sound):
-        voice = f"{accent}+{variant}"
-        raise RuntimeError(f"espeak-ng: voice {voice!r} says nothing for {word!r}")
+        raise RuntimeError(f"espeak-ng: {str(voice)!r} says nothing for {word!r}")
     return soxr.resample(sound, SAMPLE_RATE_HZ, sample_rate_hz)
 
 

@@ -164,11 +164,7 @@ class _Turn(NamedTuple):
     split: str
     number: int  # Of the clip within its class.
     unknown_word: str
-    accent: str
-    variant: str
-    rate_wpm: float
-    pitch: float
-    pitch_range: float
+    voice: espeak.Voice
 
 
 def _plan(
@@ -192,11 +188,13 @@ def _plan(
                 split,
                 len(turns) + at,
                 str(unknown[at]),
-                str(rng.choice(espeak.ACCENTS)),
-                str(variant),
-                rng.uniform(*conditions.rate_wpm),
-                rng.uniform(*conditions.pitch),
-                rng.uniform(*conditions.pitch_range),
+                espeak.Voice(
+                    str(rng.choice(espeak.ACCENTS)),
+                    str(variant),
+                    rng.uniform(*conditions.rate_wpm),
+                    rng.uniform(*conditions.pitch),
+                    rng.uniform(*conditions.pitch_range),
+                ),
             )
             for at, variant in enumerate(voices)
         ]
@@ -205,7 +203,7 @@ def _plan(
 
 def _describe(turn: _Turn, class_name: str) -> tuple[str, str]:
     """Returns the group and the name of a clip."""
-    group, voice = turn.variant, f"{turn.accent}+{turn.variant}".replace(" ", "_")
+    group, voice = turn.voice.variant, str(turn.voice).replace(" ", "_")
     if class_name == "_silence_":
         group, voice = f"noise-{turn.split}", "noise"
     return group, f"synthetic/{class_name}/{voice}_{turn.number}"
@@ -225,11 +223,10 @@ def _render(
             word = espeak.say_word(
                 speak,
                 turn.unknown_word if class_name == "_unknown_" else class_name,
-                accent=turn.accent,
-                variant=turn.variant,
-                rate_wpm=turn.rate_wpm * rng.uniform(*conditions.rate_change),
-                pitch=turn.pitch + rng.uniform(*conditions.pitch_change),
-                pitch_range=turn.pitch_range,
+                turn.voice._replace(
+                    rate_wpm=turn.voice.rate_wpm * rng.uniform(*conditions.rate_change),
+                    pitch=turn.voice.pitch + rng.uniform(*conditions.pitch_change),
+                ),
                 longest_s=_LONGEST_WORD_S,
                 sample_rate_hz=SAMPLE_RATE_HZ,
             )
@@ -257,11 +254,12 @@ def _make_babble(
                 sentences = [
                     speak(
                         sentence,
-                        accent=str(rng.choice(espeak.ACCENTS)),
-                        variant=str(variant),
-                        rate_wpm=rng.uniform(140, 200),
-                        pitch=rng.uniform(30, 70),
-                        pitch_range=50,
+                        espeak.Voice(
+                            str(rng.choice(espeak.ACCENTS)),
+                            str(variant),
+                            rate_wpm=rng.uniform(140, 200),
+                            pitch=rng.uniform(30, 70),
+                        ),
                     )
                     for sentence in rng.permutation(_BABBLE_SENTENCES)
                 ]

@@ -48,26 +48,20 @@ _SOURCE, _CLIP, _NOISE = range(3)
 
 @dataclasses.dataclass(frozen=True)
 class Scenes:
-    """Difficulty of the recordings; a pair is the range of a uniform draw.
+    """Difficulty of the recordings; a pair is the range of a uniform draw."""
 
-    Attributes:
-        snr_db: The sound, while it lasts, over the background.
-        other_share: Share of clips with a fainter sound of another class.
-        other_db: Level of that sound over the first.
-        far_share: Share of sources whose high frequencies do not reach the recorder.
-        far_hz: Frequency where these begin to fade.
-        short_share: Share of clips that end early; the rest is zero.
-        short_s: Length of these.
-        recorder: Levels, rooms and channels.
-    """
-
+    # The sound, while it lasts, over the background.
     snr_db: tuple[float, float] = (10.0, 30.0)
-    other_share: float = 0.1
+    other_share: float = 0.1  # Share of clips with a fainter sound of another class.
+    # Level of that sound over the first.
     other_db: tuple[float, float] = (-25.0, -10.0)
+    # Share of sources whose high frequencies do not reach the recorder.
     far_share: float = 0.15
+    # Frequency where these begin to fade.
     far_hz: tuple[float, float] = (1000.0, 4000.0)
-    short_share: float = 0.15
-    short_s: tuple[float, float] = (1.5, 3.0)
+    short_share: float = 0.15  # Share of clips that end early; the rest is zero.
+    short_s: tuple[float, float] = (1.5, 3.0)  # Length of these.
+    # Levels, rooms and channels.
     recorder: Conditions = dataclasses.field(
         default_factory=lambda: Conditions(
             level_dbfs=(-20.0, -1.0),
