@@ -49,7 +49,8 @@ def of_method(table, method):
 
 
 def test_every_file_is_known():
-    stems = {path.stem.removeprefix("table_") for path in published._FOLDER.glob("*.json")}
+    files = published._FOLDER.glob("*.json")
+    stems = {path.stem.removeprefix("table_") for path in files}
     assert stems == NUM_CELLS.keys()
 
 
