@@ -178,7 +178,10 @@ def check_table_keys(manifest: Manifest, known: Sequence[str]) -> None:
     spec = manifest.table
     for key in (*spec.rows, *([spec.x] if spec.x else ()), *spec.mean_over):
         if key not in known:
-            raise _wrong(f"{manifest.path}: table", f"some of {sorted(known)}", key)
+            raise UsageError(
+                f"{manifest.path}: table: got {key!r}, expected some of "
+                f"{', '.join(sorted(known))}"
+            )
 
 
 def _read_block(declared: Any, where: str, scale: str) -> Block:
