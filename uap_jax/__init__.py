@@ -1,3 +1,3 @@
 """Universal adversarial perturbations for audio classifiers, compiled with JAX."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
