@@ -120,11 +120,3 @@ def test_relative_loudness_takes_negative_peaks():
     x = jnp.array([[0.1, -0.5, 0.2]], jnp.float32)
     delta = jnp.array([[0.01, 0.0, -0.05]], jnp.float32)
     np.testing.assert_allclose(levels.relative_loudness_db(x, delta), -20, atol=1e-4)
-
-
-def test_jit_and_vmap():
-    x, delta = random_pair()
-    for measure in (levels.snr_db, levels.snr_ac_db, levels.relative_loudness_db):
-        expected = measure(x, delta)
-        np.testing.assert_allclose(jax.jit(measure)(x, delta), expected, atol=1e-5)
-        np.testing.assert_allclose(jax.vmap(measure)(x, delta), expected, atol=1e-5)

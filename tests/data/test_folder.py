@@ -148,18 +148,6 @@ def test_table(root):
     )
 
 
-def test_group_in_two_splits_is_refused(root):
-    write_classes(root, a=3, b=3)
-    rows = [
-        (f"{name}/{index:03d}.wav", name, f"g{index}", split)
-        for index, split in enumerate(("train", "validation", "test"))
-        for name in "ab"
-    ]
-    write_table(root / "labels.csv", [*rows[:-1], (*rows[-1][:2], "g0", "test")])
-    with pytest.raises(ValueError, match=r"^data_dir: .* got g0 in train and test$"):
-        load(root)
-
-
 def test_table_without_validation_or_group(root):
     write_classes(root, a=30, b=30)
     rows = [
@@ -252,13 +240,16 @@ def test_table_in_other_encodings(root):
     assert all(line.isprintable() for line in describe(root))
 
 
-def test_wrong_split_is_a_bad_row(root):
+def test_wrong_splits(root):
     write_classes(root, a=4, b=3)
     splits = ("train", "validation", "test")
-    rows = [(f"{n}/{i:03d}.wav", n, "", splits[i]) for n in "ab" for i in range(3)]
+    rows = [(f"{n}/{i:03d}.wav", n, f"g{i}", splits[i]) for n in "ab" for i in range(3)]
     write_table(root / "labels.csv", [*rows, ("a/003.wav", "a", "", "dev")])
     (line,) = load(root).skipped
     assert line.startswith("a/003.wav: has the split 'dev', none of train, validation")
+    write_table(root / "labels.csv", [*rows, ("a/003.wav", "a", "g0", "test")])
+    with pytest.raises(ValueError, match=r"^data_dir: .* got g0 in train and test$"):
+        load(root)
 
 
 def test_cache_follows_the_table(root):
