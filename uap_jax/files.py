@@ -7,6 +7,7 @@ import json
 import math
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -35,6 +36,24 @@ def replacing(path: Path) -> Generator[BinaryIO, None, None]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def building(folder: Path) -> Generator[Path, None, None]:
+    """Yields an empty folder that replaces `folder` once it is complete.
+
+    The caller holds a lock; what a killed process left is removed.
+    """
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    try:
+        yield unfinished
+        if folder.is_dir():
+            shutil.rmtree(folder)
+        os.rename(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 @contextlib.contextmanager

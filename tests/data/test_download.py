@@ -415,7 +415,7 @@ def test_archives_that_cannot_be_had(
 
 def test_killed_while_unpacking(publish, tmp_path, monkeypatch):
     publish(tar_gz(GOOD))
-    (tmp_path / ".corpus.unpacking" / "corpus").mkdir(parents=True)
+    (tmp_path / ".corpus.unfinished" / "corpus").mkdir(parents=True)
 
     def interrupt(what, done, total):
         if what == "unpacking":

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO
@@ -42,16 +41,8 @@ def load_or_build(folder: Path, build: Callable[[Path], Dataset]) -> Dataset:
         # Another process may have built it while this one waited.
         with contextlib.suppress(*_DAMAGE):
             return _load(folder)
-        unfinished = folder.with_name(f".{folder.name}.building")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir()
-        try:
+        with files.building(folder) as unfinished:
             _save(build(unfinished), unfinished)
-            if folder.is_dir():
-                shutil.rmtree(folder)
-            os.rename(unfinished, folder)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
         return _load(folder)
 
 

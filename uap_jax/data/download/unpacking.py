@@ -53,34 +53,28 @@ def unpack(
     """
     total = path.stat().st_size
     check_space(folder.parent, UNPACKED_RATIO * total)
-    unfinished = folder.with_name(f".{folder.name}.unpacking")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
     num_files = 0
     extract = _extract_zip if path.suffix == ".zip" else _extract_tar
     try:
-        with files.naming(unfinished):
+        with files.building(folder) as unfinished, files.naming(folder):
             for is_file, done in extract(path, unfinished):
                 num_files += is_file
                 if progress is not None:
                     progress("unpacking", min(done, total - 1), total)
-        if not num_files:
-            raise DownloadError(f"{path}: holds no files")
-        if progress is not None:
-            progress("unpacking", total, total)
-        installed = Installed(folder, checksum, is_checked, num_files, is_new=True)
-        record = installed._asdict() | {"folder": folder.name, "is_new": False}
-        files.write_json(unfinished / _RECORD, record)
-        os.rename(unfinished, folder)
-        return installed
+            if not num_files:
+                raise DownloadError(f"{path}: holds no files")
+            installed = Installed(folder, checksum, is_checked, num_files, is_new=True)
+            record = installed._asdict() | {"folder": folder.name, "is_new": False}
+            files.write_json(unfinished / _RECORD, record)
+            if progress is not None:
+                progress("unpacking", total, total)
     except tarfile.FilterError as error:
         raise DownloadError(f"{path}: refused, {error}") from None
     except _DAMAGE as error:
         raise DownloadError(
             f"{path}: cut short or damaged ({error}); remove it to download it again"
         ) from None
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    return installed
 
 
 def find(folder: Path) -> Installed | None:
