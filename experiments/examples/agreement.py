@@ -25,7 +25,7 @@ class Route(NamedTuple):
     """One way to the network, as attacks take it."""
 
     logits: attacks.LogitsFn
-    variables: attacks.Variables
+    variables: Any
 
 
 Routes = dict[str, Route]

@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import pathlib
-import subprocess
 import sys
 
 import jax
@@ -11,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import own_networks
 import pytest
+from launching import launch
 from tones import write_tones
 
 from uap_jax.console import Console
@@ -24,7 +23,6 @@ from uap_jax.runs.resolve import resolve
 from uap_jax.runs.run import run
 from uap_jax.runs.victim import load_predictor
 
-HERE = pathlib.Path(own_networks.__file__).parent
 QUICK = {"num_attack_clips": 12, "overrides": ("max_passes=2", "learning_rate=0.05")}
 STATED = {
     "sample_rate_hz": own_networks.RATE_HZ,
@@ -361,19 +359,6 @@ def write_torch(path, *, factor=1.0):
     write_stated(path)
 
 
-def launch(launcher, *flags):
-    done = subprocess.run(
-        [sys.executable, "-m", f"uap_jax.experiments.{launcher}", *flags],
-        cwd=HERE,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
-
-
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_a_file_of_torch(attacked, corpus, cache, tmp_path):
     path, workdir = tmp_path / "net.pt", tmp_path / "run"
@@ -382,13 +367,14 @@ def test_a_file_of_torch(attacked, corpus, cache, tmp_path):
     flags = {"cache_dir": cache, "workdir": workdir, "dataset": config.dataset}
     flags |= {"data_dir": corpus, "target": config.target, "model": path}
     flags["num_attack_clips"] = config.num_attack_clips
-    said = launch(
+    done = launch(
         "run",
         *(f"--{name}={value}" for name, value in flags.items()),
         *(f"--set={setting}" for setting in config.overrides),
     )
-    assert f"{path} is trained already: 3 classes" in said
-    launch("evaluate", f"--perturbation={workdir}", f"--cache_dir={cache}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{path} is trained already: 3 classes" in done.stdout
+    evaluate_stored(workdir, cache_dir=cache)
     result = read(workdir / "result.json")
     folder = workdir / "evaluations" / result["victim"]["name"]
     evaluation = read(folder / "evaluation.json")

@@ -1,7 +1,7 @@
 """EnvNet-v2 (Table 14 of the paper): learned spectrogram, then 2D convolutions.
 
 The table ends after the convolution with 128 filters, at 153 million parameters; the
-authors' released network goes on with two more convolutions and has 70 million. Both
+authors' released network has two more convolutions and 70 million. Both
 are here. Batch norm is in neither table nor text; the released network has it after the
 relu of every convolution.
 """
@@ -81,7 +81,7 @@ def clips_at_once(num_clips: int) -> int:
     """Returns how many clips' convolutions are fastest at once, a divisor of all.
 
     The dense layers are faster with more clips, as their weights are read once for all.
-    The outputs of the first convolutions, 3 MB each a clip, had better stay in a cache.
+    The outputs of the first convolutions, 3 MB each a clip, should stay in a cache.
     """
     sizes = range(MAX_CLIPS_AT_ONCE, MAX_CLIPS_AT_ONCE // 2 - 1, -1)
     return next((size for size in sizes if num_clips % size == 0), num_clips)

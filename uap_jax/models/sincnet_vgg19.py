@@ -20,8 +20,8 @@ VGG19_GROUPS = ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))
 class SincNetVGG19(nn.Module):
     """`[B, N]` clips in the box [0, 1] to `[B, num_classes]` logits.
 
-    The kernels start at He's scale: at the authors', half the variance is
-    lost in each of the sixteen convolutions, and there is no norm between them.
+    The kernels start at He's scale: at the authors', half the variance is lost in each
+    of the sixteen convolutions, and there is no norm between them.
 
     Source: Simonyan and Zisserman, "Very deep convolutional networks for large-scale
     image recognition", 2015 (configuration E), as the paper's authors use it: random at

@@ -9,7 +9,7 @@ from uap_jax.models.kernels.windows import num_windows
 
 
 def max_pool(x: jax.Array, window: tuple[int, ...]) -> jax.Array:
-    """`plain.max_pool` one axis after the other, each window an axis of its own."""
+    """`plain.max_pool` one axis after the other, each window as a separate axis."""
     for axis, size in enumerate(window, start=1):
         num_outputs = num_windows(x.shape[axis], size=size, stride=size)
         x = jax.lax.slice_in_dim(x, 0, num_outputs * size, axis=axis)
