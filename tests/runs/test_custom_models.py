@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import own_networks
 import pytest
-from launching import launch
 from tones import write_tones
 
 from uap_jax.console import Console
@@ -360,20 +359,12 @@ def write_torch(path, *, factor=1.0):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-def test_a_file_of_torch(attacked, corpus, cache, tmp_path):
+def test_a_file_of_torch(attacked, corpus, cache, tmp_path, capsys):
     path, workdir = tmp_path / "net.pt", tmp_path / "run"
     write_torch(path, factor=4.0)
     config = config_for(path, corpus)
-    flags = {"cache_dir": cache, "workdir": workdir, "dataset": config.dataset}
-    flags |= {"data_dir": corpus, "target": config.target, "model": path}
-    flags["num_attack_clips"] = config.num_attack_clips
-    done = launch(
-        "run",
-        *(f"--{name}={value}" for name, value in flags.items()),
-        *(f"--set={setting}" for setting in config.overrides),
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert f"{path} is trained already: 3 classes" in done.stdout
+    carry_out(config, workdir, cache)
+    assert f"{path} is trained already: 3 classes" in capsys.readouterr().out
     evaluate_stored(workdir, cache_dir=cache)
     result = read(workdir / "result.json")
     folder = workdir / "evaluations" / result["victim"]["name"]
