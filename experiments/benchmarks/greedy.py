@@ -269,7 +269,7 @@ def run_art(
 ) -> dict[str, Any]:
     """Runs ART until it reaches the success rate or the time is over.
 
-    The perturbation after each update is kept, and judged afterwards as ours is.
+    The perturbation after each update is kept, and evaluated afterwards as ours is.
     """
     twin = torch_twin.tuned(
         torch_twin.twin_of(jax.device_get(variables), num_samples=spec.num_samples)
