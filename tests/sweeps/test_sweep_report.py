@@ -164,7 +164,7 @@ def test_page_says_what_there_is_and_what_is_missing(page):
     for words in (
         "13 of 1,500 trials are done",
         "synthetic_speech is made by this package and holds no recordings",
-        "What is marked smoke",
+        "Tables marked smoke",
         "Measured on synthetic_speech , which holds no recordings; the paper measured "
         "on Speech Commands.",
         "not begun in this sweep: table 1, figure 3",

@@ -206,7 +206,7 @@ def _train_step(
         sample_rate_hz=architecture.sample_rate_hz,
         config=recipe.augmentation,
     )
-    wanted = optax.smooth_labels(
+    smooth_labels = optax.smooth_labels(
         jax.nn.one_hot(labels, architecture.num_classes), recipe.label_smoothing
     )
     frozen = {name: part for name, part in variables.items() if name != "params"}
@@ -215,7 +215,7 @@ def _train_step(
         logits, statistics = architecture.apply_train(
             {"params": params, **frozen}, x, dropout_key
         )
-        return jnp.mean(optax.softmax_cross_entropy(logits, wanted)), statistics
+        return jnp.mean(optax.softmax_cross_entropy(logits, smooth_labels)), statistics
 
     (loss, statistics), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
         variables["params"]
