@@ -11,8 +11,8 @@ from sounds import EXPECTED, NUM_SAMPLES, decoding, encode, write_classes
 from sounds import write_table as write_csv
 from sounds import write_tone as write
 
+from uap_jax.audio import files
 from uap_jax.audio.files import AudioFileError
-from uap_jax.data import folder_listing
 from uap_jax.data.dataset import leaked_share, split_clips
 from uap_jax.data.decoding import Decoding
 from uap_jax.data.esc import load_esc
@@ -350,9 +350,9 @@ def test_other_layouts_are_refused(root, files, message):
 def test_recording_too_long_is_not_decoded(root, monkeypatch):
     write_classes(root, a=3, b=3)
     write(root / "a" / "long.wav", length_s=0.2)
-    monkeypatch.setattr(folder_listing, "_MAX_FRAMES", 2000)
+    monkeypatch.setattr(files, "_MAX_MIXED", 2000)
     (line,) = load(root).skipped
-    assert line == "a/long.wav: lasts 0.2 s, at most 0.1 s can be read; cut it up"
+    assert line == "a/long.wav: is too long by its header; cut it up"
 
 
 def test_summary(root):

@@ -1,10 +1,11 @@
 """Recordings in files: read at one rate, written back sample for sample."""
 
+import contextlib
 import os
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Literal
 
-import librosa
 import numpy as np
 import soundfile
 import soxr
@@ -24,7 +25,7 @@ _PCM16_SCALE = 32768
 # Samples at the lower of two rates, beyond which resampling rounds to the same.
 _FILTER_MARGIN = 1024
 # libsndfile reports an unknown length as this or more.
-UNKNOWN_FRAMES = 1 << 62
+_UNKNOWN_FRAMES = 1 << 62
 
 
 class AudioFileError(ValueError):
@@ -66,7 +67,7 @@ def read_audio(
             samples, too long, or has non-finite samples or an absurd rate.
         ValueError: A setting is not positive.
     """
-    _check_positive("sample_rate_hz", sample_rate_hz)
+    check_positive("sample_rate_hz", sample_rate_hz)
     waveform, file_rate_hz = _read(path, mix=True)
     if file_rate_hz != sample_rate_hz:
         if num_samples is not None:
@@ -92,9 +93,23 @@ def read_channels(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
     return _read(path, mix=False)
 
 
+def read_header(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Returns the samples of a channel, 0 if unknown, and the rate of a recording.
+
+    Raises:
+        AudioFileError: `read_audio` could not read it, by its header.
+    """
+    with _opened(path) as file:
+        num_frames, rate_hz = file.frames, file.samplerate
+    if not num_frames:
+        raise AudioFileError(path, "holds no samples")
+    _check_length(path, num_frames, _MAX_MIXED)
+    return num_frames if num_frames < _UNKNOWN_FRAMES else 0, rate_hz
+
+
 def crop_or_pad(waveform: np.ndarray, num_samples: int) -> np.ndarray:
     """Cuts the end off a waveform `[N]`, or pads zeros there, to `[num_samples]`."""
-    _check_positive("num_samples", num_samples)
+    check_positive("num_samples", num_samples)
     missing = num_samples - len(waveform)
     return np.pad(waveform, (0, missing)) if missing > 0 else waveform[:num_samples]
 
@@ -110,7 +125,7 @@ def to_pcm16(waveform: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: The samples are not floating-point or not finite.
     """
-    waveform = _as_float32(waveform)
+    waveform = as_float32(waveform)
     # Far beyond full scale the product is infinite, and clipped all the same.
     with np.errstate(over="ignore"):
         scaled = np.rint(waveform * np.float32(_PCM16_SCALE))
@@ -139,8 +154,8 @@ def write_wav(
             is unknown, or the folder does not exist.
     """
     path = Path(path)
-    waveform = _as_float32(waveform)
-    _check_positive("sample_rate_hz", sample_rate_hz)
+    waveform = as_float32(waveform)
+    check_positive("sample_rate_hz", sample_rate_hz)
     if waveform.ndim not in (1, 2) or not waveform.size:
         raise ValueError(
             f"waveform: expected [N] or [N, C], not empty, got {waveform.shape}"
@@ -156,62 +171,34 @@ def write_wav(
         wavfile.write(file, sample_rate_hz, samples)
 
 
-def mel_spectrogram_db(
-    waveform: np.ndarray,
-    *,
-    sample_rate_hz: int,
-    num_mels: int = 64,
-    window_s: float = 0.032,
-    hop_s: float = 0.008,
-    floor_db: float = -100.0,
-) -> np.ndarray:
-    """Computes levels in bands of the mel scale; a full-scale sine has about 0 dB.
-
-    Hann windows are centred on the frames, with silence outside the waveform.
-
-    Args:
-        waveform: `[N]` samples, full scale at +-1.
-        sample_rate_hz: Samples per second.
-        num_mels: Number of bands between 0 Hz and half the sample rate.
-        window_s: Length of a window.
-        hop_s: Time between the centres of two windows.
-        floor_db: Lower limit of the result.
-
-    Returns:
-        `[num_mels, 1 + N // hop]` float32 levels in dB, the lowest band first.
-
-    Raises:
-        ValueError: The waveform is not `[N]`, or a setting is not positive.
-    """
-    waveform = _as_float32(waveform)
-    if waveform.ndim != 1:
-        raise ValueError(f"waveform: expected [N], got {waveform.shape}")
-    num_window = round(window_s * sample_rate_hz)
-    num_hop = round(hop_s * sample_rate_hz)
-    _check_positive("window_s * sample_rate_hz", num_window)
-    _check_positive("hop_s * sample_rate_hz", num_hop)
-    _check_positive("num_mels", num_mels)
-
-    # Twice the window, so that the lowest bands are wider than the bins.
-    num_fft = 2 * num_window
-    window = np.hanning(num_window + 1)[:-1].astype(np.float32)
-    padded = np.pad(waveform, (num_window // 2, num_window))
-    frames = np.lib.stride_tricks.sliding_window_view(padded, num_window)
-    frames = frames[: len(waveform) + 1 : num_hop]
-    power = np.abs(np.fft.rfft(frames * window, num_fft)) ** 2
-    # By Parseval's theorem the bins of a sine of amplitude 1 then add up to 1.
-    power *= 4 / (num_fft * np.sum(window**2))
-    # Only the filters, since librosa's spectrogram compiles for seconds on first use.
-    filters = librosa.filters.mel(
-        sr=sample_rate_hz, n_fft=num_fft, n_mels=num_mels, norm=None
-    )
-    tiny = np.finfo(np.float32).tiny
-    levels = 10 * np.log10(np.maximum(filters @ power.T, tiny))
-    return np.maximum(levels, floor_db).astype(np.float32)
-
-
 def _read(path: str | os.PathLike[str], *, mix: bool) -> tuple[np.ndarray, int]:
     """Returns the samples, `[N]` of a mix or `[N, C]`, and their rate."""
+    blocks = []
+    num_read = 0
+    with _opened(path) as file:
+        rate_hz = file.samplerate
+        num_block = max(1, _BLOCK_FRAMES // file.channels)
+        max_frames = _MAX_MIXED if mix else _MAX_SAMPLES // file.channels
+        _check_length(path, file.frames, max_frames)
+        while num_read <= max_frames:
+            block = file.read(num_block, dtype="float32", always_2d=True)
+            blocks.append(_mix(block) if mix else block)
+            num_read += len(block)
+            if len(block) < num_block:
+                break
+        else:
+            raise AudioFileError(path, "is too long; cut it up")
+    samples = np.concatenate(blocks)
+    if not len(samples):
+        raise AudioFileError(path, "holds no samples")
+    if not np.all(np.isfinite(samples)):
+        raise AudioFileError(path, "has samples that are NaN or infinite")
+    return samples, rate_hz
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike[str]) -> Generator[soundfile.SoundFile, None, None]:
+    """Opens a recording; all that goes wrong with it is an `AudioFileError`."""
     try:
         num_bytes = os.stat(path).st_size
     except FileNotFoundError:
@@ -225,33 +212,20 @@ def _read(path: str | os.PathLike[str], *, mix: bool) -> tuple[np.ndarray, int]:
         raise AudioFileError(path, "is empty (0 bytes)")
     # As bytes, since old archives have names that are not valid UTF-8.
     name: Any = os.fsencode(path)
-    blocks = []
-    num_read = 0
     try:
         with soundfile.SoundFile(name) as file:
-            rate_hz = file.samplerate
-            num_block = max(1, _BLOCK_FRAMES // file.channels)
-            max_frames = _MAX_MIXED if mix else _MAX_SAMPLES // file.channels
-            num_said = file.frames if file.frames < UNKNOWN_FRAMES else 0
-            while max(num_said, num_read) <= max_frames:
-                block = file.read(num_block, dtype="float32", always_2d=True)
-                blocks.append(_mix(block) if mix else block)
-                num_read += len(block)
-                if len(block) < num_block:
-                    break
-            else:
-                by = " by its header" if num_said > max_frames else ""
-                raise AudioFileError(path, f"is too long{by}; cut it up")
+            yield file
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a .raw file
         reason = getattr(error, "error_string", str(error))
         reason = " ".join(reason.split()).rstrip(".")
         raise AudioFileError(path, f"cannot be read as audio ({reason})") from None
-    samples = np.concatenate(blocks)
-    if not len(samples):
-        raise AudioFileError(path, "holds no samples")
-    if not np.all(np.isfinite(samples)):
-        raise AudioFileError(path, "has samples that are NaN or infinite")
-    return samples, rate_hz
+
+
+def _check_length(
+    path: str | os.PathLike[str], num_frames: int, max_frames: int
+) -> None:
+    if max_frames < num_frames < _UNKNOWN_FRAMES:
+        raise AudioFileError(path, "is too long by its header; cut it up")
 
 
 # What is NaN, infinite or too loud for a sum is refused when it is mixed.
@@ -287,7 +261,8 @@ def _ceil_div(dividend: int, divisor: int) -> int:
     return -(-dividend // divisor)
 
 
-def _as_float32(waveform: np.ndarray) -> np.ndarray:
+def as_float32(waveform: np.ndarray) -> np.ndarray:
+    """Returns float32 samples; raises ValueError unless floating-point and finite."""
     waveform = np.asarray(waveform)
     if not np.issubdtype(waveform.dtype, np.floating):
         raise ValueError(
@@ -298,6 +273,7 @@ def _as_float32(waveform: np.ndarray) -> np.ndarray:
     return waveform.astype(np.float32, copy=False)
 
 
-def _check_positive(name: str, value: int) -> None:
+def check_positive(name: str, value: int) -> None:
+    """Raises ValueError for a setting that is not positive."""
     if value <= 0:
         raise ValueError(f"{name}: expected a positive number, got {value}")

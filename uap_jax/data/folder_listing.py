@@ -10,9 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import soundfile
-
-from uap_jax.audio.files import UNKNOWN_FRAMES, AudioFileError, read_audio
+from uap_jax.audio.files import AudioFileError, read_header
 from uap_jax.data.dataset import ProgressFn, Splits
 from uap_jax.data.decoding import Listed, Listing
 from uap_jax.data.listing import (
@@ -23,14 +21,12 @@ from uap_jax.data.listing import (
     list_recordings,
     open_table,
 )
-from uap_jax.text import format_seconds, printable
+from uap_jax.text import printable
 
 _TABLE = "labels.csv"
 _COLUMNS = ("path", "label")
 _ALL_COLUMNS = (*_COLUMNS, "group", "split")
 _LAYOUT = f"<class>/<recording>, or {_TABLE} with columns path,label"
-# A thread holds a whole recording; this one takes 0.5 GiB.
-_MAX_FRAMES = 1 << 27
 # Of a class's name in bytes; leaves room for the rest of a file's name.
 _MAX_NAME_BYTES = 200
 # Folders that are not classes if there are no others.
@@ -51,10 +47,8 @@ class _Row(NamedTuple):
     split: str = ""
 
 
-class _Rows(NamedTuple):
-    rows: list[_Row]
-    unusable: list[tuple[str, str]]  # Path and reason.
-    ignored: str  # A line for the summary, or "".
+# Rows, what is unusable and why, and a line on what is ignored for the summary, or "".
+_Rows = tuple[list[_Row], list[tuple[str, str]], str]
 
 
 class Recordings(NamedTuple):
@@ -84,7 +78,7 @@ def find_recordings(
         source = root / _TABLE
     check_folder(root)
     described = _list_folders(root) if source == root else _read_table(source)
-    rows, files, unusable = _select(root, described)
+    rows, files, unusable = _select(root, *described[:2])
     if not rows:
         example = printable(f", such as {': '.join(unusable[0])}") if unusable else ""
         raise ValueError(
@@ -103,7 +97,7 @@ def find_recordings(
         recordings.append(Listed(row.path, labels[row.label], group, split))
     _check_groups(recordings, source)
     listing = Listing(root, _LAYOUT, tuple(names), recordings, unusable)
-    return Recordings(listing, files, described.ignored)
+    return Recordings(listing, files, described[2])
 
 
 def read_headers(
@@ -141,7 +135,7 @@ def _list_folders(root: Path) -> _Rows:
         else:
             unusable.append((path, "is in no folder of a class"))
     line = f"ignored, not audio: {format_counts(ignored)}" if ignored else ""
-    return _Rows(rows, unusable, line)
+    return rows, unusable, line
 
 
 def _read_table(table: Path) -> _Rows:
@@ -162,7 +156,7 @@ def _read_table(table: Path) -> _Rows:
             else:
                 rows.append(row)
     others = ", ".join(name for name in names if name not in _ALL_COLUMNS)
-    return _Rows(rows, unusable, f"ignored columns: {others}" if others else "")
+    return rows, unusable, f"ignored columns: {others}" if others else ""
 
 
 def _problem_of(row: _Row, surplus: Any, *, has_split: bool) -> str:
@@ -178,15 +172,14 @@ def _problem_of(row: _Row, surplus: Any, *, has_split: bool) -> str:
 
 
 def _select(
-    root: Path, described: _Rows
+    root: Path, described: list[_Row], unusable: list[tuple[str, str]]
 ) -> tuple[list[_Row], list[FileFacts], list[tuple[str, str]]]:
     """Returns the rows of existing files, once each; their facts; the others."""
-    unusable = list(described.unusable)
     same: dict[str, list[_Row]] = {}
     facts: dict[str, FileFacts] = {}
     # Once for all files of a folder.
     real_folder = functools.cache(os.path.realpath)
-    for row in described.rows:
+    for row in described:
         path = os.path.join(root, row.path)
         folder, name = os.path.split(path)
         try:
@@ -250,29 +243,10 @@ def _check_groups(recordings: Sequence[Listed], source: Path) -> None:
 
 
 def _read_header(path: Path) -> tuple[int, int] | AudioFileError:
-    """Returns frames, 0 if unknown, and rate; or why the recording is unusable."""
-    name: Any = os.fsencode(path)
-    frames = rate_hz = 0
     try:
-        with soundfile.SoundFile(name) as file:
-            frames, rate_hz = file.frames, file.samplerate
-    except (soundfile.SoundFileError, TypeError):
-        # Fails too, with the reason in the words used for every corpus.
-        try:
-            read_audio(path, sample_rate_hz=16000, num_samples=1)
-        except AudioFileError as error:
-            return error
-    if not frames:
-        return AudioFileError(path, "holds no samples")
-    if frames >= UNKNOWN_FRAMES:
-        return 0, rate_hz
-    if frames > _MAX_FRAMES:
-        return AudioFileError(
-            path,
-            f"lasts {format_seconds(frames / rate_hz)}, at most "
-            f"{format_seconds(_MAX_FRAMES / rate_hz)} can be read; cut it up",
-        )
-    return frames, rate_hz
+        return read_header(path)
+    except AudioFileError as error:
+        return error
 
 
 def _compile(group_pattern: str | None) -> re.Pattern[str] | None:

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import ticker
 from matplotlib.figure import Figure
 
-from uap_jax.audio import files
+from uap_jax.audio.spectrogram import mel_spectrogram_db
 from uap_jax.reporting import svg
 
 # Quantities with a name in words, in the order of the page; others follow.
@@ -170,7 +170,7 @@ def draw_sound(
 
 def log_mel_db(waveform: np.ndarray, sample_rate_hz: int) -> np.ndarray:
     """Returns the `[num_mels, frames]` spectrogram that `draw_sound` shows, in dB."""
-    spectrogram = files.mel_spectrogram_db(waveform, sample_rate_hz=sample_rate_hz)
+    spectrogram = mel_spectrogram_db(waveform, sample_rate_hz=sample_rate_hz)
     return np.asarray(spectrogram)
 
 
