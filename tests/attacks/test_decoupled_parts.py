@@ -135,14 +135,13 @@ def test_never_more_starts_than_passes(max_passes, expected):
     assert (config.num_starts, config.start_passes) == expected
 
 
-@pytest.mark.parametrize(("num_starts", "max_passes"), [(1, 3), (4, 9)])
-def test_the_best_of_the_starts_continues(num_starts, max_passes):
+def test_the_best_of_the_starts_continues():
     variables, x, _ = linear_problem()
-    settings = {"batch_size": 32, "max_passes": max_passes}
+    settings = {"batch_size": 32, "max_passes": 9}
     problem, state = begin(linear_logits, variables, x, target=1, **settings)
     advance = functools.partial(attacks.advance, linear_logits, variables, problem)
     ends, predicted = [], []
-    for start in range(num_starts):
+    for start in range(4):
         for _ in range(2):
             # Two steps a pass, then the count.
             before = advance(state, max_steps=2)
@@ -152,7 +151,7 @@ def test_the_best_of_the_starts_continues(num_starts, max_passes):
         change = 0.3 * (math.log(9) - math.log(asr / (1 - asr)))
         objective = float(state.history["objective"][2 * start + 1])
         predicted.append((math.log(before.own.norm) + change, objective, change))
-        if start < num_starts - 1:
+        if start < 3:
             np.testing.assert_array_equal(state.own.value, state.own.starts[start + 1])
             np.testing.assert_array_equal(state.own.direction, np.zeros(64))
             assert float(state.own.norm) == pytest.approx(FIRST_NORM)

@@ -7,6 +7,7 @@ import sys
 
 import attack_on_devices
 import numpy as np
+import pytest
 from toy_networks import linear_logits
 
 
@@ -24,6 +25,7 @@ def start(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_two_processes(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

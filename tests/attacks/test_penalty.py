@@ -10,7 +10,6 @@ import optax
 import pytest
 import reference
 from toy_networks import (
-    constant_logits,
     linear_logits,
     linear_problem,
     mlp_clips,
@@ -256,23 +255,6 @@ def test_least_number_of_passes():
     # Whether the target is reached is seen in the last pass, not in those before.
     short = run_linear(target_asr=1.0, min_passes=3, max_passes=3)
     assert stop_reason(short) == "max_passes" and not bool(short.converged)
-
-
-def test_network_without_a_gradient():
-    _, x, _ = linear_problem(num_clips=10)
-    result = attacks.penalty(
-        constant_logits,
-        {"bias": np.float32([1.0, 0.5, 0.0])},
-        x,
-        jnp.zeros(10, jnp.int32),
-        key=jax.random.key(0),
-        config=attacks.PenaltyConfig(max_passes=4),
-    )
-    assert stop_reason(result) == "max_passes" and int(result.num_passes) == 4
-    np.testing.assert_array_equal(result.perturbation.value, 0.0)
-    np.testing.assert_array_equal(result.history["asr"], 0.0)
-    np.testing.assert_array_equal(result.history["spl_db"], -200.0)
-    np.testing.assert_allclose(result.history["hinge"], 0.5, rtol=1e-6)
 
 
 def faulty_logits(variables, x):
