@@ -36,7 +36,7 @@ def plane_problem(*, seed, num_clips=1000, num_classes=3):
     return variables, x, predictions(tanh_linear_logits, variables, x)
 
 
-def least_norms(variables, x, *, target, levels, num_angles=5_000):
+def least_norms(variables, x, *, target, levels, num_angles=2_000):
     """The least norm for each success rate, by trying every direction of the plane.
 
     Along a direction a clip becomes the target's where the target has overtaken the
@@ -127,7 +127,6 @@ def linear_front(*, target, max_shift, **settings):
 
 
 FRONTS = {
-    "targeted": {"target": 1, "max_shift": 0, "asr_levels": (0.3, 0.6)},
     "shifted": {"target": 1, "max_shift": 20, "asr_levels": (0.3, 0.6)},
     # The rate of the perturbation returned need not be the highest.
     "middle": {
@@ -196,7 +195,7 @@ def test_quieter_than_penalty_for_the_same_rate():
     loud = attacks.penalty(
         linear_logits, *linear_problem(), key=jax.random.key(0), target=1, config=config
     )
-    quiet = linear_front(**FRONTS["targeted"])
+    quiet = linear_front(**FRONTS["shifted"])
     assert bool(loud.converged) and bool(quiet.converged)
     assert float(quiet.train_asr) >= 0.9
     norms = [np.linalg.norm(result.perturbation.value) for result in (quiet, loud)]

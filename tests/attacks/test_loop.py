@@ -207,7 +207,7 @@ def test_beats_noise_of_the_same_level(name):
 
 
 @all_methods
-@pytest.mark.parametrize("width", [1, 2, 4])
+@pytest.mark.parametrize("width", [1, 4])
 def test_side_by_side(name, width):
     targets, seeds = [1, 3, 0], [3, 3, 4]
     results = attacks.together(
@@ -334,7 +334,7 @@ def test_silence_full_scale_and_a_network_without_a_gradient(name, level):
 @all_methods
 def test_numbers_weights_and_target_recompile_nothing(name):
     programs = [loop._advance, loop.first_state, batches.all_logits]
-    logits_fn, variables, x, labels = problem_of(NUM_CLIPS + 1)
+    logits_fn, variables, x, labels = problem_of()
 
     def run(variables=variables, target=1, **numbers):
         attacks.run(
@@ -347,23 +347,25 @@ def test_numbers_weights_and_target_recompile_nothing(name):
             config=dataclasses.replace(CONFIGS[name], **numbers),
         )
 
-    for program in programs:
-        program.clear_cache()
+    def num_compiled():
+        return np.array([program._cache_size() for program in programs])
+
+    before = num_compiled()
     run()
-    assert [program._cache_size() for program in programs] == [1, 1, 1]
+    after = num_compiled()
+    assert np.all(after <= before + 1)
     run(target_asr=np.float64(0.3), target=2)
     run(target_asr=jnp.float32(0.4))
     run(variables=jax.tree.map(lambda weights: 2 * weights, variables))
-    assert [program._cache_size() for program in programs] == [1, 1, 1]
+    np.testing.assert_array_equal(num_compiled(), after)
 
 
 @all_methods
-@pytest.mark.parametrize("flag", ["jax_enable_x64", "jax_debug_nans"])
-def test_under_a_users_modes(name, flag):
+def test_under_a_users_modes(name):
     expected = attacks.result(end_of(name))
     logits_fn, variables, x, labels = problem_of()
     arrays = (variables, x, labels)
-    with getattr(jax, flag.removeprefix("jax_"))(True):
+    with jax.enable_x64(True), jax.debug_nans(True):
         result = attacks.run(
             logits_fn, *arrays, key=jax.random.key(3), target=1, config=CONFIGS[name]
         )
@@ -372,6 +374,7 @@ def test_under_a_users_modes(name, flag):
     assert_alike(result, expected)
 
 
+@pytest.mark.slow
 @all_methods
 def test_compiled_or_not(name):
     config = dataclasses.replace(CONFIGS[name], max_passes=1, batch_size=3)
