@@ -1,15 +1,12 @@
-"""Damaged work directories: applied, judged again, reported, gone on with."""
+"""Damaged work directories are used or refused in one line, and stay as they are."""
 
-import dataclasses
 import functools
 import gc
 import json
-import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,18 +14,21 @@ from fuzz_bytes import DAMAGES
 from fuzz_guard import LAUNCHER_ERRORS, LIBRARY_ERRORS, Outcomes, snapshot
 from fuzz_recordings import RATE_HZ, good
 from fuzz_texts import json_files
-from uap_jax.runs.applying import Settings, apply
+from toy_runs import attack, prepare
 
-from uap_jax import attacks, checkpoints, models
+from uap_jax import attacks, checkpoints
 from uap_jax.console import Console
-from uap_jax.runs import attack, config, evaluating, judge, pipeline, victim
+from uap_jax.runs import attack as trails
+from uap_jax.runs import evaluate, run, store, victim
+from uap_jax.runs.apply import apply
+from uap_jax.runs.config import RunConfig, as_json
+from uap_jax.runs.resolve import resolve
 
 # Of Orbax: what waits for a file when another turns out to be damaged.
 pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
 )
 COUNTS = (6, pytest.param(100, marks=pytest.mark.slow))
-NUM_CLIPS, NUM_SAMPLES, NUM_CLASSES = 6, 40, 3
 
 
 @pytest.fixture(autouse=True)
@@ -42,67 +42,64 @@ def count(request):
     return request.param
 
 
+SUMMARY = {
+    "clean_accuracy": 0.9,
+    "test": {
+        **{"asr": 0.5, "asr_waveform": 0.5, "asr_shifted": 0.5, "num_clips": 5},
+        **{"asr_ci95": [0.4, 0.6], "snr_db": 20.0, "snr_ac_db": None},
+        "waveform_gain": 0.5,
+    },
+    "control": {"asr": 0.1},
+}
+RESULT = {
+    **SUMMARY,
+    "train": {"asr": 0.9, "num_clips": 4},
+    "target": "low",
+    "victim": {"name": "spchcmd-x"},
+    "num_passes": 3,
+    "converged": True,
+    "stop_reason": "converged",
+    "seconds": {"train_model": 100.0, "attack": 2.0},
+}
+
+
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("corpus")
+def finished(tmp_path_factory):
+    """A finished run of which only the numbers are made up; its settings too."""
+    corpus = tmp_path_factory.mktemp("corpus")
     for word in ("high", "low"):
-        (folder / word).mkdir()
+        (corpus / word).mkdir()
         for speaker in range(20):
-            path = folder / word / f"{speaker:08x}_nohash_0.wav"
+            path = corpus / word / f"{speaker:08x}_nohash_0.wav"
             path.write_bytes(good(speaker % 3))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, corpus):
-    """A finished run of which only the numbers are made up; its request too."""
     workdir = tmp_path_factory.mktemp("runs") / "finished"
     workdir.mkdir()
-    request = pipeline.Request("penalty", "spchcmd", data_dir=str(corpus), target="low")
-    settings = config.resolve(**dataclasses.asdict(request), on_accelerator=False)
-    described = config.as_json(settings) | {"command": "python"}
-    (workdir / "config.json").write_text(json.dumps(described))
-    (workdir / "result.json").write_text(json.dumps(made_up_result()))
-    rng = np.random.default_rng(0)
-    value = jnp.asarray(rng.uniform(-0.1, 0.1, 16_000), jnp.float32)
-    perturbation = attacks.Perturbation(
-        value, space="tanh", scaling="fixed", sample_rate_hz=RATE_HZ
+    config = resolve(
+        RunConfig(data_dir=str(corpus), target="low"), on_accelerator=False
     )
-    judge.store_perturbation(perturbation, workdir)
-    return workdir, request
-
-
-def made_up_summary():
-    test = dict.fromkeys(("asr", "asr_waveform", "asr_shifted"), 0.5)
-    test |= {"asr_ci95": [0.4, 0.6], "num_clips": 5, "waveform_gain": 0.5}
-    test |= {"snr_db": 20.0, "snr_ac_db": None}
-    return {"clean_accuracy": 0.9, "test": test, "control": {"asr": 0.1}}
-
-
-def made_up_result():
-    return {
-        **made_up_summary(),
-        "train": {"asr": 0.9, "num_clips": 4},
-        "target": "low",
-        "victim": {"name": "spchcmd-x"},
-        "num_passes": 3,
-        "converged": True,
-        "stop_reason": "converged",
-        "seconds": {"train_model": 100.0, "attack": 2.0},
-    }
+    described = as_json(config) | {"command": "python"}
+    (workdir / "config.json").write_text(json.dumps(described))
+    (workdir / "result.json").write_text(json.dumps(RESULT))
+    value = np.random.default_rng(0).uniform(-0.1, 0.1, 16_000)
+    perturbation = attacks.Perturbation(
+        jnp.asarray(value, jnp.float32),
+        space="tanh",
+        scaling="fixed",
+        sample_rate_hz=RATE_HZ,
+    )
+    store.write_perturbation(perturbation, workdir)
+    return workdir, config
 
 
 @pytest.fixture
 def no_model(monkeypatch):
-    """Judges and attacks without a model: what is read of files comes before."""
-
-    def prepare(*_, **__):
-        return None, SimpleNamespace(variables={}), {"name": "nobody"}
-
-    monkeypatch.setattr(victim, "prepare", prepare)
-    monkeypatch.setattr(judge, "evaluate", lambda *_, **__: (None, made_up_summary()))
-    monkeypatch.setattr(judge, "gain", lambda *_: 0.5)
-    monkeypatch.setattr(pipeline, "carry_out", lambda *_, **__: made_up_result())
+    """Evaluates and attacks without a model: files are read before."""
+    nobody = victim.Victim(SimpleNamespace(variables={}), {"name": "nobody"}, 0.0)
+    monkeypatch.setattr(victim, "prepare", lambda *_, **__: nobody)
+    summary = (None, SUMMARY)
+    monkeypatch.setattr(evaluate.Evaluator, "__call__", lambda *_: summary)
+    monkeypatch.setattr(run, "_attack", lambda group, _: dict.fromkeys(group))
+    monkeypatch.setattr(run, "_finish", lambda *_: RESULT)
 
 
 def damaged_copies(folder, names, count):
@@ -153,7 +150,7 @@ def test_run_is_applied_or_refused(finished, count, tmp_path):
             source,
             tmp_path / f"{index}.wav",
             perturbation=workdir,
-            settings=Settings(as_float=bool(index % 2)),
+            as_float=bool(index % 2),
             cache_dir=tmp_path / "cache",
         )
         outcomes.add(kind, call, allowed=LAUNCHER_ERRORS)
@@ -163,34 +160,29 @@ def test_run_is_applied_or_refused(finished, count, tmp_path):
 
 
 @pytest.mark.usefixtures("no_model")
-def test_run_is_judged_or_refused(finished, count, tmp_path):
+def test_run_is_evaluated_or_refused(finished, count, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(finished[0], workdir)
     outcomes = Outcomes()
-    stored = [Path("config.json"), Path("result.json"), Path("perturbation.wav")]
-    stored += files_of(workdir / "checkpoints")
-    names = [
-        name if (workdir / name).exists() else "checkpoints" / name for name in stored
-    ]
+    names = [Path("config.json"), Path("result.json"), Path("perturbation.wav")]
+    names += ["checkpoints" / name for name in files_of(workdir / "checkpoints")]
     for index, kind in enumerate(damaged_copies(workdir, names, 3 * count)):
         before = snapshot(workdir)
         call = functools.partial(
-            evaluating.evaluate,
+            evaluate.evaluate_stored,
             workdir,
             workdir=tmp_path / "evaluations" / str(index),
             cache_dir=tmp_path / "cache",
         )
         outcomes.add(kind, call, allowed=LAUNCHER_ERRORS, limit_s=30)
         assert snapshot(workdir) == before
-    outcomes.check("runs judged")
+    outcomes.check("runs evaluated")
 
 
 @pytest.mark.usefixtures("no_model")
 @pytest.mark.parametrize("is_finished", [True, False])
-def test_run_is_reported_gone_on_with_or_refused(
-    finished, is_finished, count, tmp_path
-):
-    workdir, request = tmp_path / "run", finished[1]
+def test_run_is_reported_resumed_or_refused(finished, is_finished, count, tmp_path):
+    workdir, config = tmp_path / "run", finished[1]
     shutil.copytree(finished[0], workdir)
     names = [Path("config.json")]
     if is_finished:
@@ -198,13 +190,21 @@ def test_run_is_reported_gone_on_with_or_refused(
     else:
         (workdir / "result.json").unlink()
     outcomes = Outcomes()
+
+    def carry_out():
+        console = Console()
+        (result,) = run.run(
+            [config], [workdir], cache_dir=tmp_path / "cache", consoles=[console]
+        )
+        if isinstance(result, Exception):
+            raise result
+        evaluate.say_result(result, workdir, console)
+
     for kind in damaged_copies(workdir, names, 2 * count):
         before = snapshot(workdir)
-        call = functools.partial(
-            pipeline.run, request, workdir=workdir, cache_dir=tmp_path / "cache"
-        )
-        ending = outcomes.add(kind, call, allowed=LAUNCHER_ERRORS, limit_s=30)
-        (workdir / ".lock").unlink(missing_ok=True)
+        ending = outcomes.add(kind, carry_out, allowed=LAUNCHER_ERRORS, limit_s=30)
+        for name in (".lock", run.LOG):
+            (workdir / name).unlink(missing_ok=True)
         after = snapshot(workdir)
         if ending == "refused":
             assert after == before, kind
@@ -226,58 +226,20 @@ def test_stored_perturbation_is_read_or_refused(finished, count, tmp_path):
     outcomes.check("stored perturbations")
 
 
-def logits(variables, x):
-    return jnp.tanh(x @ variables["hidden"]) @ variables["out"]
-
-
-@pytest.fixture(scope="module")
-def go_on(finished):
-    """Runs an attack on a toy in a work directory, or goes on with it."""
-    keys = jax.random.split(jax.random.key(0), 3)
-    variables = {
-        "hidden": jax.random.normal(keys[0], (NUM_SAMPLES, 8)),
-        "out": 3 * jax.random.normal(keys[1], (8, NUM_CLASSES)),
-    }
-    x = jax.random.uniform(keys[2], (NUM_CLIPS, NUM_SAMPLES))
-    classifier = models.Classifier(logits, variables, NUM_SAMPLES, RATE_HZ)
-    request = dataclasses.asdict(finished[1])
-    request |= {"overrides": ["max_passes=2", "target_asr=1.0"]}
-    settings = config.resolve(**request, on_accelerator=False)
-    return functools.partial(
-        attack.run_attack,
-        settings,
-        classifier,
-        x,
-        jnp.argmax(logits(variables, x), axis=1).astype("int32"),
-        target=1,
-        key=jax.random.key(7),
-        console=Console(),
-        save_every_s=0.0,
-    )
-
-
-def test_attack_goes_on_or_is_refused(go_on, count, tmp_path):
-    whole, workdir = tmp_path / "whole", tmp_path / "run"
-    go_on(workdir=whole)
-    names = [name for name in files_of(whole) if name.name != ".lock"]
+def test_attack_resumes_or_is_refused(count, tmp_path, monkeypatch):
+    monkeypatch.setattr(trails, "SAVE_EVERY_S", 0.0)
+    workdir = tmp_path / "run"
+    ready = prepare(workdir, max_passes=2)
+    attack(ready)
+    names = [name for name in files_of(workdir) if name.name != ".lock"]
     assert Path("metrics.jsonl") in names
+    whole = tmp_path / "whole"
+    shutil.copytree(workdir, whole)
     outcomes = Outcomes()
-    shutil.copytree(whole, workdir)
     for kind in damaged_copies(workdir, names, 2 * count):
-        held = {
-            path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()
-        }
-        call = functools.partial(go_on, workdir=workdir)
+        call = functools.partial(attack, ready)
         naming = (str(workdir),)
         outcomes.add(kind, call, allowed=LAUNCHER_ERRORS, naming=naming, limit_s=30)
-        for path in workdir.rglob("*"):
-            if (
-                path.is_file()
-                and path not in held
-                and os.path.basename(path) != ".lock"
-            ):
-                path.unlink()
-        for path, content in held.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-    outcomes.check("attacks gone on with")
+        shutil.rmtree(workdir)
+        shutil.copytree(whole, workdir)
+    outcomes.check("attacks resumed")
