@@ -15,13 +15,12 @@ from uap_jax.experiments import cli
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/commands.md"
-COMMANDS = (*cli.COMMANDS, "theorem")
+COMMANDS = cli.COMMANDS
 
 HEAD = """# Commands
 
 This page is generated from the flags (`python docs/commands.py`). `uap-jax COMMAND` and
-`python -m uap_jax.experiments.COMMAND` are the same, but for `theorem`, which has the
-longer form only. `--help` prints the same texts.
+`python -m uap_jax.experiments.COMMAND` are the same. `--help` prints the same texts.
 
 Exit code 0: done. 1: something failed; the message names the log file. 2: a mistake in
 what was typed, or in a file that it names, explained in one line. 130: interrupted; run

@@ -33,7 +33,7 @@ if (
 
 def pytest_collection_modifyitems(items):
     """Puts the longest tests first, so that processes end at about the same time."""
-    items.sort(key=lambda item: item.path.parent.name != "experiments")
+    items.sort(key=lambda item: item.path.parent.name not in ("runs", "sweeps"))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/paper.md").read_text()
 NAMES = sorted(set(re.findall(r"`(uap_jax(?:\.\w+)+)`", PAGE)))
-TESTS = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", PAGE)))
+IN_FILES = sorted(set(re.findall(r"`((?:tests|experiments)/[\w/]+\.py)::(\w+)`", PAGE)))
 MANIFESTS = sorted(set(re.findall(r"--manifest=(\w+)", PAGE)))
 LAUNCHERS = sorted(set(re.findall(r"-m (uap_jax\.experiments\.\w+)", PAGE)))
 
@@ -20,8 +20,8 @@ def test_function_exists(name):
     assert callable(getattr(importlib.import_module(module), attribute))
 
 
-@pytest.mark.parametrize(("file", "name"), TESTS)
-def test_test_exists(file, name):
+@pytest.mark.parametrize(("file", "name"), IN_FILES)
+def test_function_of_a_file_exists(file, name):
     assert re.search(rf"^def {name}\(", (ROOT / file).read_text(), re.MULTILINE)
 
 

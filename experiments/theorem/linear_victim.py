@@ -3,7 +3,13 @@
 import math
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from scipy.optimize import nnls
+
+from uap_jax import attacks
+from uap_jax.audio.box import from_tanh_space, to_tanh_space
 
 NUM_CLASSES, TARGET = 4, 0
 # What "close" is in the table.
@@ -30,8 +36,6 @@ def least_norm(a: np.ndarray, b: np.ndarray) -> Convex:
     Source: C. Lawson and R. Hanson, "Solving Least Squares Problems", chapter 23, least
     distance programming by non-negative least squares.
     """
-    from scipy.optimize import nnls
-
     system = np.concatenate([a.T, b[None]])
     wanted = np.zeros(len(system))
     wanted[-1] = 1.0
@@ -83,11 +87,6 @@ def run_penalty(
     problem: Problem, *, coefficient: float, learning_rate: float, num_steps: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns level (dB) and success rate after each step, `[num_steps]` each."""
-    import jax
-    import jax.numpy as jnp
-
-    from uap_jax import attacks
-    from uap_jax.audio.box import from_tanh_space, to_tanh_space
 
     def logits_fn(variables: Any, x: jax.Array) -> jax.Array:
         return to_tanh_space(x) @ variables["templates"].T

@@ -1,6 +1,6 @@
 """Theorem 1: how close the penalty method comes to the constrained optimum, Eq. 4.
 
-    python -m uap_jax.experiments.theorem --output=runs/theorem
+    python experiments/theorem/theorem.py --output=runs/theorem
 
 The victim is linear in the space of v' (Eq. 7), so that Eq. 4, the least level that
 fools every clip, is a convex problem with a known solution. The penalty method
@@ -15,11 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from absl import flags
-from matplotlib.figure import Figure
-
-from uap_jax.console import Console, run_app
-from uap_jax.errors import UsageError
-from uap_jax.experiments.linear_victim import (
+from linear_victim import (
     CLOSE_DB,
     NUM_CLASSES,
     Row,
@@ -29,6 +25,11 @@ from uap_jax.experiments.linear_victim import (
     make_problem,
     run_penalty,
 )
+from matplotlib.figure import Figure
+
+from uap_jax import environment
+from uap_jax.console import Console, run_app
+from uap_jax.errors import UsageError
 from uap_jax.reporting import svg
 
 OUTPUT = flags.DEFINE_string("output", "runs/theorem", "Folder of table and figure.")
@@ -77,8 +78,6 @@ def main() -> int:
 
 def as_markdown(rows: list[Row]) -> str:
     """Returns a table with a row for each setting, means and ranges over seeds."""
-    from uap_jax import environment
-
     hardware, versions = environment.hardware(), environment.versions()
     seeds = sorted({row.seed for row in rows})
     lines = [
