@@ -85,6 +85,28 @@ def value_and_gradient(logits, variables, x):
     return jax.value_and_grad(total)(x)
 
 
+def ascend(logits, variables, x):
+    """Five steps along the gradient inside a while loop."""
+
+    def step(carry):
+        index, x = carry
+        _, gradient = value_and_gradient(logits, variables, x)
+        return index + 1, jnp.clip(x + 0.01 * gradient, 0.0, 1.0)
+
+    return jax.lax.while_loop(lambda carry: carry[0] < 5, step, (0, x))[1]
+
+
+def assert_agrees(classifier):
+    """Logits and gradients of a classifier of the network, compiled and not."""
+    x, _ = clips()
+    expected = value_and_gradient(jax_logits, weights(), x)
+    assert_close(classifier.logits({}, x), jax_logits(weights(), x))
+    compute = functools.partial(value_and_gradient, classifier.logits, {})
+    for result in (compute(x), jax.jit(compute)(x)):
+        for part, expected_part in zip(result, expected, strict=True):
+            assert_close(part, expected_part)
+
+
 def assert_close(found, expected, *, tolerance=1e-5):
     """To `tolerance` of the largest number."""
     scale = float(np.max(np.abs(expected)))

@@ -5,14 +5,13 @@ import os
 import pathlib
 import subprocess
 import sys
-import threading
 
 import bridged_networks as networks
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from bridged_networks import NUM_CLASSES, NUM_SAMPLES, assert_close
+from bridged_networks import NUM_CLASSES, NUM_SAMPLES, ascend, assert_close
 
 import uap_jax
 from uap_jax import attacks, bridges
@@ -55,16 +54,7 @@ def test_states_what_it_takes():
 
 
 def test_logits_and_gradient():
-    x, _ = networks.clips()
-    expected = networks.jax_logits(networks.weights(), x)
-    assert_close(bridge().logits({}, x), expected)
-    assert_close(jax.jit(bridge().logits)({}, x), expected)
-
-    expected = networks.value_and_gradient(networks.jax_logits, networks.weights(), x)
-    compute = functools.partial(networks.value_and_gradient, bridge().logits, {})
-    for found in (compute(x), jax.jit(compute)(x)):
-        for part, expected_part in zip(found, expected, strict=True):
-            assert_close(part, expected_part)
+    networks.assert_agrees(bridge())
 
 
 def test_waveform_input():
@@ -82,18 +72,6 @@ def test_waveform_input():
         networks.value_and_gradient(found.logits, {}, x), expected, strict=True
     ):
         assert_close(part, expected_part)
-
-
-def ascend(logits, variables, x):
-    """Steps along the gradient inside a while loop."""
-
-    def step(carry):
-        index, x = carry
-        _, gradient = networks.value_and_gradient(logits, variables, x)
-        return index + 1, jnp.clip(x + 0.01 * gradient, 0.0, 1.0)
-
-    _, x = jax.lax.while_loop(lambda carry: carry[0] < 5, step, (0, x))
-    return x
 
 
 def test_inside_a_while_loop():
@@ -190,24 +168,6 @@ def test_functions_own_what_they_get():
     ascended = jax.jit(functools.partial(ascend, found.logits, {}))(x)
     assert_close(ascended, ascend(networks.jax_logits, networks.weights(), x))
     np.testing.assert_array_equal(kept[0], x)
-
-
-def test_calls_from_several_threads():
-    x, _ = networks.clips()
-    compute = jax.jit(functools.partial(ascend, bridge().logits, {}))
-    inputs = [x * (0.5 + 0.1 * index) for index in range(4)]
-    found = [None] * len(inputs)
-
-    def work(index):
-        found[index] = np.asarray(compute(inputs[index]))
-
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(inputs))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=60)
-    for result, x in zip(found, inputs, strict=True):
-        assert_close(result, ascend(networks.jax_logits, networks.weights(), x))
 
 
 @pytest.mark.parametrize("name", networks.ATTACKS)

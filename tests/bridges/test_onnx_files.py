@@ -62,11 +62,7 @@ def test_agrees_with_the_network(onnx, tmp_path):
     onnx.save(network(onnx), path)
     bridge = bridges.from_onnx(path, sample_rate_hz=8000, num_threads=1, **SIZES)
     assert bridge.sample_rate_hz == 8000
-    x, _ = networks.clips()
-    expected = networks.value_and_gradient(networks.jax_logits, networks.weights(), x)
-    found = networks.value_and_gradient(bridge.logits, bridge.variables, x)
-    for part, expected_part in zip(found, expected, strict=True):
-        assert_close(part, expected_part)
+    networks.assert_agrees(bridge)
     perturbation = networks.run_attack("penalty", bridge.logits, bridge.variables)
     expected = networks.expected_of_attack("penalty")
     assert_close(perturbation, expected, tolerance=1e-3)

@@ -43,11 +43,7 @@ def test_agrees_with_the_module(kind, tmp_path):
     WRITERS[kind](modules.Network().eval(), path)
     bridge = bridges.from_torch_file(path, sample_rate_hz=8000, **SIZES)
     assert bridge.sample_rate_hz == 8000
-    x, _ = networks.clips()
-    expected = networks.value_and_gradient(networks.jax_logits, networks.weights(), x)
-    found = networks.value_and_gradient(bridge.logits, bridge.variables, x)
-    for part, expected_part in zip(found, expected, strict=True):
-        assert_close(part, expected_part)
+    networks.assert_agrees(bridge)
 
 
 def cut(write):

@@ -236,11 +236,6 @@ def test_sinc_banks_before_their_pooling(bank, shape):
     assert y.shape == (2, *shape)
 
 
-def test_gammatone_bank_before_its_pooling():
-    assert NUM_SAMPLES - cnn_gamma.NUM_TAPS + 1 == 50_488
-    assert TABLES["cnn_gamma"]["bank"][0] == 50_488 // cnn_gamma.POOL_SIZE
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_number_of_parameters(name):
     spec = models.create(name, num_classes=10)

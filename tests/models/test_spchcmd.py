@@ -124,11 +124,6 @@ def test_frames_are_40_samples_every_20(num_samples):
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_the_papers_clip_has_800_frames():
-    frames = 16_000 // 20
-    assert (frames - 3) // 2 + 1 == shapes_of(16_000)["frames"][1] == 399
-
-
 def test_shortest_clip_leaves_one_step():
     shortest = registry._ENTRIES["spchcmd"].min_num_samples
     with pytest.raises(ZeroDivisionError):
