@@ -92,10 +92,7 @@ def train(
     batch_size = min(recipe.batch_size, len(splits.train))
     num_steps = len(splits.train) // batch_size
     optimizer = recipe.optimizer(num_epochs * num_steps)
-    step = jax.jit(
-        functools.partial(_train_step, architecture, optimizer, recipe, scaling),
-        donate_argnums=(0, 1),
-    )
+    step = _compile_step(architecture, optimizer, recipe, scaling)
     first_state = functools.partial(
         _first_state, architecture, optimizer, jax.random.key(seed)
     )
@@ -182,48 +179,51 @@ def _predict(
     return jnp.argmax(logits_fn(variables, x), axis=1)
 
 
-def _train_step(
+def _compile_step(
     architecture: Architecture,
     optimizer: optax.GradientTransformation,
     recipe: Recipe,
     scaling: str,
-    variables: Any,
-    opt_state: Any,
-    clips: jax.Array,
-    background: jax.Array,
-    labels: jax.Array,
-    key: jax.Array,
-    strength: jax.Array,
-) -> tuple[Any, Any, jax.Array]:
-    """One step of the optimizer; only `params` reaches it."""
-    augment_key, dropout_key = jax.random.split(key)
-    x = augment(
-        clips,
-        background,
-        augment_key,
-        strength=strength,
-        scaling=scaling,
-        sample_rate_hz=architecture.sample_rate_hz,
-        config=recipe.augmentation,
-    )
-    smooth_labels = optax.smooth_labels(
-        jax.nn.one_hot(labels, architecture.num_classes), recipe.label_smoothing
-    )
-    frozen = {name: part for name, part in variables.items() if name != "params"}
+) -> Callable[..., tuple[Any, Any, jax.Array]]:
+    """Returns one step of the optimizer, which only `params` reach."""
 
-    def loss_fn(params: Any) -> tuple[jax.Array, Any]:
-        logits, statistics = architecture.apply_train(
-            {"params": params, **frozen}, x, dropout_key
+    def _train_step(
+        variables: Any,
+        opt_state: Any,
+        clips: jax.Array,
+        background: jax.Array,
+        labels: jax.Array,
+        key: jax.Array,
+        strength: jax.Array,
+    ) -> tuple[Any, Any, jax.Array]:
+        augment_key, dropout_key = jax.random.split(key)
+        x = augment(
+            clips,
+            background,
+            augment_key,
+            strength=strength,
+            scaling=scaling,
+            sample_rate_hz=architecture.sample_rate_hz,
+            config=recipe.augmentation,
         )
-        return jnp.mean(optax.softmax_cross_entropy(logits, smooth_labels)), statistics
+        targets = optax.smooth_labels(
+            jax.nn.one_hot(labels, architecture.num_classes), recipe.label_smoothing
+        )
+        params = variables["params"]
+        frozen = {name: part for name, part in variables.items() if name != "params"}
 
-    (loss, statistics), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
-        variables["params"]
-    )
-    with jax.numpy_dtype_promotion("standard"):
-        updates, opt_state = optimizer.update(gradient, opt_state, variables["params"])
-        params = optax.apply_updates(variables["params"], updates)
-    return {**frozen, **statistics, "params": params}, opt_state, loss
+        def loss_fn(params: Any) -> tuple[jax.Array, Any]:
+            trained = {"params": params, **frozen}
+            logits, statistics = architecture.apply_train(trained, x, dropout_key)
+            return jnp.mean(optax.softmax_cross_entropy(logits, targets)), statistics
+
+        (loss, statistics), gradient = jax.value_and_grad(loss_fn, has_aux=True)(params)
+        with jax.numpy_dtype_promotion("standard"):
+            updates, opt_state = optimizer.update(gradient, opt_state, params)
+            params = optax.apply_updates(params, updates)
+        return {**frozen, **statistics, "params": params}, opt_state, loss
+
+    return jax.jit(_train_step, donate_argnums=(0, 1))
 
 
 def _train_epoch(
@@ -241,15 +241,12 @@ def _train_epoch(
     variables, opt_state = state.variables, state.opt_state
     losses = []
     for index in range(len(order) // batch_size):
-        batch = order[index * batch_size : (index + 1) * batch_size]
+        batch = np.sort(order[index * batch_size : (index + 1) * batch_size])
+        clips, labels = to_waveform(dataset.clips[batch]), dataset.labels[batch]
+        background = _background(dataset, batch_size, rng)
         variables, opt_state, loss = step(
-            variables,
-            opt_state,
-            to_waveform(dataset.clips[np.sort(batch)]),
-            _background(dataset, batch_size, rng),
-            dataset.labels[np.sort(batch)],
-            keys[index],
-            np.float32(strength),
+            *(variables, opt_state, clips, background, labels),
+            *(keys[index], np.float32(strength)),
         )
         losses.append(loss)
     return (
