@@ -59,7 +59,7 @@ def test_whole_sweep(finished):
 
 def test_attacks_in_one_program_give_the_same_table(finished, corpus, cache, tmp_path):
     workdir, path, _ = finished
-    together = launch(
+    together = launch_here(
         "sweep", *flags(path, corpus, cache, tmp_path / "w", "--at_once=2")
     )
     assert together.returncode == 0, together.stderr
@@ -109,7 +109,7 @@ def test_what_is_done_is_not_done_again(finished, corpus, cache, write_manifest)
     # Another manifest with some of the same trials, and a trial of its own.
     other = MANIFEST.replace("[10, 20]", "10").replace('"first:1"', '"first:1", "mid"')
     path = write_manifest(other, "other")
-    added = launch("sweep", *flags(path, corpus, cache, workdir))
+    added = launch_here("sweep", *flags(path, corpus, cache, workdir))
     assert (added.returncode, added.stderr) == (0, "")
     assert "3 trials, 2 done" in added.stdout
     assert len(list((workdir / "trials").iterdir())) == 5
@@ -150,7 +150,7 @@ def test_a_failure_in_the_middle(finished, corpus, cache, write_manifest):
     broken = one.replace("peak_learning_rate = 0.003", "peak_learning_rate = 1e30")
     text = MANIFEST.replace(trial, trial + broken + one)
     arguments = flags(write_manifest(text, "broken"), corpus, cache, workdir)
-    done = launch("sweep", *arguments)
+    done = launch_here("sweep", *arguments)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith('error: penalty spchcmd "low"')
@@ -162,7 +162,7 @@ def test_a_failure_in_the_middle(finished, corpus, cache, write_manifest):
     assert (low["num_done"], low["num_trials"]) == (1, 2)
     assert sum(row["num_done"] for row in rows) == 5
     assert "missing: penalty" in (workdir / "tables" / "broken.md").read_text()
-    again = launch("sweep", *arguments)
+    again = launch_here("sweep", *arguments)
     assert again.returncode == 1
     assert "6 trials, 5 done" in again.stdout
 

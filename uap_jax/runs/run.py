@@ -217,7 +217,8 @@ def run_attacks(
             states = new
             for i in advanced:
                 trails[i].follow(states[i], seconds / len(advanced))
-    results = [attacks.result(state) for state in states]
+    # The evaluation runs on one device.
+    results = jax.device_get([attacks.result(state) for state in states])
     for trail, result in zip(trails, results, strict=True):
         explain(trail.ready, result)
     return results
