@@ -1,21 +1,12 @@
 """Scalings to the box and tanh space, against float64."""
 
-import pathlib
-import runpy
-import types
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference
 
 from uap_jax.audio import box
-
-reference = types.SimpleNamespace(
-    **runpy.run_path(
-        str(pathlib.Path(__file__).parents[1] / "attacks" / "reference.py")
-    )
-)
 
 # Spacing of float32 just below 1.
 ULP = 2.0**-24

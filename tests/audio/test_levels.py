@@ -1,21 +1,12 @@
 """Sound levels against float64, their gradients and their values for silence."""
 
-import pathlib
-import runpy
-import types
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference
 
 from uap_jax.audio import levels
-
-reference = types.SimpleNamespace(
-    **runpy.run_path(
-        str(pathlib.Path(__file__).parents[1] / "attacks" / "reference.py")
-    )
-)
 
 
 def random_pair(num_clips=6, num_samples=128, *, seed=0):

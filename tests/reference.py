@@ -159,14 +159,6 @@ def project_linf(v, radius):
     return np.sign(v) * np.minimum(np.abs(v), radius)
 
 
-def attack_success_rate(predictions, clean_predictions, target=None):
-    """ASR, Eq. 3."""
-    successes = 0
-    for predicted, clean in zip(predictions, clean_predictions, strict=True):
-        successes += predicted != clean if target is None else predicted == target
-    return successes / len(predictions)
-
-
 def snr_db(x, v):
     """Eq. 14."""
     return 20 * np.log10(rms(x) / rms(v))
