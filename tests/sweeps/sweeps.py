@@ -2,7 +2,7 @@
 
 from uap_jax import files
 from uap_jax.console import Console
-from uap_jax.sweeps import manifest, trials
+from uap_jax.sweeps import corpora, manifest, trials
 
 # The training compiles to the program of `launching.VICTIM`.
 MANIFEST = """
@@ -57,8 +57,8 @@ def plan_built_in(path, workdir, *, scale="paper"):
     workdir.mkdir(exist_ok=True)
     files.write_json(workdir / "corpora.json", BUILT_IN)
     declared = manifest.load(path, scale=scale)
-    context = trials.Context(workdir, workdir)
-    return trials.plan(declared, (trials.CorpusFlags(),), context, Console())
+    context = corpora.Context(workdir, workdir)
+    return trials.plan(declared, (corpora.CorpusFlags(),), context, Console())
 
 
 def finish(trial, workdir, **changes):

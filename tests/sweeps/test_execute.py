@@ -7,7 +7,7 @@ from uap_jax import files
 from uap_jax.console import Console
 from uap_jax.errors import UsageError
 from uap_jax.sweeps import execute
-from uap_jax.sweeps.trials import Context
+from uap_jax.sweeps.corpora import Context
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from uap_jax import files
 from uap_jax.console import Console
 from uap_jax.errors import UsageError
 from uap_jax.sweeps import execute, gathering, manifest
+from uap_jax.sweeps.corpora import Context
 from uap_jax.sweeps.report import render
 from uap_jax.sweeps.tables import build
-from uap_jax.sweeps.trials import Context
 
 MANIFEST = """
 name = "table_2"

@@ -16,7 +16,7 @@ from sweeps import MANIFEST
 from uap_jax.console import Console
 from uap_jax.errors import UsageError
 from uap_jax.sweeps import execute, ray_executor, trials
-from uap_jax.sweeps.trials import Context
+from uap_jax.sweeps.corpora import Context
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="needs the extra sweep"

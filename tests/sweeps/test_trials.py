@@ -4,7 +4,7 @@ import pytest
 from sweeps import MANIFEST, finish, plan_built_in
 
 from uap_jax.errors import UsageError
-from uap_jax.sweeps import sweep, trials
+from uap_jax.sweeps import corpora, sweep, trials
 
 
 def test_a_trial_is_read_back_from_its_folder(tmp_path, write_manifest):
@@ -82,33 +82,33 @@ def test_transfers_pair_models(tmp_path, write_manifest, one_way_of_attack):
 
 
 def test_corpora_of_models():
-    urban = trials.CorpusFlags("urbansound8k", "/u")
-    speech = trials.CorpusFlags("speech_commands_paper32", "/s")
-    assert trials.pair_corpora([], []) == (trials.CorpusFlags(),)
-    assert trials.pair_corpora([], ["/x"]) == (trials.CorpusFlags(None, "/x"),)
-    pairs = trials.pair_corpora([urban.dataset, speech.dataset], ["/u", "/s"])
+    urban = corpora.CorpusFlags("urbansound8k", "/u")
+    speech = corpora.CorpusFlags("speech_commands_paper32", "/s")
+    assert corpora.pair([], []) == (corpora.CorpusFlags(),)
+    assert corpora.pair([], ["/x"]) == (corpora.CorpusFlags(None, "/x"),)
+    pairs = corpora.pair([urban.dataset, speech.dataset], ["/u", "/s"])
     assert pairs == (urban, speech)
-    split, whole = trials.pair_corpora(
+    split, whole = corpora.pair(
         [urban.dataset, "folder"], ["/u", "/f"], split="paper", group_pattern="(x)"
     )
     assert (split.split, split.group_pattern) == ("paper", None)
     assert (whole.split, whole.group_pattern) == (None, "(x)")
-    mixed = trials.pair_corpora(["synthetic_speech", "esc10"], ["/e"])
-    assert mixed[1] == trials.CorpusFlags("esc10", "/e")
-    assert trials.corpus_of("cnn_rand", pairs) == urban
-    assert trials.corpus_of("spchcmd", pairs) == speech
-    assert trials.corpus_of("spchcmd", (urban,)) == urban
-    assert trials.corpus_of("spchcmd", (urban, mixed[1])).dataset is None
+    mixed = corpora.pair(["synthetic_speech", "esc10"], ["/e"])
+    assert mixed[1] == corpora.CorpusFlags("esc10", "/e")
+    assert corpora.corpus_of("cnn_rand", pairs) == urban
+    assert corpora.corpus_of("spchcmd", pairs) == speech
+    assert corpora.corpus_of("spchcmd", (urban,)) == urban
+    assert corpora.corpus_of("spchcmd", (urban, mixed[1])).dataset is None
     for names, folders in [
         ([], ["/a", "/b"]),
         (["esc10"], []),
         (["esc10"], ["a", "b"]),
     ]:
         with pytest.raises(UsageError, match="--data_dir: expected"):
-            trials.pair_corpora(names, folders)
+            corpora.pair(names, folders)
     for flag, made_for in [("split", "urbansound8k"), ("group_pattern", "folder")]:
         with pytest.raises(UsageError, match=f"--{flag}: .* only {made_for}"):
-            trials.pair_corpora(["esc10", "tfsr"], ["/e", "/t"], **{flag: "paper"})
+            corpora.pair(["esc10", "tfsr"], ["/e", "/t"], **{flag: "paper"})
 
 
 def test_facts_tell_trials_apart_also_by_lists():

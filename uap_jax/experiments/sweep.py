@@ -90,7 +90,14 @@ def main() -> int:
     # After flags, whose mistakes and --help need not wait for JAX.
     import jax
 
-    from uap_jax.sweeps import execute, manifest, ray_executor, sweep, trials
+    from uap_jax.sweeps import (
+        corpora,
+        execute,
+        manifest,
+        ray_executor,
+        sweep,
+        trials,
+    )
 
     if not MANIFEST.value:
         raise UsageError("--manifest: expected a file or a name, got none")
@@ -108,15 +115,15 @@ def main() -> int:
             max_retries=MAX_RETRIES.value,
         )
     declared = manifest.load(manifest.locate(MANIFEST.value), scale=SCALE.value)
-    corpora = trials.pair_corpora(
+    given = corpora.pair(
         DATASET.value,
         DATA_DIR.value,
         split=SPLIT.value,
         group_pattern=GROUP_PATTERN.value,
     )
-    names = [c.dataset or ("default" if c.data_dir else "built_in") for c in corpora]
+    names = [c.dataset or ("default" if c.data_dir else "built_in") for c in given]
     default = Path("runs") / "sweeps" / "-".join([SCALE.value, *names])
-    context = trials.Context(
+    context = corpora.Context(
         workdir=_flags.path_of(WORKDIR) or default,
         cache_dir=_flags.cache_dir_of(CACHE_DIR),
         strict=STRICT.value,
@@ -125,7 +132,7 @@ def main() -> int:
     console = Console()
     failed = sweep.sweep(
         declared,
-        trials.plan(declared, corpora, context, console),
+        trials.plan(declared, given, context, console),
         context,
         console,
         executor,

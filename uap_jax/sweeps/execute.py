@@ -16,12 +16,17 @@ from uap_jax.console import Console
 from uap_jax.errors import user_mistakes
 from uap_jax.evaluation.transfer import evaluate_transfer
 from uap_jax.files import fingerprint, flatten
-from uap_jax.runs import corpus as corpora
 from uap_jax.runs import store, victim
+from uap_jax.runs.corpus import (
+    choose_test_clips,
+    class_index,
+    load_corpus,
+    sound_gain,
+)
 from uap_jax.runs.resolve import resolve
 from uap_jax.runs.run import LOG, run
-from uap_jax.sweeps import trials
-from uap_jax.sweeps.trials import Context, Job, Transfer, Trial, read_result
+from uap_jax.sweeps.corpora import Context
+from uap_jax.sweeps.trials import Job, Transfer, Trial, read_result
 
 # The last fault of a job, in one line; absent where there is none.
 ERROR = "error.txt"
@@ -197,7 +202,9 @@ def _evaluate_transfer(
                 return None
             assert transfer.victim.config is not None
             config = resolve(transfer.victim.config)
-            corpus = trials.load(config, context, log)
+            corpus = load_corpus(
+                config, cache_dir=context.cache_dir, strict=context.strict, console=log
+            )
             prepared = victim.prepare(
                 config, corpus, cache_dir=context.cache_dir, console=log
             )
@@ -205,13 +212,13 @@ def _evaluate_transfer(
                 prepared.classifier.logits,
                 prepared.classifier.variables,
                 corpus.dataset,
-                corpora.choose_test_clips(config, corpus),
+                choose_test_clips(config, corpus),
                 checkpoints.load_perturbation(
                     source.folder(context.workdir) / store.PERTURBATION
                 ),
                 scaling=config.scaling,
-                gain=corpora.sound_gain(config, corpus),
-                target=corpora.class_index(corpus, source.settings["target"]),
+                gain=sound_gain(config, corpus),
+                target=class_index(corpus, source.settings["target"]),
                 key=jax.random.fold_in(jax.random.key(config.seed), 1),
                 progress=log.progress,
             )

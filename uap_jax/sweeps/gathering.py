@@ -10,7 +10,7 @@ from uap_jax.errors import UsageError
 from uap_jax.models.registry import default_num_samples
 from uap_jax.runs import store
 from uap_jax.runs.run import LOG
-from uap_jax.sweeps import manifest, trials
+from uap_jax.sweeps import corpora, manifest, trials
 from uap_jax.sweeps.execute import ERROR
 from uap_jax.sweeps.published import load_published
 from uap_jax.sweeps.report import (
@@ -103,17 +103,17 @@ def _make_section(
         jobs += trials.transfers(own)
     failures = {job.id: _failure_of(job, workdir) for job in jobs}
     number = declared.table.published
-    corpora = {
+    papers = {
         trial.settings["dataset"]: _paper_corpus(trial.settings["model"])
         for trial in own
     }
     return Section(
         about=about,
         table=table,
-        corpora=list(corpora),
+        corpora=list(papers),
         paper_corpora=[
             None if name.startswith(label.lower().replace(" ", "_")) else label
-            for name, label in corpora.items()
+            for name, label in papers.items()
         ],
         published=[
             load_published(name)
@@ -164,7 +164,7 @@ def _is_good(trial: Trial, workdir: Path) -> bool:
 
 def _describe_corpora(workdir: Path, own: Iterable[Trial]) -> Iterator[Corpus]:
     used = {(trial.settings["dataset"], trial.settings["split"]) for trial in own}
-    for key, entry in trials.read_corpora(workdir).items():
+    for key, entry in corpora.read(workdir).items():
         name, split, num_samples = key.rsplit("-", 2)
         if (name, split) in used:
             yield Corpus(

@@ -20,8 +20,9 @@ from typing import Any
 from uap_jax.console import Console
 from uap_jax.errors import UsageError
 from uap_jax.sweeps import execute
+from uap_jax.sweeps.corpora import Context
 from uap_jax.sweeps.execute import Outcome, StartFn
-from uap_jax.sweeps.trials import Context, Job, Transfer
+from uap_jax.sweeps.trials import Job, Transfer
 from uap_jax.text import format_seconds
 
 # Disable Ray telemetry, and its output on this terminal.

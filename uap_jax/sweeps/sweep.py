@@ -14,10 +14,11 @@ from uap_jax.console import Console
 from uap_jax.runs import store
 from uap_jax.runs.run import LOG
 from uap_jax.sweeps import trials
+from uap_jax.sweeps.corpora import Context
 from uap_jax.sweeps.execute import Executor
 from uap_jax.sweeps.manifest import Manifest
 from uap_jax.sweeps.tables import build
-from uap_jax.sweeps.trials import Context, Job, Trial, read_result
+from uap_jax.sweeps.trials import Job, Trial, read_result
 from uap_jax.text import format_seconds
 
 # Between two writings of the table.
@@ -55,6 +56,7 @@ def sweep(
             declared, planned, workdir=context.workdir, command=command
         )
 
+    trials.load_corpora(planned, context, console)
     # A mistake in the table is better known before the work than after it.
     write_table()
     failed = _carry_out(planned, "trials", context, console, execute, write_table)

@@ -10,22 +10,19 @@ import functools
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from uap_jax import files
 from uap_jax.console import Console
-from uap_jax.data.corpora import BUILT_IN, DEFAULT_CORPORA
 from uap_jax.errors import UsageError
 from uap_jax.files import fingerprint, flatten
 from uap_jax.models.registry import default_num_samples
 from uap_jax.runs.config import RunConfig, command, trial_id
-from uap_jax.runs.corpus import Corpus, load_corpus
 from uap_jax.runs.resolve import resolve
-from uap_jax.sweeps import manifest
+from uap_jax.sweeps import corpora, manifest
+from uap_jax.sweeps.corpora import Context, CorpusFlags
 from uap_jax.training.recipes import recipe_for
 
-# Of each corpus of a sweep: its fingerprint, classes and folder.
-_CORPORA = "corpora.json"
 _RESULT_KEYS = (
     *("dataset", "clean_accuracy", "converged", "stop_reason", "num_passes", "train"),
     *("test", "control", "versions", "hardware"),
@@ -33,15 +30,6 @@ _RESULT_KEYS = (
 # What trials share whose models can evaluate the same clips.
 _SAME_CLIPS = ("dataset", "data_dir", "split", "scaling", "seed", "num_test_clips")
 _TRANSFER_KEYS = ("test", "control", "clean_accuracy")
-
-
-@dataclasses.dataclass(frozen=True)
-class Context:
-    """Where a sweep works; `strict`: whether one bad recording is an error."""
-
-    workdir: Path
-    cache_dir: Path
-    strict: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,79 +90,9 @@ class Transfer:
 Job = Trial | Transfer
 
 
-class CorpusFlags(NamedTuple):
-    """A corpus as given; fields of `RunConfig`."""
-
-    dataset: str | None = None
-    data_dir: str | None = None
-    split: str | None = None
-    group_pattern: str | None = None
-
-
-def pair_corpora(
-    datasets: Sequence[str],
-    data_dirs: Sequence[str],
-    *,
-    split: str | None = None,
-    group_pattern: str | None = None,
-) -> tuple[CorpusFlags, ...]:
-    """Pairs each corpus that is not built in with the next folder.
-
-    Of several corpora, `split` and `group_pattern` go to those that they are made for.
-
-    Raises:
-        UsageError: Corpora and folders do not match, or none of several corpora takes
-            `split` or `group_pattern`.
-    """
-    num_folders = sum(name not in BUILT_IN for name in datasets)
-    if not datasets:
-        num_folders = min(len(data_dirs), 1)
-    if len(data_dirs) != num_folders:
-        raise UsageError(
-            f"--data_dir: expected {num_folders}, one for each --dataset that is not "
-            f"built in, got {len(data_dirs)}"
-        )
-    if len(datasets) < 2:
-        name = datasets[0] if datasets else None
-        folder = data_dirs[0] if data_dirs else None
-        return (CorpusFlags(name, folder, split, group_pattern),)
-    for flag, value, made_for in (
-        ("split", split, "urbansound8k"),
-        ("group_pattern", group_pattern, "folder"),
-    ):
-        if value not in (None, "official") and made_for not in datasets:
-            raise UsageError(
-                f"--{flag}: of several corpora only {made_for} takes it, which is not "
-                f"among {', '.join(datasets)}"
-            )
-    folders = iter(data_dirs)
-    return tuple(
-        CorpusFlags(
-            name,
-            None if name in BUILT_IN else next(folders),
-            split if name == "urbansound8k" else None,
-            group_pattern if name == "folder" else None,
-        )
-        for name in datasets
-    )
-
-
-def corpus_of(model: str, corpora: Sequence[CorpusFlags]) -> CorpusFlags:
-    """Returns the corpus for a model.
-
-    One corpus is for all models; of several each model takes the first of words or of
-    scenes, as fits it, and the built-in one if there is none.
-    """
-    if len(corpora) == 1:
-        return corpora[0]
-    is_speech = _is_speech(DEFAULT_CORPORA[default_num_samples(model)][0])
-    fitting = [c for c in corpora if c.dataset and _is_speech(c.dataset) == is_speech]
-    return fitting[0] if fitting else CorpusFlags()
-
-
 def plan(
     declared: manifest.Manifest,
-    corpora: Sequence[CorpusFlags],
+    given: Sequence[CorpusFlags],
     context: Context,
     console: Console,
 ) -> list[Trial]:
@@ -182,7 +100,7 @@ def plan(
 
     Args:
         declared: The experiment.
-        corpora: From `pair_corpora`.
+        given: The corpora, from `corpora.pair`.
         context: Of the sweep.
         console: Told of the loading of corpora whose classes are not known yet.
 
@@ -190,26 +108,27 @@ def plan(
         UsageError: A trial cannot be as it is declared.
     """
 
+    def corpus_flags(model: str) -> dict[str, Any]:
+        return corpora.corpus_of(model, given)._asdict()
+
     @functools.cache
     def class_names(model: str) -> Sequence[str]:
-        given = RunConfig(model=model, **corpus_of(model, corpora)._asdict())
-        config = resolve(given, on_accelerator=False)
-        known = read_corpora(context.workdir).get(_corpus_key(config), {})
+        unresolved = RunConfig(model=model, **corpus_flags(model))
+        config = resolve(unresolved, on_accelerator=False)
+        known = corpora.read(context.workdir).get(corpora.key_of(config), {})
         if known.get("data_dir", "") == config.data_dir:
             return known["class_names"]
-        return load(config, context, console).dataset.class_names
+        return corpora.load(config, context, console).dataset.class_names
 
-    given: dict[str, tuple[RunConfig, dict[str, Any]]] = {}
+    settings_of: dict[str, tuple[RunConfig, dict[str, Any]]] = {}
     for config, settings in manifest.configs(
-        declared,
-        corpus_flags=lambda model: corpus_of(model, corpora)._asdict(),
-        class_names=class_names,
+        declared, corpus_flags=corpus_flags, class_names=class_names
     ):
-        given.setdefault(trial_id(settings), (config, settings))
-    common = set.intersection(*(set(config.overrides) for config, _ in given.values()))
+        settings_of.setdefault(trial_id(settings), (config, settings))
+    common = set.intersection(*(set(c.overrides) for c, _ in settings_of.values()))
     trials = [
         Trial(identity, settings, _label(config, settings, common), config)
-        for identity, (config, settings) in given.items()
+        for identity, (config, settings) in settings_of.items()
     ]
     known = set().union(*(trial.facts for trial in trials))
     manifest.check_table_keys(declared, sorted(known))
@@ -241,37 +160,22 @@ def read_trial(identity: str, label: str, workdir: Path) -> Trial:
     return dataclasses.replace(trial, settings=settings)
 
 
-def load(config: RunConfig, context: Context, console: Console) -> Corpus:
-    """Loads the corpus of a resolved config, and notes it as one of the sweep.
+def load_corpora(trials: Sequence[Trial], context: Context, console: Console) -> None:
+    """Loads the corpora of trials that are not done, so that a fault is met once.
 
     Raises:
-        UsageError: It cannot be used, or the sweep is about other recordings.
+        UsageError: One cannot be used, or the sweep is about other recordings.
     """
-    corpus = load_corpus(
-        config, cache_dir=context.cache_dir, strict=context.strict, console=console
-    )
-    dataset, workdir = corpus.dataset, context.workdir
-    facts = {
-        "fingerprint": dataset.fingerprint,
-        "class_names": list(dataset.class_names),
-        "data_dir": config.data_dir,
-    }
-    with files.locked(workdir, wait=True):
-        noted = read_corpora(workdir)
-        known = noted.get(_corpus_key(config), facts)
-        if known["fingerprint"] != dataset.fingerprint:
-            raise UsageError(
-                f"{workdir}: holds trials on other recordings, groups or splits of "
-                f"{dataset.name}; name another --workdir"
-            )
-        if noted.get(_corpus_key(config)) != facts:
-            files.write_json(workdir / _CORPORA, noted | {_corpus_key(config): facts})
-    return corpus
-
-
-def read_corpora(workdir: Path) -> dict[str, dict[str, Any]]:
-    """Returns the corpora of a sweep, by "dataset-split-samples of a clip"."""
-    return files.read_json(workdir / _CORPORA) or {}
+    loaded = set()
+    for trial in trials:
+        key = tuple(trial.settings[name] for name in ("dataset", "data_dir", "model"))
+        if (
+            trial.config
+            and key not in loaded
+            and read_result(trial, context.workdir) is None
+        ):
+            loaded.add(key)
+            corpora.load(resolve(trial.config, on_accelerator=False), context, console)
 
 
 def transfers(trials: Sequence[Trial]) -> list[Transfer]:
@@ -342,11 +246,3 @@ def _training_overrides(trial: Trial) -> list[str]:
         for key, value in flatten(dataclasses.asdict(usual)).items()
         if flatten(trial.settings["training"]).get(key) != value
     ]
-
-
-def _corpus_key(config: RunConfig) -> str:
-    return f"{config.dataset}-{config.split}-{config.num_samples}"
-
-
-def _is_speech(dataset: str) -> bool:
-    return "speech" in dataset or dataset == "tfsr"

@@ -9,13 +9,14 @@ from uap_jax import files
 from uap_jax.errors import UsageError
 from uap_jax.files import flatten
 from uap_jax.runs import store
+from uap_jax.sweeps import corpora
 from uap_jax.sweeps.manifest import Manifest
 from uap_jax.sweeps.published import Published, load_published, published_cell
 from uap_jax.sweeps.tables import formats, fronts, kinds
 from uap_jax.sweeps.tables.comparisons import Results, compare_methods
 from uap_jax.sweeps.tables.formats import Table
 from uap_jax.sweeps.tables.kinds import Record
-from uap_jax.sweeps.trials import Trial, read_corpora, read_result, transfers
+from uap_jax.sweeps.trials import Trial, read_result, transfers
 
 # How tables name the success rates of a result.
 _RATES = {"asr": "test", "control": "control"}
@@ -240,7 +241,7 @@ def _origin(trials: Sequence[Trial], results: Results, workdir: Path) -> dict[st
         "corpora": list(clips),
         "fingerprints": {
             key: entry["fingerprint"]
-            for key, entry in read_corpora(workdir).items()
+            for key, entry in corpora.read(workdir).items()
             if key.rsplit("-", 2)[0] in names
         },
         "seeds": sorted({trial.settings["seed"] for trial in trials}),
