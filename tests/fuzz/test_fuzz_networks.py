@@ -11,7 +11,7 @@ from fuzz_guard import LAUNCHER_ERRORS, LIBRARY_ERRORS, Outcomes, snapshot
 from fuzz_texts import json_files
 
 from uap_jax import bridges
-from uap_jax.runs import custom_models
+from uap_jax.bridges import custom_models
 
 COUNTS = (5, pytest.param(100, marks=pytest.mark.slow))
 NUM_CLASSES, NUM_SAMPLES = 3, 40

@@ -11,12 +11,14 @@ import own_networks
 import pytest
 from tones import write_tones
 
+from uap_jax.bridges import custom_models
 from uap_jax.console import Console
 from uap_jax.data.dataset import Dataset
 from uap_jax.errors import UsageError
 from uap_jax.models import Classifier
-from uap_jax.runs import custom_models, store
+from uap_jax.runs import store
 from uap_jax.runs.config import RunConfig
+from uap_jax.runs.corpus import match_classes
 from uap_jax.runs.evaluate import evaluate_stored
 from uap_jax.runs.resolve import resolve
 from uap_jax.runs.run import run
@@ -204,15 +206,15 @@ def clips_of(*class_names):
 
 def test_corpus_and_model_match_by_class_names():
     names = ("mid", "low", "high")
-    matched = custom_models.match_classes(clips_of("high", "low"), 3, names)
+    matched = match_classes(clips_of("high", "low"), 3, names)
     assert matched.class_names == names
     assert matched.labels.tolist() == [2, 1]
     with pytest.raises(UsageError, match=r"among mid, low, high, got sounds with loud"):
-        custom_models.match_classes(clips_of("high", "loud"), 3, names)
+        match_classes(clips_of("high", "loud"), 3, names)
     three = clips_of("high", "low", "mid")
-    assert custom_models.match_classes(three, 3, None) is three
+    assert match_classes(three, 3, None) is three
     with pytest.raises(UsageError, match="of 3 classes, got sounds of 2: high, low"):
-        custom_models.match_classes(clips_of("high", "low"), 3, None)
+        match_classes(clips_of("high", "low"), 3, None)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from uap_jax.attacks.methods import resolve_method
 from uap_jax.audio import SCALINGS
+from uap_jax.bridges.model_files import FACTS_EXAMPLE, FILE_SUFFIXES
 from uap_jax.data.corpora import CORPUS_NAMES
 from uap_jax.errors import UsageError
 from uap_jax.files import default_cache_dir, fingerprint, flatten
@@ -22,17 +23,13 @@ from uap_jax.models.registry import (
     default_num_samples,
     default_sample_rate_hz,
 )
-from uap_jax.runs.model_files import FACTS_EXAMPLE, FILE_SUFFIXES
 
-# What a preset changes; flags and --set win over it. `overrides` are by method.
+# What a preset changes, and what of a method's settings; flags and --set win over it.
 PRESETS: dict[str, dict[str, Any]] = {
-    "default": {"scaling": "fixed", "num_attack_clips": 1000, "overrides": {}},
-    "paper": {
-        "scaling": "minmax",
-        "num_attack_clips": 3000,
-        "overrides": {"penalty": ("attack.l2_radius=6",)},
-    },
+    "default": {"scaling": "fixed", "num_attack_clips": 1000},
+    "paper": {"scaling": "minmax", "num_attack_clips": 3000},
 }
+PRESET_OVERRIDES = {("paper", "penalty"): ("attack.l2_radius=6",)}
 
 
 class Setting(NamedTuple):
@@ -242,14 +239,15 @@ def resume_from(config: RunConfig, stored: Mapping[str, Any]) -> RunConfig:
     Raises:
         UsageError: The earlier run had other settings.
     """
-    theirs = flatten(stored)
-    size = theirs.get(f"attack.{MACHINE_SUFFIX}")
+    attack = stored.get("attack")
+    size = attack.get(MACHINE_SUFFIX) if isinstance(attack, dict) else None
     is_given = any(MACHINE_SUFFIX in override for override in config.overrides)
     # Another type is another setting.
     if isinstance(size, int) and not is_given:
         attack = dataclasses.replace(config.attack, **{MACHINE_SUFFIX: size})
         config = dataclasses.replace(config, attack=attack)
-    mine = flatten(json.loads(json.dumps(as_json(config))))
+    described = json.loads(json.dumps(as_json(config)))
+    mine, theirs = flatten(described), flatten(stored)
     differing = [
         f"{key}: {theirs.get(key)} there, {mine.get(key)} now"
         for key in {**theirs, **mine}

@@ -1,5 +1,6 @@
 """The recordings of a run, their splits, and which clips it uses."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -16,7 +17,6 @@ from uap_jax.data.folder import describe_folder
 from uap_jax.data.tfsr import describe_tfsr
 from uap_jax.errors import UsageError, user_mistakes
 from uap_jax.evaluation import waveform_gain
-from uap_jax.runs import custom_models
 from uap_jax.runs.config import RunConfig
 
 T = TypeVar("T")
@@ -182,12 +182,39 @@ def _load(config: RunConfig, cache_dir: Path, strict: bool, console: Console) ->
         splits = split_clips(dataset)
     if config.own_model is not None:
         facts = config.own_model
-        dataset = custom_models.match_classes(
-            dataset, facts["num_classes"], facts["class_names"]
-        )
+        dataset = match_classes(dataset, facts["num_classes"], facts["class_names"])
     corpus = Corpus(dataset, splits)
     _say(corpus, console)
     return corpus
+
+
+def match_classes(
+    dataset: Dataset, num_classes: int, class_names: tuple[str, ...] | None
+) -> Dataset:
+    """Returns a corpus with a classifier's classes, matched by their names.
+
+    Raises:
+        UsageError: The corpus has classes that the classifier does not know, or, where
+            the classifier names none, another number of them.
+    """
+    names = dataset.class_names
+    if class_names is None:
+        if len(names) == num_classes:
+            return dataset
+        raise UsageError(
+            f"--model: expected a corpus of {num_classes} classes, got "
+            f"{dataset.name} of {len(names)}: {', '.join(names)}"
+        )
+    unknown = [name for name in names if name not in class_names]
+    if unknown:
+        raise UsageError(
+            f"--model: expected a corpus of classes among {', '.join(class_names)}, "
+            f"got {dataset.name} with {', '.join(unknown)}"
+        )
+    indices = np.array([class_names.index(name) for name in names], np.int32)
+    return dataclasses.replace(
+        dataset, labels=indices[dataset.labels], class_names=tuple(class_names)
+    )
 
 
 def _describe(config: RunConfig, console: Console) -> list[str]:

@@ -13,6 +13,7 @@ import jax
 
 from uap_jax.attacks.loop import resolve_config
 from uap_jax.attacks.methods import resolve_method
+from uap_jax.bridges import custom_models
 from uap_jax.data.corpora import BUILT_IN, CORPUS_NAMES, DEFAULT_CORPORA
 from uap_jax.errors import UsageError, user_mistakes
 from uap_jax.models.registry import (
@@ -20,8 +21,8 @@ from uap_jax.models.registry import (
     default_micro_batch_size,
     default_num_samples,
 )
-from uap_jax.runs import custom_models
 from uap_jax.runs.config import (
+    PRESET_OVERRIDES,
     PRESETS,
     SETTINGS,
     RunConfig,
@@ -68,7 +69,7 @@ def resolve(config: RunConfig, *, on_accelerator: bool | None = None) -> RunConf
             None if is_own else recipe_for(config.model, filled.dataset),
         ),
         [
-            *preset["overrides"].get(config.method, ()),
+            *PRESET_OVERRIDES.get((config.preset, config.method), ()),
             *_asr_levels(config),
             *config.overrides,
         ],

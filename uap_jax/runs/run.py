@@ -14,9 +14,10 @@ import numpy as np
 from uap_jax import attacks, environment, files
 from uap_jax.attacks import AttackResult, types
 from uap_jax.attacks.methods import resolve_method
+from uap_jax.bridges import custom_models
 from uap_jax.console import Console, one_line
 from uap_jax.reporting import ReportData, write_report
-from uap_jax.runs import custom_models, store, victim
+from uap_jax.runs import store, victim
 from uap_jax.runs.attack import (
     Prepared,
     announce,

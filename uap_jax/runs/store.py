@@ -10,6 +10,7 @@ import numpy as np
 
 from uap_jax import attacks, checkpoints, files
 from uap_jax.attacks.equations import succeeds
+from uap_jax.audio import SCALINGS
 from uap_jax.audio.box import from_box, to_box
 from uap_jax.audio.files import AudioFileError, read_audio, write_wav
 from uap_jax.data.dataset import Dataset, to_waveform
@@ -165,7 +166,7 @@ def read_run(folder: Path) -> StoredRun:
     run = StoredRun(workdir, config, result)
     try:
         is_whole = (
-            isinstance(config["scaling"], str)
+            config["scaling"] in SCALINGS
             and isinstance(run.sample_rate_hz, int)
             and 0 <= result["test"]["asr"] <= 1
             and 0 < run.gain < np.inf
@@ -210,7 +211,7 @@ def config_of(run: StoredRun, **changes: Any) -> RunConfig:
     path = run.workdir / "config.json"
     given = {name: value for name, value in changes.items() if value is not None}
     try:
-        stored = read_config(run.config)
+        first = stored = read_config(run.config)
         # A data_dir cannot be that of a built-in corpus.
         fits = "data_dir" not in given or stored.data_dir is not None
         if given.get("dataset", stored.dataset if fits else "") != stored.dataset:
@@ -223,10 +224,7 @@ def config_of(run: StoredRun, **changes: Any) -> RunConfig:
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{path}: damaged ({error}); delete the run") from None
     own = config.own_model
-    same = (config.model, config.dataset) == (
-        run.config["model"],
-        run.config["dataset"],
-    )
+    same = (config.model, config.dataset) == (first.model, first.dataset)
     if own is None and same:
         config = dataclasses.replace(config, training=stored.training)
     if own is not None and "model" not in given:

@@ -14,13 +14,13 @@ import numpy as np
 
 from uap_jax import environment, files, models
 from uap_jax.audio.box import to_box
+from uap_jax.bridges import custom_models
 from uap_jax.bridges.checks import check_outputs
 from uap_jax.console import Console
 from uap_jax.data.dataset import to_waveform
 from uap_jax.errors import UsageError, user_mistakes
 from uap_jax.files import fingerprint
 from uap_jax.models import Classifier, sinc
-from uap_jax.runs import custom_models
 from uap_jax.runs.config import RunConfig
 from uap_jax.runs.corpus import Corpus, Latest, load_corpus
 from uap_jax.runs.store import PROBLEM, StoredRun, config_of

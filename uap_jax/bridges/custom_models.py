@@ -21,10 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from uap_jax.bridges import checks
-from uap_jax.data.dataset import Dataset
+from uap_jax.bridges.model_files import FILE_SUFFIXES, facts_path, read_classifier
 from uap_jax.errors import UsageError
 from uap_jax.models import MODEL_NAMES, Classifier
-from uap_jax.runs.model_files import FILE_SUFFIXES, facts_path, read_classifier
 
 # Parts of file names whose lines do not help the author of a model.
 _NOT_OF_USERS = ("importlib", "site-packages", str(Path(__file__).parents[1]))
@@ -76,35 +75,6 @@ def load(model: str) -> tuple[Classifier, dict[str, Any]] | None:
     paths = [path for path in (Path(model), facts_path(Path(model))) if path.is_file()]
     return _load(
         model, tuple((path.stat().st_size, path.stat().st_mtime_ns) for path in paths)
-    )
-
-
-def match_classes(
-    dataset: Dataset, num_classes: int, class_names: tuple[str, ...] | None
-) -> Dataset:
-    """Returns a corpus with a classifier's classes, matched by their names.
-
-    Raises:
-        UsageError: The corpus has classes that the classifier does not know, or, where
-            the classifier names none, another number of them.
-    """
-    names = dataset.class_names
-    if class_names is None:
-        if len(names) == num_classes:
-            return dataset
-        raise UsageError(
-            f"--model: expected a corpus of {num_classes} classes, got "
-            f"{dataset.name} of {len(names)}: {', '.join(names)}"
-        )
-    unknown = [name for name in names if name not in class_names]
-    if unknown:
-        raise UsageError(
-            f"--model: expected a corpus of classes among {', '.join(class_names)}, "
-            f"got {dataset.name} with {', '.join(unknown)}"
-        )
-    indices = np.array([class_names.index(name) for name in names], np.int32)
-    return dataclasses.replace(
-        dataset, labels=indices[dataset.labels], class_names=tuple(class_names)
     )
 
 
