@@ -146,8 +146,9 @@ def move(
     Returns:
         v and d.
     """
-    direction = MOMENTUM * direction + (1 - MOMENTUM) * unit(gradient)
-    bias = 1 - jnp.float32(MOMENTUM) ** num_steps.astype(jnp.float32)
+    b = jnp.float32(MOMENTUM)
+    direction = b * direction + (1 - b) * unit(gradient)
+    bias = 1 - b ** num_steps.astype(jnp.float32)
     v = v - (length * norm / bias) * direction
     return norm * unit(v), direction
 
