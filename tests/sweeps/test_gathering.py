@@ -1,10 +1,9 @@
 """From the folder of a sweep to its report, also where little of it is there."""
 
 import json
-import subprocess
-import sys
 
 import pytest
+from launching import launch_here
 from sweeps import finish, plan_built_in
 
 from uap_jax import files
@@ -97,11 +96,6 @@ def sweep(tmp_path):
     return Sweep(tmp_path)
 
 
-def launch(*flags):
-    command = [sys.executable, "-m", "uap_jax.experiments.report", *flags]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 def test_a_partial_sweep_of_several_experiments(sweep):
     sweep.add(CURVES)
     planned = sweep.add(MANIFEST)
@@ -130,7 +124,7 @@ def test_a_partial_sweep_of_several_experiments(sweep):
     assert table.failures[1].log == f"trials/{planned[2].id}/log.txt"
     assert table.failures[1].last_lines.endswith("FloatingPointError: a\n<b>")
     assert table.missing == [trial.label for trial in planned[3:]]
-    done = launch(f"--sweep={sweep.workdir}")
+    done = launch_here("report", f"--sweep={sweep.workdir}")
     assert (done.returncode, done.stderr) == (0, "")
     assert "2 tables and figures, 1 of 8 trials done" in done.stdout
     page = (sweep.workdir / "report.html").read_text()
@@ -286,7 +280,7 @@ def test_mistakes_are_one_line(sweep, tmp_path):
         ([f"--sweep={tmp_path}"], "--sweep: expected the work directory"),
         (["--sweeps=x"], "Unknown command line flag 'sweeps'"),
     ]:
-        done = launch(*flags)
+        done = launch_here("report", *flags)
         assert done.returncode == 2
         assert done.stderr.startswith(f"error: {message}")
         assert done.stderr.count("\n") == 1
