@@ -282,12 +282,13 @@ def test_refused_settings(attack, setting):
 
 def test_refused_inputs():
     variables, x, labels = linear_problem()
-    for name, arguments in (
-        ("x", (linear_logits, variables, np.float64(x), labels)),
-        ("labels", (linear_logits, variables, x, np.full(64, 4, np.int32))),
-        ("logits_fn", (lambda variables, x: x[:, 0], variables, x, labels)),
+    given = {"logits_fn": linear_logits, "x": x, "labels": labels}
+    for name, wrong in (
+        ("x", np.float64(x)),
+        ("labels", np.full(64, 4, np.int32)),
+        ("logits_fn", lambda variables, x: x[:, 0]),
+        ("key", 0),
+        ("config", attacks.GreedyConfig()),
     ):
         with pytest.raises(ValueError, match=rf"^{name}: expected [^\n]*$"):
-            attacks.ddn(*arguments)
-    with pytest.raises(ValueError, match=r"^config: expected a DDNConfig, got Greedy"):
-        attacks.ddn(linear_logits, variables, x, labels, config=attacks.GreedyConfig())
+            attacks.ddn(variables=variables, **given | {name: wrong})

@@ -209,7 +209,7 @@ def test_beats_noise_of_the_same_level(name):
 @all_methods
 @pytest.mark.parametrize("width", [1, 4])
 def test_side_by_side(name, width):
-    targets, seeds = [1, 3, 0], [3, 3, 4]
+    targets, seeds = np.array([1, 3, 0]), [3, 3, 4]
     results = attacks.together(
         *problem_of(),
         keys=[jax.random.key(seed) for seed in seeds],
@@ -442,6 +442,7 @@ def cases_of_refused_inputs():
         yield "key", {"key": wrong if wrong is not None else False}
     yield "config", {"config": attacks.DDNConfig()}
     yield "config", {"config": {"batch_size": 3}}
+    yield "batch_size", {"config": sign_steps.SignConfig(batch_size=None)}
     for logits_fn in (
         lambda variables, x: x[:, :1],
         lambda variables, x: jnp.sum(x, axis=1),

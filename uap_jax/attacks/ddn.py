@@ -114,12 +114,14 @@ def ddn(
     checks.check_attack_inputs(logits_fn, variables, x, labels)
     checks.check_config(config, DDNConfig)
     check_ddn_config(config)
+    key = jax.random.key(0) if key is None else key
+    checks.check_key(key)
     return _ddn(
         logits_fn,
         variables,
         x,
         labels,
-        jax.random.key(0) if key is None else key,
+        key,
         config=checks.as_arrays(config),
         targeted=targeted,
     )

@@ -123,7 +123,6 @@ def _resolve(config: GreedyConfig, *, targeted: bool, num_clips: int) -> GreedyC
     checks.check_choice("labels", config.labels, LABELS)
     checks.check_choice("aggregation", config.aggregation, AGGREGATIONS)
     checks.check_choice("shuffle", config.shuffle, (False, True))
-    checks.check_size("batch_size", config.batch_size)
     check_ddn_config(config.ddn)
     radius = config.radius
     if radius is None:

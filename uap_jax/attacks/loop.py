@@ -40,6 +40,7 @@ def resolve_config(config: Any, *, targeted: bool, num_clips: int) -> Any:
     checks.check_size("max_passes", config.max_passes)
     checks.check_rate("target_asr", config.target_asr)
     config = config.method.resolve(config, targeted=targeted, num_clips=num_clips)
+    checks.check_size("batch_size", config.batch_size)
     config = dataclasses.replace(config, batch_size=min(config.batch_size, num_clips))
     most = config.method.most_at_once(config, num_clips)
     micro_batch_size = min(config.micro_batch_size or even_share(most), most)

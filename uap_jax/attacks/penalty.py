@@ -127,7 +127,6 @@ def _resolve(config: PenaltyConfig, *, targeted: bool, num_clips: int) -> Penalt
     )
     unset = {name: v for name, v in defaults.items() if getattr(config, name) is None}
     config = dataclasses.replace(config, **unset)
-    checks.check_size("batch_size", config.batch_size)
     if config.min_passes is not None:
         checks.check_size("min_passes", config.min_passes)
         if config.min_passes > config.max_passes:

@@ -96,7 +96,7 @@ def begin_together(
         configs = [configs] * num_trials
     if len(configs) != num_trials:
         raise ValueError(f"configs: expected {num_trials} as keys, got {len(configs)}")
-    targets_or_none = targets or [None] * num_trials
+    targets_or_none = [None] * num_trials if targets is None else targets
     resolved = [
         loop.resolve_config(config, targeted=targets is not None, num_clips=x.shape[0])
         for config in configs
