@@ -188,12 +188,15 @@ def test_how_it_ends():
     reason, num_passes, result = end("untargeted", radius=0.01)
     assert reason == "max_passes" and num_passes == 4 and result.train_asr < 1
     # A norm too small to reach any boundary: DDN has nothing to add.
-    reason, num_passes, result = end("targeted", init_norm=1e-3)
-    assert reason == "stalled" and num_passes == 1 and result.train_asr < 1
-    np.testing.assert_array_equal(result.perturbation.value, 0.0)
-    others = np.sum(predictions(linear_logits, variables, x) != 2)
-    counts = [float(result.history[name][0]) for name in ("visited", "failed")]
-    assert counts == [others, others] and others > 0
+    clean = predictions(linear_logits, variables, x)
+    for case, target in (("targeted", 2), ("batch", 1)):
+        reason, num_passes, result = end(case, init_norm=1e-3)
+        assert reason == "stalled" and num_passes == 1 and result.train_asr < 1
+        np.testing.assert_array_equal(result.perturbation.value, 0.0)
+        counts = [float(result.history[name][0]) for name in ("visited", "failed")]
+        assert counts == [np.sum(clean != target)] * 2
+    # The last batch is short.
+    assert counts[0] % 3
 
 
 @pytest.mark.parametrize(("highest", "moves"), [(0.0, False), (0.94, True)])
