@@ -158,14 +158,15 @@ class At(NamedTuple):
     num_passes: jax.Array  # [] int32, passes completed before it
 
 
+_NONE: Mapping[str, jax.Array] = MappingProxyType({})
+
+
 class Step(NamedTuple):
     """The outcome of a step."""
 
     own: Any
     num_clips: Any  # how many more clips of the pass have been seen
-    sums: Mapping[str, jax.Array] = MappingProxyType(
-        {}
-    )  # added up over the pass, float32
+    sums: Mapping[str, jax.Array] = _NONE  # added up over the pass, float32
     fault: Any = RUNNING  # index into STOP_REASONS; the step is dropped if set
     cost: Any = 1  # evaluations of the classifier, counted against `max_steps`
 
@@ -174,7 +175,7 @@ class PassEnd(NamedTuple):
     """The outcome of a pass."""
 
     own: Any
-    metrics: Mapping[str, jax.Array] = MappingProxyType({})  # into the history
+    metrics: Mapping[str, jax.Array] = _NONE  # into the history
     stop_reason: Any = RUNNING  # CONVERGED or STALLED end the attack
 
 
