@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -14,37 +14,25 @@ ProgressFn = Callable[[str, int, int], None]
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """`M` clips of `N` samples with labels.
+    """`M` clips of `N` samples with labels."""
 
-    Attributes:
-        name: The corpus, for logs and cache keys.
-        clips: `[M, N]` int16 PCM or float32 in [-1, 1]; an array or a memmap.
-        labels: `[M]` int32 class indices.
-        class_names: The classes in the order of the labels.
-        groups: `[M]` strings; clips of one group (a speaker, a source recording)
-            must not be in two splits.
-        names: `[M]` strings that identify the clips, usually relative paths.
-        sample_rate_hz: Samples per second.
-        fingerprint: A hash of the clips, or of what they are made from; names caches.
-        official_splits: `[M]` of "train", "validation", "test", or None if the
-            corpus does not name its splits.
-        noise: `[K, N]` background sound for augmentation, as `clips`, or None.
-        skipped: One line for each recording that could not be used.
-        groups_overlap: Whether `official_splits` may put one group into two splits,
-            as a split by clips does.
-    """
-
-    name: str
+    name: str  # The corpus, for logs and cache keys.
+    # `[M, N]` int16 PCM or float32 in [-1, 1]; an array or a memmap.
     clips: np.ndarray
-    labels: np.ndarray
-    class_names: tuple[str, ...]
+    labels: np.ndarray  # `[M]` int32 class indices.
+    class_names: tuple[str, ...]  # In the order of the labels.
+    # `[M]` strings; clips of one group (a speaker, a source recording) must not be in
+    # two splits.
     groups: np.ndarray
-    names: np.ndarray
+    names: np.ndarray  # `[M]` strings that identify the clips, usually relative paths.
     sample_rate_hz: int
-    fingerprint: str
+    fingerprint: str  # A hash of the clips, or of what they are made from.
+    # `[M]` of "train", "validation", "test", or None if the corpus names no splits.
     official_splits: np.ndarray | None = None
+    # `[K, N]` background sound for augmentation, as `clips`, or None.
     noise: np.ndarray | None = None
-    skipped: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()  # A line for each recording that could not be used.
+    # Whether `official_splits` may put one group into two splits.
     groups_overlap: bool = False
 
     def __post_init__(self) -> None:
@@ -111,8 +99,13 @@ def split_clips(
     assignment = np.full(len(dataset.labels), "train", dtype="<U10")
     if dataset.official_splits is not None:
         assignment[:] = dataset.official_splits
-        if not dataset.groups_overlap:
-            _check_groups(dataset, assignment)
+        spanning = find_spanning(dataset.groups, assignment)
+        if spanning and not dataset.groups_overlap:
+            group, first, second = spanning
+            raise ValueError(
+                f"{dataset.name}: expected each speaker in one split, got {group} in "
+                f"{first} and {second}"
+            )
     if np.any(assignment == "validation"):
         validation_share = 0.0
     if np.any(assignment == "test"):
@@ -143,11 +136,26 @@ def unit_hash(text: str) -> float:
     return int.from_bytes(hashlib.sha1(os.fsencode(text)).digest()[:8], "big") / 2**64
 
 
-def _check_groups(dataset: Dataset, assignment: np.ndarray) -> None:
+def groups_by_class(groups: np.ndarray, labels: np.ndarray) -> dict[int, list[str]]:
+    """Returns the groups of each class, in the order of their hashes.
+
+    A group counts to the class of its first clip.
+    """
+    label_of: dict[str, int] = {}
+    for group, label in zip(groups.tolist(), labels.tolist(), strict=True):
+        label_of.setdefault(group, label)
+    ordered: dict[int, list[str]] = {}
+    for group in sorted(label_of, key=lambda group: (unit_hash(group), group)):
+        ordered.setdefault(label_of[group], []).append(group)
+    return ordered
+
+
+def find_spanning(
+    groups: Iterable[str], splits: Iterable[str]
+) -> tuple[str, str, str] | None:
+    """Returns a group that is in two splits, and these; None if there is none."""
     split_of: dict[str, str] = {}
-    for group, split in zip(dataset.groups, assignment, strict=True):
+    for group, split in zip(groups, splits, strict=True):
         if split_of.setdefault(group, split) != split:
-            raise ValueError(
-                f"{dataset.name}: expected each speaker in one split, got {group} in "
-                f"{split_of[group]} and {split}"
-            )
+            return group, split_of[group], split
+    return None

@@ -11,18 +11,19 @@ from typing import Literal
 
 import numpy as np
 
-from uap_jax.data.dataset import Dataset, unit_hash
-from uap_jax.data.decoding import Decoding, Listed, Listing, load_listed
+from uap_jax.data.dataset import Dataset, groups_by_class
+from uap_jax.data.decoding import Decoding, load_listed
 from uap_jax.data.listing import (
-    FileFacts,
+    AUDIO,
+    Listed,
+    Listing,
     as_unicode,
     bad_row,
     find_root,
-    list_audio,
+    list_beside,
+    list_files,
     read_table,
-    table_facts,
     unite_groups,
-    without_row,
 )
 from uap_jax.files import fingerprint
 
@@ -74,19 +75,19 @@ def load_esc(
         raise ValueError(f"subset: expected one of {tuple(_LAYOUTS)}, got {subset!r}")
     root = find_root(data_dir, _TABLE)
     if root is not None and (root / "audio").is_dir():
-        listing, files = _list_table(root, subset)
+        listing = _list_table(root, subset)
     elif subset == "esc10":
-        listing, files = _list_folders(data_dir)
+        listing = _list_folders(data_dir)
     else:
         raise ValueError(
             f"data_dir: expected {_LAYOUTS[subset]} in {data_dir}, found none"
         )
-    key = fingerprint(subset, _VERSION, *decoding.key, files)
+    key = fingerprint(subset, _VERSION, *decoding.key, listing.files)
     dataset, folds = load_listed(listing, decoding, name=subset, key=key)
     return dataclasses.replace(dataset, official_splits=_split(dataset, folds))
 
 
-def _list_table(root: Path, subset: str) -> tuple[Listing, list[FileFacts]]:
+def _list_table(root: Path, subset: str) -> Listing:
     table = root / _TABLE
     classes: dict[int, str] = {}
     rows = []
@@ -94,7 +95,8 @@ def _list_table(root: Path, subset: str) -> tuple[Listing, list[FileFacts]]:
     for line, row, (fold, target) in read_table(
         table, _COLUMNS, integers=("fold", "target")
     ):
-        listed.add(f"audio/{row['filename']}")
+        path = f"audio/{row['filename']}"
+        listed.add(path)
         if fold < 1 or target < 0:
             raise bad_row(table, line, "a fold from 1 and a target from 0", row)
         if subset == "esc10" and row["esc10"].lower() != "true":
@@ -102,20 +104,15 @@ def _list_table(root: Path, subset: str) -> tuple[Listing, list[FileFacts]]:
         category = classes.setdefault(target, row["category"])
         if category != row["category"]:
             raise bad_row(table, line, f"{category} as category of {target}", row)
-        rows.append((row, target, fold))
+        rows.append(Listed(path, target, row["src_file"], fold))
     targets = sorted(classes)
-    recordings = [
-        Listed(f"audio/{row['filename']}", targets.index(target), row["src_file"], fold)
-        for row, target, fold in rows
-    ]
-    files = list_audio(root, "audio", max_depth=1)
-    unusable = without_row(files, listed, _TABLE)
+    recordings = [row._replace(label=targets.index(row.label)) for row in rows]
     names = tuple(classes[target] for target in targets)
-    listing = Listing(root, _LAYOUTS[subset], names, recordings, unusable)
-    return listing, [*files, table_facts(root, _TABLE)]
+    beside = list_beside(root, _TABLE, listed, max_depth=1)
+    return Listing(root, _LAYOUTS[subset], names, recordings, *beside)
 
 
-def _list_folders(data_dir: Path) -> tuple[Listing, list[FileFacts]]:
+def _list_folders(data_dir: Path) -> Listing:
     inner = sorted(path for path in data_dir.iterdir() if path.is_dir())
     roots = [path for path in (data_dir, *inner) if _class_folders(path)]
     if len(roots) != 1:
@@ -124,30 +121,26 @@ def _list_folders(data_dir: Path) -> tuple[Listing, list[FileFacts]]:
             f"data_dir: expected {_LAYOUTS['esc10']} in {data_dir}, found {got}"
         )
     root = roots[0]
-    folders = _class_folders(root)
-    files, recordings, unusable = [], [], []
-    for label, folder in enumerate(folders):
-        in_class = list_audio(root, folder, max_depth=1)
+    names, files, recordings, unusable = [], [], [], []
+    for label, folder in enumerate(_class_folders(root)):
+        name = folder.partition(" - ")[2].lower().replace(" ", "_")
+        names.append(as_unicode(name))
+        in_class = list_files(root, folder, suffixes=AUDIO, max_depth=1)
         files += in_class
         for path, *_ in in_class:
-            match = _RECORDING.fullmatch(path.partition("/")[2])
-            if match:
+            if match := _RECORDING.fullmatch(path.partition("/")[2]):
                 fold = int(match["fold"])
                 recordings.append(Listed(path, label, match["source"], fold))
             else:
                 unusable.append((path, "is not named <fold>-<source>-<take>.ogg"))
-    names = tuple(
-        as_unicode(folder.partition(" - ")[2].lower().replace(" ", "_"))
-        for folder in folders
-    )
-    return Listing(root, _LAYOUTS["esc10"], names, recordings, unusable), files
+    layout = _LAYOUTS["esc10"]
+    return Listing(root, layout, tuple(names), recordings, unusable, files)
 
 
 def _class_folders(root: Path) -> list[str]:
-    matches = [_FOLDER.fullmatch(path.name) for path in root.iterdir() if path.is_dir()]
-    classes = [match for match in matches if match]
-    classes.sort(key=lambda match: int(match["number"]))
-    return [match[0] for match in classes]
+    names = [path.name for path in root.iterdir() if path.is_dir()]
+    matches = filter(None, map(_FOLDER.fullmatch, names))
+    return [m[0] for m in sorted(matches, key=lambda match: int(match["number"]))]
 
 
 def _split(dataset: Dataset, folds: np.ndarray) -> np.ndarray:
@@ -158,16 +151,12 @@ def _split(dataset: Dataset, folds: np.ndarray) -> np.ndarray:
             f"data_dir: expected recordings of at least 2 folds, got those of fold "
             f"{folds.max()}"
         )
-    first_label: dict[str, int] = {}
-    for index in np.flatnonzero(~in_test):
-        first_label.setdefault(str(dataset.groups[index]), int(dataset.labels[index]))
-    held_out: set[str] = set()
-    for label in range(len(dataset.class_names)):
-        sources = [group for group, first in first_label.items() if first == label]
-        num_held_out = round(_VALIDATION_SHARE * len(sources))
-        if len(sources) > 1:
-            num_held_out = max(1, num_held_out)
-        held_out.update(sorted(sources, key=unit_hash)[:num_held_out])
+    held_out: list[str] = []
+    for sources in groups_by_class(
+        dataset.groups[~in_test], dataset.labels[~in_test]
+    ).values():
+        num_held_out = max(len(sources) > 1, round(_VALIDATION_SHARE * len(sources)))
+        held_out += sources[:num_held_out]
     splits = np.where(in_test, "test", "train").astype("<U10")
-    splits[~in_test & np.isin(dataset.groups, list(held_out))] = "validation"
+    splits[~in_test & np.isin(dataset.groups, held_out)] = "validation"
     return splits

@@ -2,20 +2,14 @@
 
 import dataclasses
 import os
-from collections import Counter, defaultdict
-from collections.abc import Sequence
-from pathlib import Path
+from collections import Counter
 
 import numpy as np
 
-from uap_jax.data.dataset import Dataset, ProgressFn, Splits, unit_hash
+from uap_jax.data.dataset import Dataset, ProgressFn, Splits, groups_by_class
 from uap_jax.data.decoding import Decoding, load_listed
-from uap_jax.data.folder_listing import (
-    Recordings,
-    find_recordings,
-    format_counts,
-    read_headers,
-)
+from uap_jax.data.folder_listing import find_recordings, format_counts, read_headers
+from uap_jax.data.listing import Listing
 from uap_jax.files import fingerprint
 from uap_jax.text import format_seconds, printable
 
@@ -67,19 +61,19 @@ def load_folder(
         AudioFileError: With `strict`, the first recording that cannot be used.
         OSError: A folder cannot be read, or the cache cannot be written.
     """
-    recordings = _find(data_dir, group_pattern)
-    listing = recordings.listing
-    key = fingerprint(
-        "folder",
-        _VERSION,
-        decoding.key,
-        (listing.class_names, listing.recordings, listing.unusable, recordings.files),
+    listing = _find(data_dir, group_pattern)
+    facts = listing.class_names, listing.recordings, listing.unusable, listing.files
+    dataset, splits = load_listed(
+        listing,
+        decoding,
+        name="folder",
+        key=fingerprint("folder", _VERSION, decoding.key, facts),
+        prepare=lambda listing: read_headers(
+            listing, decoding.num_workers, decoding.progress
+        )[0],
     )
-    if not (Path(decoding.cache_dir) / f"folder-{key}").is_dir():
-        listing, _ = read_headers(listing, decoding.num_workers, decoding.progress)
-    dataset, splits = load_listed(listing, decoding, name="folder", key=key)
     if splits[0] < 0:
-        official = _draw(dataset.labels.tolist(), dataset.groups.tolist())
+        official = _draw(dataset.groups, dataset.labels)
     else:
         official = np.array(Splits._fields)[splits]
     return dataclasses.replace(dataset, official_splits=official)
@@ -108,29 +102,25 @@ def describe_folder(
     Raises:
         ValueError, OSError: See `load_folder`.
     """
-    listed = _find(data_dir, group_pattern)
-    listing, headers = read_headers(listed.listing, num_workers, progress)
-    recordings = listing.recordings
+    listing = _find(data_dir, group_pattern)
+    listing, headers = read_headers(listing, num_workers, progress)
+    recordings, names = listing.recordings, listing.class_names
     rates = Counter(f"{rate_hz} Hz" for _, rate_hz in headers)
     seconds = np.array([frames / rate_hz for frames, rate_hz in headers])
     groups = {recording.group for recording in recordings}
     num_alone = sum(recording.group == recording.path for recording in recordings)
-    counts = {name: 0 for name in listing.class_names}
-    groups_of = defaultdict(set)
-    for recording in recordings:
-        name = listing.class_names[recording.label]
-        counts[name] += 1
-        groups_of[name].add(recording.group)
+    counts = dict.fromkeys(names, 0) | Counter(names[r.label] for r in recordings)
+    groups_of = Counter(label for label, _ in {(r.label, r.group) for r in recordings})
     lines = [
         f"{len(recordings)} recordings in {len(counts)} classes, "
         f"{format_seconds(seconds.sum())} at {format_counts(rates)}",
         f"classes: {format_counts(counts)}",
         f"groups: {len(groups)}; {num_alone} recordings are groups of one",
     ]
-    small = [name for name in counts if len(groups_of[name]) < _MIN_GROUPS]
+    small = [n for label, n in enumerate(names) if groups_of[label] < _MIN_GROUPS]
     if small and all(recording.fold < 0 for recording in recordings):
-        names = ", ".join(small)
-        lines.append(f"fewer than {_MIN_GROUPS} groups, for the training only: {names}")
+        small = ", ".join(small)
+        lines.append(f"fewer than {_MIN_GROUPS} groups, for the training only: {small}")
     clip_s = num_samples / sample_rate_hz
     if seconds.any():
         kept = np.minimum(seconds, clip_s).sum() / seconds.sum()
@@ -138,42 +128,35 @@ def describe_folder(
             f"clips of {clip_s:.3g} s keep {kept:.0%} of the sound; "
             f"shorter and padded: {np.sum(seconds < clip_s)}"
         )
-    if listed.ignored:
-        lines.append(listed.ignored)
+    if listing.ignored:
+        lines.append(listing.ignored)
     if listing.unusable:
         examples = "; ".join(": ".join(pair) for pair in listing.unusable[:3])
         lines.append(f"skipped {len(listing.unusable)}, such as {examples}")
     return [printable(line) for line in lines]
 
 
-def _find(data_dir: str | os.PathLike[str], group_pattern: str | None) -> Recordings:
+def _find(data_dir: str | os.PathLike[str], group_pattern: str | None) -> Listing:
     """As `find_recordings`; refuses, before decoding, what cannot be split after it."""
-    recordings = find_recordings(data_dir, group_pattern)
-    listed = recordings.listing.recordings
-    if listed[0].fold < 0:
-        _draw([each.label for each in listed], [each.group for each in listed])
-    return recordings
+    listing = find_recordings(data_dir, group_pattern)
+    _, labels, groups, folds = map(np.array, zip(*listing.recordings, strict=True))
+    if folds[0] < 0:
+        _draw(groups, labels)
+    return listing
 
 
-def _draw(labels: Sequence[int], groups: Sequence[str]) -> np.ndarray:
+def _draw(groups: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Returns the split of each recording."""
-    first_label: dict[str, int] = {}
-    for group, label in zip(groups, labels, strict=True):
-        first_label.setdefault(group, label)
-    groups_of = defaultdict(list)
-    for group, label in first_label.items():
-        groups_of[label].append(group)
     split_of: dict[str, str] = {}
-    for names in groups_of.values():
-        if len(names) < _MIN_GROUPS:
-            continue
-        num_held_out = max(1, round(_HELD_OUT_SHARE * len(names)))
-        names.sort(key=lambda name: (unit_hash(name), name))
-        split_of |= dict.fromkeys(names[:num_held_out], "test")
-        split_of |= dict.fromkeys(names[num_held_out : 2 * num_held_out], "validation")
+    by_class = groups_by_class(groups, labels).values()
+    for names in by_class:
+        if len(names) >= _MIN_GROUPS:
+            num = max(1, round(_HELD_OUT_SHARE * len(names)))
+            split_of |= dict.fromkeys(names[:num], "test")
+            split_of |= dict.fromkeys(names[num : 2 * num], "validation")
     if not split_of:
         raise ValueError(
             f"data_dir: expected a class with recordings of at least {_MIN_GROUPS} "
-            f"groups, one a split, got at most {max(map(len, groups_of.values()))}"
+            f"groups, one a split, got at most {max(map(len, by_class))}"
         )
-    return np.array([split_of.get(group, "train") for group in groups])
+    return np.array([split_of.get(group, "train") for group in groups.tolist()])

@@ -8,13 +8,14 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from uap_jax.audio.files import AudioFileError, read_header
-from uap_jax.data.dataset import ProgressFn, Splits
-from uap_jax.data.decoding import Listed, Listing
+from uap_jax.data.dataset import ProgressFn, Splits, find_spanning
 from uap_jax.data.listing import (
     FileFacts,
+    Listed,
+    Listing,
     as_unicode,
     check_columns,
     check_folder,
@@ -30,11 +31,9 @@ _LAYOUT = f"<class>/<recording>, or {_TABLE} with columns path,label"
 # Of a class's name in bytes; leaves room for the rest of a file's name.
 _MAX_NAME_BYTES = 200
 # Folders that are not classes if there are no others.
-_SPLIT_FOLDERS = frozenset(
-    (
-        *("train", "training", "val", "valid", "validation", "dev"),
-        *("test", "testing", "eval", "evaluation"),
-    )
+_SPLIT_FOLDERS = (
+    *("train", "training", "val", "valid", "validation", "dev"),
+    *("test", "testing", "eval", "evaluation"),
 )
 
 
@@ -47,22 +46,15 @@ class _Row(NamedTuple):
     split: str = ""
 
 
-# Rows, what is unusable and why, and a line on what is ignored for the summary, or "".
-_Rows = tuple[list[_Row], list[tuple[str, str]], str]
-
-
-class Recordings(NamedTuple):
-    """The recordings of a folder or a table; their folds are splits, or -1."""
-
-    listing: Listing
-    files: list[FileFacts]
-    ignored: str  # A line for the summary, or "".
+_Unusable = list[tuple[str, str]]  # Paths and reasons.
 
 
 def find_recordings(
     data_dir: str | os.PathLike[str], group_pattern: str | None
-) -> Recordings:
+) -> Listing:
     """Lists the recordings of a folder or a table, see `folder.load_folder`.
+
+    Folds are indices of splits, or -1 where the table has no splits.
 
     Raises:
         ValueError: A setting is wrong, the folder is in neither layout, the table
@@ -70,15 +62,16 @@ def find_recordings(
             spans two splits.
         OSError: A folder cannot be read.
     """
-    pattern = _compile(group_pattern)
+    pattern = None if group_pattern is None else _compile(group_pattern)
     root = source = Path(data_dir)
     if root.suffix.lower() == ".csv" and root.is_file():
         root = root.parent
     elif (root / _TABLE).is_file():
         source = root / _TABLE
     check_folder(root)
-    described = _list_folders(root) if source == root else _read_table(source)
-    rows, files, unusable = _select(root, *described[:2])
+    by_folder = source == root
+    described, unusable, ignored = (_list_folders if by_folder else _read_table)(source)
+    rows, files = _select(root, described, unusable)
     if not rows:
         example = printable(f", such as {': '.join(unusable[0])}") if unusable else ""
         raise ValueError(
@@ -86,7 +79,7 @@ def find_recordings(
             f"in {source}; skipped {len(unusable)}{example}"
         )
     names = sorted({row.label for row in rows})
-    _check_classes(names, source, by_folder=source == root)
+    _check_classes(names, source, by_folder=by_folder)
     names.sort(key=_order)
     labels = {name: label for label, name in enumerate(names)}
     recordings = []
@@ -95,29 +88,39 @@ def find_recordings(
         group = row.group or (match and match[1]) or row.path
         split = Splits._fields.index(row.split) if row.split else -1
         recordings.append(Listed(row.path, labels[row.label], group, split))
-    _check_groups(recordings, source)
-    listing = Listing(root, _LAYOUT, tuple(names), recordings, unusable)
-    return Recordings(listing, files, described[2])
+    groups = [recording.group for recording in recordings]
+    if spanning := find_spanning(groups, [row.split for row in rows]):
+        group, first, second = spanning
+        raise ValueError(
+            f"data_dir: expected each group in one split in {source}, got "
+            f"{printable(group)} in {first} and {second}"
+        )
+    return Listing(root, _LAYOUT, tuple(names), recordings, unusable, files, ignored)
 
 
 def read_headers(
     listing: Listing, num_workers: int | None, progress: ProgressFn | None
 ) -> tuple[Listing, list[tuple[int, int]]]:
     """Returns the listing of usable recordings, and their headers: frames and rate."""
-    paths = [listing.root / recording.path for recording in listing.recordings]
-    recordings, headers = [], []
-    unusable = list(listing.unusable)
+
+    def read(recording: Listed) -> tuple[int, int] | AudioFileError:
+        try:
+            return read_header(listing.root / recording.path)
+        except AudioFileError as error:
+            return error
+
+    recordings, headers, unusable = [], [], [*listing.unusable]
     with ThreadPoolExecutor(num_workers or os.cpu_count()) as pool:
-        for done, (recording, header) in enumerate(
-            zip(listing.recordings, pool.map(_read_header, paths), strict=True), 1
-        ):
+        results = pool.map(read, listing.recordings)
+        for done, header in enumerate(results):
+            recording = listing.recordings[done]
             if isinstance(header, AudioFileError):
                 unusable.append((recording.path, header.reason))
             else:
                 recordings.append(recording)
                 headers.append(header)
             if progress is not None:
-                progress("reading headers", done, len(paths))
+                progress("reading headers", done + 1, len(listing.recordings))
     return listing._replace(recordings=recordings, unusable=unusable), headers
 
 
@@ -126,7 +129,8 @@ def format_counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} ({count})" for name, count in counts.items())
 
 
-def _list_folders(root: Path) -> _Rows:
+def _list_folders(root: Path) -> tuple[list[_Row], _Unusable, str]:
+    """Returns rows, what is unusable, and a line on what is ignored, or ""."""
     rows, unusable = [], []
     paths, ignored = list_recordings(root)
     for path in sorted(paths, key=lambda path: (_composed(path), path)):
@@ -138,7 +142,7 @@ def _list_folders(root: Path) -> _Rows:
     return rows, unusable, line
 
 
-def _read_table(table: Path) -> _Rows:
+def _read_table(table: Path) -> tuple[list[_Row], _Unusable, str]:
     rows, unusable = [], []
     with open_table(table) as reader:
         names = [name.strip().lower() for name in reader.fieldnames or ()]
@@ -149,34 +153,29 @@ def _read_table(table: Path) -> _Rows:
             row = row._replace(
                 label=_composed(as_unicode(row.label)), split=row.split.lower()
             )
-            problem = _problem_of(row, entry.get(None), has_split="split" in names)
-            if problem:
-                line = f"{table.name}:{reader.line_num}"
-                unusable.append((row.path or line, f"{problem} ({line})"))
+            if not row.path:
+                problem = "has no path"
+            elif entry.get(None):
+                problem = "has more values than there are columns"
+            elif not row.label:
+                problem = "has no label"
+            elif "split" in names and row.split not in Splits._fields:
+                expected = ", ".join(Splits._fields)
+                problem = f"has the split {row.split!r}, none of {expected}"
             else:
                 rows.append(row)
+                continue
+            line = f"{table.name}:{reader.line_num}"
+            unusable.append((row.path or line, f"{problem} ({line})"))
     others = ", ".join(name for name in names if name not in _ALL_COLUMNS)
     return rows, unusable, f"ignored columns: {others}" if others else ""
 
 
-def _problem_of(row: _Row, surplus: Any, *, has_split: bool) -> str:
-    if not row.path:
-        return "has no path"
-    if surplus:
-        return "has more values than there are columns"
-    if not row.label:
-        return "has no label"
-    if has_split and row.split not in Splits._fields:
-        return f"has the split {row.split!r}, none of {', '.join(Splits._fields)}"
-    return ""
-
-
 def _select(
-    root: Path, described: list[_Row], unusable: list[tuple[str, str]]
-) -> tuple[list[_Row], list[FileFacts], list[tuple[str, str]]]:
-    """Returns the rows of existing files, once each; their facts; the others."""
-    same: dict[str, list[_Row]] = {}
-    facts: dict[str, FileFacts] = {}
+    root: Path, described: list[_Row], unusable: _Unusable
+) -> tuple[list[_Row], list[FileFacts]]:
+    """Returns the rows of existing files, once each; adds others to `unusable`."""
+    same: dict[str, list[tuple[_Row, FileFacts]]] = {}
     # Once for all files of a folder.
     real_folder = functools.cache(os.path.realpath)
     for row in described:
@@ -186,28 +185,29 @@ def _select(
             status = os.stat(path)
         except FileNotFoundError:
             unusable.append((row.path, "does not exist"))
+            continue
         except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
             reason = getattr(error, "strerror", None) or error
             unusable.append((row.path, f"cannot be read ({reason})"))
-        else:
-            if stat.S_ISREG(status.st_mode):
-                facts[row.path] = row.path, status.st_size, status.st_mtime_ns
-                is_link = os.path.islink(path)
-                real = os.path.join(real_folder(folder), name)
-                real = os.path.realpath(path) if is_link else real
-                same.setdefault(real, []).append(row)
-            else:
-                unusable.append((row.path, "is no file"))
-    rows = []
-    for first, *others in same.values():
-        if any(other[1:] != first[1:] for other in others):
-            others.insert(0, first)
+            continue
+        if not stat.S_ISREG(status.st_mode):
+            unusable.append((row.path, "is no file"))
+            continue
+        real = os.path.join(real_folder(folder), name)
+        if os.path.islink(path):
+            real = os.path.realpath(path)
+        facts = row.path, status.st_size, status.st_mtime_ns
+        same.setdefault(real, []).append((row, facts))
+    selected = []
+    for entries in same.values():
+        rows = [row for row, _ in entries]
+        if any(row[1:] != rows[0][1:] for row in rows):
             reason = "is listed twice, with different labels, groups or splits"
         else:
-            rows.append(first)
-            reason = f"is listed twice, the first time as {first.path}"
-        unusable += [(row.path, reason) for row in others]
-    return rows, [facts[row.path] for row in rows], unusable
+            reason = f"is listed twice, the first time as {rows.pop(0).path}"
+            selected.append(entries[0])
+        unusable += [(row.path, reason) for row in rows]
+    return [row for row, _ in selected], [facts for _, facts in selected]
 
 
 def _check_classes(names: Sequence[str], source: Path, *, by_folder: bool) -> None:
@@ -229,42 +229,18 @@ def _check_classes(names: Sequence[str], source: Path, *, by_folder: bool) -> No
         )
 
 
-def _check_groups(recordings: Sequence[Listed], source: Path) -> None:
-    """Refuses, before decoding, what cannot be split after it."""
-    splits: dict[str, int] = {}
-    for recording in recordings:
-        split = splits.setdefault(recording.group, recording.fold)
-        if split != recording.fold:
-            raise ValueError(
-                f"data_dir: expected each group in one split in {source}, got "
-                f"{printable(recording.group)} in {Splits._fields[split]} and "
-                f"{Splits._fields[recording.fold]}"
-            )
-
-
-def _read_header(path: Path) -> tuple[int, int] | AudioFileError:
-    try:
-        return read_header(path)
-    except AudioFileError as error:
-        return error
-
-
-def _compile(group_pattern: str | None) -> re.Pattern[str] | None:
-    if group_pattern is None:
-        return None
+def _compile(group_pattern: str) -> re.Pattern[str]:
     try:
         pattern = re.compile(group_pattern)
     except re.error as error:
-        raise ValueError(
-            f"group_pattern: expected a regular expression, got {group_pattern!r}: "
-            f"{error}"
-        ) from None
-    if pattern.groups != 1:
-        raise ValueError(
-            "group_pattern: expected a regular expression with one group, got "
-            f"{pattern.groups} in {group_pattern!r}"
-        )
-    return pattern
+        got = f"{group_pattern!r}: {error}"
+    else:
+        if pattern.groups == 1:
+            return pattern
+        got = f"{pattern.groups} in {group_pattern!r}"
+    raise ValueError(
+        f"group_pattern: expected a regular expression with one group, got {got}"
+    )
 
 
 def _order(name: str) -> tuple[bool, int, str]:

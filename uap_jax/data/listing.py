@@ -2,11 +2,13 @@
 
 import contextlib
 import csv
+import itertools
 import math
 import os
 from collections import Counter
 from collections.abc import Collection, Generator, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,7 +17,7 @@ from uap_jax.text import printable
 # Path from the folder on, size in bytes, time of change in ns: names caches.
 FileFacts = tuple[str, int, int]
 
-_AUDIO = (".wav", ".ogg", ".flac")
+AUDIO = (".wav", ".ogg", ".flac")
 # Everything meant as a recording, also if it cannot be decoded: the user is told.
 _ANY_AUDIO = frozenset(
     (
@@ -28,29 +30,49 @@ _ANY_AUDIO = frozenset(
 _MAX_LINKS_TO_FOLDER = 16
 
 
-def list_files(folder: Path, *, max_depth: int) -> list[FileFacts]:
-    """Lists files, hidden ones left out, down to a depth; links are followed.
+class Listed(NamedTuple):
+    """A recording before it is read."""
+
+    path: str  # Relative to the corpus's folder.
+    label: int
+    group: str
+    fold: int = -1
+
+
+class Listing(NamedTuple):
+    """A corpus as its table or its file names describe it."""
+
+    root: Path
+    layout: str  # For messages.
+    class_names: tuple[str, ...]
+    recordings: list[Listed]
+    unusable: list[tuple[str, str]]  # Path and reason.
+    files: list[FileFacts]  # All that the clips depend on.
+    ignored: str = ""  # A line for a summary.
+
+
+def list_files(
+    root: Path,
+    folder: str = "",
+    *,
+    suffixes: str | tuple[str, ...] = "",
+    max_depth: int,
+) -> list[FileFacts]:
+    """Lists files of a folder in the corpus, hidden ones left out; follows links.
 
     Returns:
-        In the order of the paths. A broken link has size and time 0.
+        In the order of the paths from `root` on. A broken link has size and time 0.
     """
     listed = []
-    for path in sorted(_walk(folder, max_depth)):
-        try:
-            status = os.stat(folder / path)
-            listed.append((path, status.st_size, status.st_mtime_ns))
-        except OSError:
-            listed.append((path, 0, 0))
+    for path in sorted(_walk(root / folder, max_depth)):
+        if path.lower().endswith(suffixes):
+            path = f"{folder}/{path}" if folder else path
+            try:
+                status = os.stat(root / path)
+                listed.append((path, status.st_size, status.st_mtime_ns))
+            except OSError:
+                listed.append((path, 0, 0))
     return listed
-
-
-def list_audio(root: Path, folder: str, *, max_depth: int) -> list[FileFacts]:
-    """Lists the recordings in a folder of the corpus; their paths begin with it."""
-    return [
-        (f"{folder}/{path}", size, changed_ns)
-        for path, size, changed_ns in list_files(root / folder, max_depth=max_depth)
-        if path.lower().endswith(_AUDIO)
-    ]
 
 
 def list_recordings(root: str | os.PathLike[str]) -> tuple[list[str], Counter[str]]:
@@ -65,15 +87,22 @@ def list_recordings(root: str | os.PathLike[str]) -> tuple[list[str], Counter[st
     Raises:
         OSError: A folder cannot be read.
     """
-    paths = []
-    others: Counter[str] = Counter()
-    for path in sorted(_walk(root)):
-        suffix = os.path.splitext(path)[1].lower()
-        if suffix in _ANY_AUDIO:
-            paths.append(path)
-        else:
-            others[suffix or "without suffix"] += 1
-    return paths, others
+    paths = sorted(_walk(root))
+    suffixes = [os.path.splitext(path)[1].lower() for path in paths]
+    audio = [s in _ANY_AUDIO for s in suffixes]
+    others = (s or "without suffix" for s in suffixes if s not in _ANY_AUDIO)
+    return list(itertools.compress(paths, audio)), Counter(others)
+
+
+def list_beside(
+    root: Path, table: str, listed: Collection[str], *, max_depth: int
+) -> tuple[list[tuple[str, str]], list[FileFacts]]:
+    """Returns recordings in `audio` that a table does not list, and all files."""
+    files = list_files(root, "audio", suffixes=AUDIO, max_depth=max_depth)
+    reason = f"has no row in {table}"
+    unusable = [(path, reason) for path, *_ in files if path not in listed]
+    status = (root / table).stat()
+    return unusable, [*files, (table, status.st_size, status.st_mtime_ns)]
 
 
 def as_unicode(text: str) -> str:
@@ -100,12 +129,6 @@ def check_folder(data_dir: Path) -> None:
         raise ValueError(f"data_dir: expected a folder, got {data_dir}, which is none")
 
 
-def table_facts(root: Path, table: str) -> FileFacts:
-    """Returns for a table what `list_audio` returns for recordings."""
-    status = (root / table).stat()
-    return table, status.st_size, status.st_mtime_ns
-
-
 def read_table(
     path: Path, columns: Sequence[str], *, integers: Sequence[str]
 ) -> Iterator[tuple[int, dict[str, str], list[int]]]:
@@ -130,14 +153,6 @@ def read_table(
                 expected = f"numbers as {' and '.join(integers)}"
                 raise bad_row(path, reader.line_num, expected, values) from None
             yield reader.line_num, values, numbers
-
-
-def without_row(
-    files: Sequence[FileFacts], listed: Collection[str], table: str
-) -> list[tuple[str, str]]:
-    """Returns recordings that the table does not list, with that reason."""
-    reason = f"has no row in {table}"
-    return [(path, reason) for path, *_ in files if path not in listed]
 
 
 @contextlib.contextmanager

@@ -1,20 +1,27 @@
 """Speech Commands: the official archives of spoken words, and the 12-class test set."""
 
+import dataclasses
 import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
 from uap_jax.audio.files import AudioFileError, read_audio, to_pcm16
 from uap_jax.data.dataset import Dataset
-from uap_jax.data.decoding import Decoding, decode_recordings, load_decoded
-from uap_jax.data.listing import as_unicode, check_folder, list_files
-from uap_jax.files import content_fingerprint, fingerprint
+from uap_jax.data.decoding import Decoding, load_listed, with_fingerprint
+from uap_jax.data.listing import (
+    Listed,
+    Listing,
+    as_unicode,
+    check_folder,
+    list_files,
+)
+from uap_jax.files import fingerprint
 
 SILENCE = "_silence_"
 UNKNOWN = "_unknown_"
@@ -41,13 +48,6 @@ _MAX_WAVS_PER_CLASS = 2**27 - 1
 _LAYOUT = "<word>/<speaker>_nohash_<number>.wav (or .flac, .ogg, .mp3)"
 # Once or more: the 12-class test sets have names in .wav.wav.
 _SUFFIXES = re.compile(r"(\.(wav|flac|ogg|mp3))+$", re.IGNORECASE)
-
-
-class _Clip(NamedTuple):
-    path: str  # Relative, and ":<start>" if cut from a longer recording.
-    class_name: str
-    group: str
-    has_speaker: bool
 
 
 def load_speech_commands(
@@ -97,67 +97,76 @@ def load_speech_commands(
             f"class_set: expected one of {', '.join(CLASS_SETS)}, got {class_set!r}"
         )
     check_folder(root)
-    listing = [
+    files = [
         entry
         for entry in list_files(root, max_depth=2)
         if entry[0].endswith("_list.txt") or _is_recording(entry[0])
     ]
     if lists_dir is not None:
-        beside = list_files(Path(lists_dir), max_depth=1)
-        listing += [entry for entry in beside if entry[0].endswith("_list.txt")]
-    paths = [path for path, *_ in listing if _is_recording(path)]
+        files += list_files(Path(lists_dir), suffixes="_list.txt", max_depth=1)
+    paths = [path for path, *_ in files if _is_recording(path)]
     words = [path for path in paths if not path.startswith(f"{BACKGROUND}/")]
     if not words:
         raise ValueError(
             f"data_dir: expected recordings named {_LAYOUT}, found none in {root}"
         )
     classes = CLASS_SETS[class_set]
+    folders = {as_unicode(path.partition("/")[0]) for path in words}
+    names = classes or sorted(folders, key=lambda name: (name[0] != "_", name))
+    background: dict[str, np.ndarray] = {}
+
+    def prepare(listing: Listing) -> Listing:
+        unusable = []
+        for path in sorted(set(paths) - set(words)):
+            try:
+                waveform = read_audio(root / path, sample_rate_hz=rate_hz)
+            except AudioFileError as error:
+                unusable.append((path, error.reason))
+                continue
+            if len(waveform) < num_samples:
+                unusable.append((path, f"is shorter than {num_samples} samples"))
+            else:
+                background[path] = to_pcm16(waveform)
+        return listing._replace(unusable=unusable)
+
+    def extend(used: list[Listed]) -> Iterator[tuple[Listed, np.ndarray]]:
+        if classes is not None:
+            counts = Counter(names[recording.label] for recording in used)
+            label = names.index(SILENCE)
+            for path, group, clip in _cut_silence(background, counts, num_samples):
+                yield Listed(path, label, group), clip
+
+    def complete(dataset: Dataset, _: np.ndarray) -> Dataset:
+        if classes is None:  # A folder of unusable clips is no class.
+            present, labels = np.unique(dataset.labels, return_inverse=True)
+            dataset = dataclasses.replace(
+                dataset,
+                labels=labels.astype(np.int32),
+                class_names=tuple(names[label] for label in present),
+            )
+        splits = _official_splits(Path(lists_dir or root), dataset)
+        pieces = [
+            waveform[: len(waveform) // num_samples * num_samples]
+            for waveform in background.values()
+        ]
+        noise = np.concatenate(pieces).reshape(-1, num_samples) if pieces else None
+        dataset = dataclasses.replace(dataset, official_splits=splits, noise=noise)
+        return with_fingerprint(dataset, splits, noise)
+
     rate_hz, num_samples, _ = decoding.key
-    key = fingerprint(
-        "speech_commands", _VERSION, rate_hz, num_samples, class_set, listing
+    recordings = [_describe(path, names, classes) for path in words]
+    dataset, _ = load_listed(
+        Listing(root, _LAYOUT, tuple(names), recordings, [], files),
+        decoding,
+        name="speech_commands",
+        key=fingerprint(
+            "speech_commands", _VERSION, rate_hz, num_samples, class_set, files
+        ),
+        prepare=prepare,
+        extend=extend,
+        complete=complete,
     )
-
-    def build(folder: Path) -> Dataset:
-        background, unusable = _read_background(root, set(paths) - set(words), decoding)
-
-        def silence(clips: list[_Clip]) -> Iterator[tuple[_Clip, np.ndarray]]:
-            if classes is not None:
-                yield from _cut_silence(background, clips, num_samples)
-
-        waveforms, clips, skipped = decode_recordings(
-            folder,
-            root,
-            [_name_clip(path, classes) for path in words],
-            decoding,
-            layout=_LAYOUT,
-            unusable=unusable,
-            more=silence,
-        )
-        class_names = classes or _order_classes(clips)
-        labels = [class_names.index(clip.class_name) for clip in clips]
-        labels = np.array(labels, np.int32)
-        groups = np.array([clip.group for clip in clips])
-        names = np.array([clip.path for clip in clips])
-        splits = _official_splits(Path(lists_dir or root), clips)
-        noise = _cut_noise(background, num_samples)
-        return Dataset(
-            name="speech_commands",
-            clips=waveforms,
-            labels=labels,
-            class_names=class_names,
-            groups=groups,
-            names=names,
-            sample_rate_hz=rate_hz,
-            fingerprint=content_fingerprint(
-                *(waveforms, labels, np.array(class_names), groups, names),
-                *(splits, noise, np.array([rate_hz])),
-            ),
-            official_splits=splits,
-            noise=noise,
-            skipped=skipped,
-        )
-
-    return load_decoded(f"speech_commands-{key}", build, root, decoding)
+    return dataset
 
 
 def which_set(
@@ -187,13 +196,14 @@ def _is_recording(path: str) -> bool:
     return path.count("/") == 1 and _SUFFIXES.search(path) is not None
 
 
-def _name_clip(path: str, classes: tuple[str, ...] | None) -> _Clip:
+def _describe(
+    path: str, names: Sequence[str], classes: tuple[str, ...] | None
+) -> Listed:
     folder, file_name = path.split("/")
     match = _SPEAKER.match(file_name)
-    has_speaker = "_nohash_" in file_name
     if match:
         group = match["speaker"]
-    elif has_speaker:
+    elif "_nohash_" in file_name:
         group = file_name.partition("_nohash_")[0]
     else:
         group = _SUFFIXES.sub("", file_name)
@@ -205,47 +215,13 @@ def _name_clip(path: str, classes: tuple[str, ...] | None) -> _Clip:
             class_name = match["word"]
         if class_name not in classes:
             class_name = UNKNOWN
-    return _Clip(path, class_name, group, has_speaker)
-
-
-def _order_classes(clips: list[_Clip]) -> tuple[str, ...]:
-    present = {clip.class_name for clip in clips}
-    return tuple(sorted(present, key=lambda name: (name[0] != "_", name)))
-
-
-def _read_background(
-    root: Path, paths: set[str], decoding: Decoding
-) -> tuple[dict[str, np.ndarray], list[tuple[str, str]]]:
-    """Returns the background recordings as int16, and why others are unusable."""
-    background, unusable = {}, []
-    for path in sorted(paths):
-        try:
-            waveform = read_audio(root / path, sample_rate_hz=decoding.sample_rate_hz)
-        except AudioFileError as error:
-            unusable.append((path, error.reason))
-            continue
-        if len(waveform) < decoding.num_samples:
-            unusable.append((path, f"is shorter than {decoding.num_samples} samples"))
-        else:
-            background[path] = to_pcm16(waveform)
-    return background, unusable
-
-
-def _cut_noise(
-    background: dict[str, np.ndarray], num_samples: int
-) -> np.ndarray | None:
-    pieces = [
-        waveform[: len(waveform) // num_samples * num_samples].reshape(-1, num_samples)
-        for waveform in background.values()
-    ]
-    return np.concatenate(pieces) if pieces else None
+    return Listed(path, names.index(class_name), group)
 
 
 def _cut_silence(
-    background: dict[str, np.ndarray], clips: list[_Clip], num_samples: int
-) -> Iterator[tuple[_Clip, np.ndarray]]:
+    background: dict[str, np.ndarray], counts: Counter[str], num_samples: int
+) -> Iterator[tuple[str, str, np.ndarray]]:
     """Cuts clips from segments of two clips' length; a segment is a group."""
-    counts = Counter(clip.class_name for clip in clips)
     words = [count for name, count in counts.items() if name not in (SILENCE, UNKNOWN)]
     segments = [
         (path, start, waveform[start : start + 2 * num_samples])
@@ -262,37 +238,36 @@ def _cut_silence(
         group = hashlib.sha1(os.fsencode(f"{path}:{start}")).hexdigest()[:8]
         last = len(segment) - num_samples
         for offset in np.unique(np.linspace(0, last, share).astype(int)):
-            clip = _Clip(f"{path}:{start + offset}", SILENCE, f"silence/{group}", False)
-            yield clip, segment[offset : offset + num_samples]
+            clip = segment[offset : offset + num_samples]
+            yield f"{path}:{start + offset}", f"silence/{group}", clip
 
 
-def _official_splits(folder: Path, clips: list[_Clip]) -> np.ndarray | None:
+def _official_splits(folder: Path, dataset: Dataset) -> np.ndarray | None:
     test = _read_list(folder / "testing_list.txt")
     validation = _read_list(folder / "validation_list.txt")
     names = {"training": "train", "validation": "validation", "testing": "test"}
-    hashed = [names[which_set(clip.group, 10, 10)] for clip in clips]
-    if any(_SUFFIXES.sub("", clip.path) in test for clip in clips):
-        splits = [
-            _listed_split(clip, test, validation, by_hash)
-            for clip, by_hash in zip(clips, hashed, strict=True)
-        ]
-        return np.array(splits)
-    spoken = {s for s, clip in zip(hashed, clips, strict=True) if clip.has_speaker}
-    return np.array(hashed) if len(spoken) == len(names) else None
-
-
-def _listed_split(
-    clip: _Clip, test: set[str], validation: set[str], by_hash: str
-) -> str:
-    name = _SUFFIXES.sub("", clip.path)
-    if name in test:
-        return "test"
-    if name in validation:
-        return "validation"
-    # The lists do not name silence, which would otherwise be in one split only.
-    if clip.class_name == SILENCE and (validation or by_hash == "test"):
-        return by_hash
-    return "train"
+    hashed = [names[which_set(group, 10, 10)] for group in dataset.groups.tolist()]
+    clips = [_SUFFIXES.sub("", path) for path in dataset.names.tolist()]
+    if test.isdisjoint(clips):
+        spoken = {
+            split
+            for split, path, group in zip(hashed, clips, dataset.groups, strict=True)
+            if "_nohash_" in path.partition("/")[2] and not group.startswith("silence/")
+        }
+        return np.array(hashed) if len(spoken) == len(names) else None
+    splits = []
+    for clip, label, by_hash in zip(clips, dataset.labels, hashed, strict=True):
+        if clip in test:
+            split = "test"
+        elif clip in validation:
+            split = "validation"
+        # The lists do not name silence, which would otherwise be in one split only.
+        elif dataset.class_names[label] != SILENCE:
+            split = "train"
+        else:
+            split = by_hash if validation or by_hash == "test" else "train"
+        splits.append(split)
+    return np.array(splits)
 
 
 def _read_list(path: Path) -> set[str]:

@@ -13,16 +13,15 @@ from typing import Literal
 import numpy as np
 
 from uap_jax.data.dataset import Dataset, unit_hash
-from uap_jax.data.decoding import Decoding, Listed, Listing, load_listed
+from uap_jax.data.decoding import Decoding, load_listed
 from uap_jax.data.listing import (
-    FileFacts,
+    Listed,
+    Listing,
     bad_row,
     find_root,
-    list_audio,
+    list_beside,
     read_table,
-    table_facts,
     unite_groups,
-    without_row,
 )
 from uap_jax.files import fingerprint
 
@@ -76,8 +75,8 @@ def load_urbansound8k(
     """
     if split not in SPLITS:
         raise ValueError(f"split: expected one of {SPLITS}, got {split!r}")
-    listing, files = _list(Path(data_dir))
-    key = fingerprint("urbansound8k", _VERSION, *decoding.key, files)
+    listing = _list(Path(data_dir))
+    key = fingerprint("urbansound8k", _VERSION, *decoding.key, listing.files)
     dataset, folds = load_listed(listing, decoding, name="urbansound8k", key=key)
     if split == "paper":
         splits, rule = _split_clips(dataset.names, split_seed), ["paper", split_seed]
@@ -91,7 +90,7 @@ def load_urbansound8k(
     )
 
 
-def _list(data_dir: Path) -> tuple[Listing, list[FileFacts]]:
+def _list(data_dir: Path) -> Listing:
     root = find_root(data_dir, _TABLE)
     if root is None or not (root / "audio").is_dir():
         raise ValueError(f"data_dir: expected {_LAYOUT} in {data_dir}, found none")
@@ -104,11 +103,9 @@ def _list(data_dir: Path) -> tuple[Listing, list[FileFacts]]:
             raise bad_row(table, line, "a fold from 1 and a classID in 0..9", row)
         path = f"audio/fold{fold}/{row['slice_file_name']}"
         recordings.append(Listed(path, label, row["fsID"], fold))
-    files = list_audio(root, "audio", max_depth=2)
     listed = {recording.path for recording in recordings}
-    unusable = without_row(files, listed, _TABLE)
-    listing = Listing(root, _LAYOUT, CLASS_NAMES, recordings, unusable)
-    return listing, [*files, table_facts(root, _TABLE)]
+    beside = list_beside(root, _TABLE, listed, max_depth=2)
+    return Listing(root, _LAYOUT, CLASS_NAMES, recordings, *beside)
 
 
 def _split_folds(
