@@ -64,9 +64,9 @@ def list_files(
         In the order of the paths from `root` on. A broken link has size and time 0.
     """
     listed = []
-    for path in sorted(_walk(root / folder, max_depth)):
+    prefix = f"{folder}/" if folder else ""
+    for path in sorted(prefix + path for path in _walk(root / folder, max_depth)):
         if path.lower().endswith(suffixes):
-            path = f"{folder}/{path}" if folder else path
             try:
                 status = os.stat(root / path)
                 listed.append((path, status.st_size, status.st_mtime_ns))
