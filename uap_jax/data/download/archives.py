@@ -16,38 +16,35 @@ class Archive:
     dataset: str  # The corpus's name in `corpora.CORPUS_NAMES`.
 
 
-_SPEECH_COMMANDS = {
-    "licence": "CC BY 4.0",
-    "source": "TensorFlow Datasets, url_checksums/speech_commands.txt",
-    "dataset": "speech_commands",
-}
-_SPEECH_COMMANDS_HOST = "https://download.tensorflow.org/data/"
+def _speech_commands(version: str, sha256: str, num_bytes: int | None) -> Archive:
+    file_name = f"speech_commands_{version}.tar.gz"
+    return Archive(
+        file_name,
+        url=f"https://download.tensorflow.org/data/{file_name}",
+        licence="CC BY 4.0",
+        source="TensorFlow Datasets, url_checksums/speech_commands.txt",
+        checksum=f"sha256:{sha256}",
+        num_bytes=num_bytes,
+        dataset="speech_commands",
+    )
+
 
 # By the name of the folder that they unpack to.
 ARCHIVES = {
-    "speech_commands_v0.02": Archive(
-        file_name="speech_commands_v0.02.tar.gz",
-        url=f"{_SPEECH_COMMANDS_HOST}speech_commands_v0.02.tar.gz",
-        checksum="sha256:"
+    "speech_commands_v0.02": _speech_commands(
+        "v0.02",
         "af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff58",
-        num_bytes=2_428_923_189,
-        **_SPEECH_COMMANDS,
+        2_428_923_189,
     ),
-    "speech_commands_v0.01": Archive(
-        file_name="speech_commands_v0.01.tar.gz",
-        url=f"{_SPEECH_COMMANDS_HOST}speech_commands_v0.01.tar.gz",
-        checksum="sha256:"
+    "speech_commands_v0.01": _speech_commands(
+        "v0.01",
         "743935421bb51cccdb6bdd152e04c5c70274e935c82119ad7faeec31780d811d",
-        num_bytes=None,
-        **_SPEECH_COMMANDS,
+        None,
     ),
-    "speech_commands_test_set_v0.02": Archive(
-        file_name="speech_commands_test_set_v0.02.tar.gz",
-        url=f"{_SPEECH_COMMANDS_HOST}speech_commands_test_set_v0.02.tar.gz",
-        checksum="sha256:"
+    "speech_commands_test_set_v0.02": _speech_commands(
+        "test_set_v0.02",
         "cc2a00c1147c2254e9be3fa0f779d8c17421dc349b86366567a8edfa9acd51df",
-        num_bytes=112_563_277,
-        **_SPEECH_COMMANDS,
+        112_563_277,
     ),
     "urbansound8k": Archive(
         file_name="UrbanSound8K.tar.gz",

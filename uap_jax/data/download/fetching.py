@@ -1,7 +1,6 @@
 """Downloads in as many parts as needed, checked by a checksum."""
 
 import contextlib
-import functools
 import hashlib
 import http.client
 import json
@@ -78,7 +77,7 @@ def install(
     """
     if name not in ARCHIVES:
         raise ValueError(f"name: expected one of {', '.join(ARCHIVES)}, got {name!r}")
-    archive = ARCHIVES[name]
+    archive, report = ARCHIVES[name], progress or (lambda *_: None)
     url = url or archive.url
     if not re.fullmatch(r"https?://[^/\s]+(/\S*)?", url):
         raise ValueError(f"url: expected http:// or https:// and a host, got {url!r}")
@@ -92,20 +91,36 @@ def install(
             return installed
         path = data_dir / archive.file_name
         if path.exists():
-            checksum = _check(archive, path, progress)
+            checksum = _check(archive, path, report)
         else:
             part = part_path(name, data_dir)
-            fetch = functools.partial(_fetch, archive, url, part, timeout_s, progress)
-            _retry(fetch, url, part, num_tries, wait_s, on_retry)
+            failures, most = 0, _size(part)
+            while True:
+                try:
+                    _fetch(archive, url, part, timeout_s, report)
+                    break
+                except _BrokenError as error:
+                    size = _size(part)
+                    failures = 0 if size > most else failures + 1
+                    most = max(most, size)
+                    if failures >= num_tries:
+                        raise DownloadError(
+                            f"{url}: {error}; {num_tries} tries brought nothing new, "
+                            f"{size} bytes are in {part}"
+                        ) from None
+                    pause_s = min(wait_s * 2 ** max(0, failures - 1), _MAX_WAIT_S)
+                    if on_retry is not None:
+                        on_retry(f"{error}; trying again in {pause_s:g} s")
+                    time.sleep(pause_s)
             try:
-                checksum = _check(archive, part, progress)
+                checksum = _check(archive, part, report)
             except DownloadError:
                 # No missing bytes could make it right.
                 _remove(part)
                 raise
             os.replace(part, path)
             _remove(part)
-        return unpack(path, folder, checksum, archive.checksum is not None, progress)
+        return unpack(path, folder, checksum, archive.checksum is not None, report)
 
 
 def part_path(name: str, data_dir: str | os.PathLike[str]) -> Path:
@@ -113,49 +128,17 @@ def part_path(name: str, data_dir: str | os.PathLike[str]) -> Path:
     return Path(data_dir) / f"{ARCHIVES[name].file_name}.part"
 
 
-def _retry(
-    fetch: Callable[[], None],
-    url: str,
-    part: Path,
-    num_tries: int,
-    wait_s: float,
-    on_retry: Callable[[str], None] | None,
-) -> None:
-    failures, most = 0, _size(part)
-    while True:
-        try:
-            return fetch()
-        except _BrokenError as error:
-            size = _size(part)
-            failures = 0 if size > most else failures + 1
-            most = max(most, size)
-            if failures >= num_tries:
-                raise DownloadError(
-                    f"{url}: {error}; {num_tries} tries brought nothing new, "
-                    f"{size} bytes are in {part}"
-                ) from None
-            pause_s = min(wait_s * 2 ** max(0, failures - 1), _MAX_WAIT_S)
-            if on_retry is not None:
-                on_retry(f"{error}; trying again in {pause_s:g} s")
-            time.sleep(pause_s)
-
-
 def _fetch(
-    archive: Archive,
-    url: str,
-    part: Path,
-    timeout_s: float,
-    progress: ProgressFn | None,
+    archive: Archive, url: str, part: Path, timeout_s: float, progress: ProgressFn
 ) -> None:
     """Gets the missing bytes, as far as the connection holds."""
-    done = _size(part)
-    tag, total = "", None
+    done, tag, total = _size(part), "", None
     if done:
         # Lost, or torn with the process that wrote them.
         with contextlib.suppress(FileNotFoundError, ValueError):
             tag, total = json.loads(_notes(part).read_text())
-    if done and done == total:
-        return
+        if done == total:
+            return
     headers = {"User-Agent": "uap_jax", "Accept-Encoding": "identity"}
     if done and (tag or archive.checksum):
         headers["Range"] = f"bytes={done}-"
@@ -174,35 +157,30 @@ def _fetch(
             raise DownloadError(f"{url}: {reason}") from None
         raise _BrokenError(reason) from None
     with response:
-        _receive(archive, url, part, response, done, progress)
+        headers = response.headers
+        if response.status != 206:
+            done = 0
+        elif not (headers["Content-Range"] or "").startswith(f"bytes {done}-"):
+            _remove(part)
+            raise _BrokenError("the server sent another part than asked for")
+        length = headers["Content-Length"]
+        total = done + int(length) if length else None
+        if archive.num_bytes and total not in (None, archive.num_bytes):
+            raise DownloadError(
+                f"{url}: expected {archive.num_bytes} bytes, the server has {total}"
+            )
+        if total:
+            check_space(part.parent, total - done + UNPACKED_RATIO * total)
+        _receive(response, part, done, total, progress)
 
 
 def _receive(
-    archive: Archive,
-    url: str,
-    part: Path,
-    response: Any,
-    done: int,
-    progress: ProgressFn | None,
+    response: Any, part: Path, done: int, total: int | None, progress: ProgressFn
 ) -> None:
-    headers = response.headers
-    if response.status != 206:
-        done = 0
-    elif not (headers["Content-Range"] or "").startswith(f"bytes {done}-"):
-        _remove(part)
-        raise _BrokenError("the server sent another part than asked for")
-    length = headers["Content-Length"]
-    total = done + int(length) if length else None
-    if archive.num_bytes and total not in (None, archive.num_bytes):
-        raise DownloadError(
-            f"{url}: expected {archive.num_bytes} bytes, the server has {total}"
-        )
-    if total:
-        check_space(part.parent, total - done + UNPACKED_RATIO * total)
-    tag = headers["ETag"] or ""
+    tag = response.headers["ETag"] or ""
     # A weak tag does not promise the same bytes.
     if not tag or tag.startswith("W/"):
-        tag = headers["Last-Modified"] or ""
+        tag = response.headers["Last-Modified"] or ""
     with files.naming(part), open(part, "ab" if done else "wb") as file:
         _notes(part).write_text(json.dumps([tag, total]))
         while total is None or done < total:
@@ -213,8 +191,7 @@ def _receive(
                 break
             file.write(block)
             done += len(block)
-            if progress is not None:
-                progress("downloading", done, total or 0)
+            progress("downloading", done, total or 0)
     if total and done < total:
         raise _BrokenError(f"cut off after {done} of {total} bytes")
 
@@ -247,18 +224,16 @@ def _remove(part: Path) -> None:
     _notes(part).unlink(missing_ok=True)
 
 
-def _check(archive: Archive, path: Path, progress: ProgressFn | None) -> str:
+def _check(archive: Archive, path: Path, progress: ProgressFn) -> str:
     """Returns the checksum of an archive; refuses one that is not the reference."""
     algorithm = archive.checksum.partition(":")[0] if archive.checksum else "sha256"
     total = path.stat().st_size
-    if progress is not None:
-        progress("checking", 0, total)
+    progress("checking", 0, total)
     with open(path, "rb") as file:
         digest = hashlib.file_digest(
-            file, functools.partial(hashlib.new, algorithm, usedforsecurity=False)
+            file, lambda: hashlib.new(algorithm, usedforsecurity=False)
         )
-    if progress is not None:
-        progress("checking", total, total)
+    progress("checking", total, total)
     checksum = f"{algorithm}:{digest.hexdigest()}"
     if archive.checksum not in (None, checksum):
         raise DownloadError(f"{path}: expected {archive.checksum}, got {checksum}")

@@ -38,11 +38,7 @@ class Installed(NamedTuple):
 
 
 def unpack(
-    path: Path,
-    folder: Path,
-    checksum: str,
-    is_checked: bool,
-    progress: ProgressFn | None,
+    path: Path, folder: Path, checksum: str, is_checked: bool, progress: ProgressFn
 ) -> Installed:
     """Unpacks an archive into a new folder, completely or not at all.
 
@@ -59,15 +55,13 @@ def unpack(
         with files.building(folder) as unfinished, files.naming(folder):
             for is_file, done in extract(path, unfinished):
                 num_files += is_file
-                if progress is not None:
-                    progress("unpacking", min(done, total - 1), total)
+                progress("unpacking", min(done, total - 1), total)
             if not num_files:
                 raise DownloadError(f"{path}: holds no files")
             installed = Installed(folder, checksum, is_checked, num_files, is_new=True)
             record = installed._asdict() | {"folder": folder.name, "is_new": False}
             files.write_json(unfinished / _RECORD, record)
-            if progress is not None:
-                progress("unpacking", total, total)
+            progress("unpacking", total, total)
     except tarfile.FilterError as error:
         raise DownloadError(f"{path}: refused, {error}") from None
     except _DAMAGE as error:

@@ -8,7 +8,8 @@ import numpy as np
 import soxr
 
 from uap_jax.data.cache import load_or_build
-from uap_jax.data.dataset import Dataset, ProgressFn
+from uap_jax.data.dataset import Dataset, ProgressFn, Splits
+from uap_jax.data.speech_commands import PAPER32
 from uap_jax.data.synthetic import espeak
 from uap_jax.data.synthetic.recording import (
     NOISE_KINDS,
@@ -22,18 +23,11 @@ from uap_jax.data.synthetic.recording import (
 )
 from uap_jax.files import fingerprint
 
-# In the order of the paper's Table 11.
-CLASS_NAMES = (
-    *("_silence_", "_unknown_", "sheila", "nine", "stop", "bed", "four", "six"),
-    *("down", "bird", "marvin", "cat", "off", "right", "seven", "eight", "up"),
-    *("three", "happy", "go", "zero", "on", "wow", "dog", "yes", "five", "one"),
-    *("tree", "house", "two", "left", "no"),
-)
+CLASS_NAMES = PAPER32
 
 # In the fingerprint; raised when the same settings give other clips.
 _VERSION = 3
 
-_SPLITS = ("train", "validation", "test")
 # Of the clips of each class, for validation and for the test.
 _HELD_OUT_CLIPS = 0.1
 # Of the voices: with fewer, two or three odd ones would decide the accuracy.
@@ -102,12 +96,12 @@ def load_synthetic_speech(
         ValueError: A setting is out of its range.
     """
     for name, value, low in (
-        ("num_clips_per_class", num_clips_per_class, len(_SPLITS)),
+        ("num_clips_per_class", num_clips_per_class, len(Splits._fields)),
         ("seed", seed, 0),
     ):
         if value < low:
             raise ValueError(f"{name}: expected at least {low}, got {value}")
-    conditions = conditions or Conditions()
+    conditions, report = conditions or Conditions(), progress or (lambda *_: None)
     key = fingerprint(
         "synthetic_speech",
         _VERSION,
@@ -122,13 +116,11 @@ def load_synthetic_speech(
         babble = _make_babble(variants, seed)
         turns = _plan(variants, num_clips_per_class, seed, conditions)
         clips = np.empty((len(CLASS_NAMES), len(turns), NUM_SAMPLES), np.int16)
+        total = len(CLASS_NAMES) * len(turns)
         for turn in turns:
-            if progress is not None:
-                done = turn.number * len(CLASS_NAMES)
-                progress("synthetic speech", done, clips[..., 0].size)
+            report("synthetic speech", turn.number * len(CLASS_NAMES), total)
             clips[:, turn.number] = _render(turn, babble[turn.split], seed, conditions)
-        if progress is not None:
-            progress("synthetic speech", clips[..., 0].size, clips[..., 0].size)
+        report("synthetic speech", total, total)
         named = [[_describe(turn, name) for turn in turns] for name in CLASS_NAMES]
         groups, names = np.array(named).reshape(-1, 2).T
         return Dataset(
@@ -178,7 +170,7 @@ def _plan(
     num_train = num_clips_per_class - 2 * num_held_out
     turns: list[_Turn] = []
     for split, num_clips in zip(
-        _SPLITS, (num_train, num_held_out, num_held_out), strict=True
+        Splits._fields, (num_train, num_held_out, num_held_out), strict=True
     ):
         words = (*_UNKNOWN_WORDS["any"], *_UNKNOWN_WORDS[split])
         unknown = rng.permutation(np.resize(words, num_clips))
@@ -246,7 +238,7 @@ def _make_babble(
     """Returns for each split some seconds of several of its voices at once."""
     num_samples = _BABBLE_S * espeak.SAMPLE_RATE_HZ
     babble = {}
-    for index, split in enumerate(_SPLITS):
+    for index, split in enumerate(Splits._fields):
         rng = np.random.default_rng([seed, _BABBLE, index])
         total = np.zeros(num_samples)
         with espeak.fresh_synthesizer() as speak:

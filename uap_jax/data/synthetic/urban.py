@@ -121,7 +121,7 @@ def load_synthetic_urban(
     ):
         if value < low:
             raise ValueError(f"{name}: expected at least {low}, got {value}")
-    scenes = scenes or Scenes()
+    scenes, report = scenes or Scenes(), progress or (lambda *_: None)
     key = fingerprint(
         "synthetic_urban",
         _VERSION,
@@ -140,12 +140,10 @@ def load_synthetic_urban(
     def rows() -> Iterator[np.ndarray]:
         with ThreadPoolExecutor(num_workers or os.cpu_count()) as pool:
             for start in range(0, len(plan), _BLOCK_CLIPS):
-                if progress is not None:
-                    progress("synthetic city sounds", start, len(plan))
+                report("synthetic city sounds", start, len(plan))
                 block = plan[start : start + _BLOCK_CLIPS]
                 yield from pool.map(lambda clip: _record(clip, seed, scenes), block)
-        if progress is not None:
-            progress("synthetic city sounds", len(plan), len(plan))
+        report("synthetic city sounds", len(plan), len(plan))
 
     def build(folder: Path) -> Dataset:
         return Dataset(
