@@ -1,6 +1,7 @@
 """Recordings in files: read at one rate, written back sample for sample."""
 
 import contextlib
+import math
 import os
 from collections.abc import Generator
 from pathlib import Path
@@ -26,6 +27,7 @@ _PCM16_SCALE = 32768
 _FILTER_MARGIN = 1024
 # libsndfile reports an unknown length as this or more.
 _UNKNOWN_FRAMES = 1 << 62
+_TOO_LONG = "is too long by its header; cut it up"
 
 
 class AudioFileError(ValueError):
@@ -71,11 +73,9 @@ def read_audio(
     waveform, file_rate_hz = _read(path, mix=True)
     if file_rate_hz != sample_rate_hz:
         if num_samples is not None:
-            num_needed = _ceil_div(num_samples * file_rate_hz, sample_rate_hz)
-            num_margin = _FILTER_MARGIN * max(
-                1, _ceil_div(file_rate_hz, sample_rate_hz)
-            )
-            waveform = waveform[: num_needed + num_margin]
+            ratio = file_rate_hz / sample_rate_hz
+            needed = num_samples * ratio + _FILTER_MARGIN * max(1, math.ceil(ratio))
+            waveform = waveform[: math.ceil(needed)]
         waveform = _resample(path, waveform, file_rate_hz, sample_rate_hz)
     if num_samples is not None:
         waveform = crop_or_pad(waveform, num_samples)
@@ -103,8 +103,11 @@ def read_header(path: str | os.PathLike[str]) -> tuple[int, int]:
         num_frames, rate_hz = file.frames, file.samplerate
     if not num_frames:
         raise AudioFileError(path, "holds no samples")
-    _check_length(path, num_frames, _MAX_MIXED)
-    return num_frames if num_frames < _UNKNOWN_FRAMES else 0, rate_hz
+    if num_frames >= _UNKNOWN_FRAMES:
+        num_frames = 0
+    if num_frames > _MAX_MIXED:
+        raise AudioFileError(path, _TOO_LONG)
+    return num_frames, rate_hz
 
 
 def crop_or_pad(waveform: np.ndarray, num_samples: int) -> np.ndarray:
@@ -179,7 +182,8 @@ def _read(path: str | os.PathLike[str], *, mix: bool) -> tuple[np.ndarray, int]:
         rate_hz = file.samplerate
         num_block = max(1, _BLOCK_FRAMES // file.channels)
         max_frames = _MAX_MIXED if mix else _MAX_SAMPLES // file.channels
-        _check_length(path, file.frames, max_frames)
+        if max_frames < file.frames < _UNKNOWN_FRAMES:
+            raise AudioFileError(path, _TOO_LONG)
         while num_read <= max_frames:
             block = file.read(num_block, dtype="float32", always_2d=True)
             blocks.append(_mix(block) if mix else block)
@@ -221,13 +225,6 @@ def _opened(path: str | os.PathLike[str]) -> Generator[soundfile.SoundFile, None
         raise AudioFileError(path, f"cannot be read as audio ({reason})") from None
 
 
-def _check_length(
-    path: str | os.PathLike[str], num_frames: int, max_frames: int
-) -> None:
-    if max_frames < num_frames < _UNKNOWN_FRAMES:
-        raise AudioFileError(path, "is too long by its header; cut it up")
-
-
 # What is NaN, infinite or too loud for a sum is refused when it is mixed.
 @np.errstate(over="ignore", invalid="ignore")
 def _mix(block: np.ndarray) -> np.ndarray:
@@ -255,10 +252,6 @@ def _resample(
     if not np.all(np.isfinite(resampled)):
         raise AudioFileError(path, "has samples too loud to be resampled")
     return resampled
-
-
-def _ceil_div(dividend: int, divisor: int) -> int:
-    return -(-dividend // divisor)
 
 
 def as_float32(waveform: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from uap_jax.audio.files import crop_or_pad
+from uap_jax.audio.files import check_positive, crop_or_pad
 
 
 class Placement(NamedTuple):
@@ -52,12 +52,8 @@ def place(
     """
     if sound.ndim != 1 or not len(sound):
         raise ValueError(f"sound: expected [M] with M > 0, got {sound.shape}")
-    for name, value in (
-        ("num_samples", num_samples),
-        ("sample_rate_hz", sample_rate_hz),
-    ):
-        if value <= 0:
-            raise ValueError(f"{name}: expected a positive number, got {value}")
+    check_positive("num_samples", num_samples)
+    check_positive("sample_rate_hz", sample_rate_hz)
     shifted = np.roll(sound, round(placement.shift_s * sample_rate_hz) % len(sound))
     if placement.repeats:
         return np.resize(shifted, num_samples)

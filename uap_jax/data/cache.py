@@ -1,7 +1,6 @@
 """Clips decoded once into a folder, and memory-mapped ever after."""
 
 import contextlib
-import dataclasses
 import json
 import os
 from collections.abc import Callable, Iterable
@@ -31,9 +30,6 @@ def load_or_build(folder: Path, build: Callable[[Path], Dataset]) -> Dataset:
 
     Returns:
         The dataset, its clips and noise mapped read-only.
-
-    Raises:
-        OSError: The folder cannot be read or written.
     """
     with contextlib.suppress(*_DAMAGE):
         return _load(folder)
@@ -58,10 +54,6 @@ def write_rows(
 
     Returns:
         `[M, num_samples]` int16, mapped from the file.
-
-    Raises:
-        ValueError: A clip is of another shape or type, or there are none.
-        OSError: The file cannot be written.
     """
     # Written, not mapped: on a full disk a write raises and a mapped page kills.
     with files.naming(path), open(path, "wb") as file:
@@ -80,14 +72,11 @@ def write_rows(
         _write_npy_header(file, num_rows, num_samples)
         file.flush()
         os.fsync(file.fileno())
-    return _map_array(path)
+    return np.lib.format.open_memmap(path, mode="r")
 
 
 def _save(dataset: Dataset, folder: Path) -> None:
-    record = {
-        field.name: getattr(dataset, field.name)
-        for field in dataclasses.fields(dataset)
-    }
+    record = {**vars(dataset)}
     for name, value in record.items():
         if name in ("clips", "noise") and value is not None:
             if not (folder / f"{name}.npy").exists():
@@ -103,7 +92,7 @@ def _load(folder: Path) -> Dataset:
     record = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
     for name in ("clips", "noise"):
         if record[name] is not None:
-            array = _map_array(folder / f"{name}.npy")
+            array = np.lib.format.open_memmap(folder / f"{name}.npy", mode="r")
             if [*array.shape, str(array.dtype)] != record[name]:
                 raise ValueError(f"{folder}: {name}.npy is of another shape")
             record[name] = array
@@ -114,10 +103,6 @@ def _load(folder: Path) -> Dataset:
     for name in ("class_names", "skipped"):
         record[name] = tuple(record[name])
     return Dataset(**record)
-
-
-def _map_array(path: Path) -> np.ndarray:
-    return np.lib.format.open_memmap(path, mode="r")
 
 
 def _write_npy_header(file: BinaryIO, num_rows: int, num_samples: int) -> None:

@@ -62,9 +62,7 @@ def load_listed(
     """Loads listed recordings, decoded once into a cache.
 
     Args:
-        listing: The corpus.
-        decoding: How to decode it.
-        name: The corpus's name.
+        listing, decoding, name: The corpus.
         key: A hash of all that the clips depend on; names the cache.
         prepare: Called with the listing before recordings are decoded.
         extend: From the recordings that were decoded, clips to append.
@@ -164,11 +162,7 @@ def decode_clips(
     num_workers: int | None = None,
     progress: ProgressFn | None = None,
 ) -> Iterator[np.ndarray | AudioFileError]:
-    """Decodes recordings in parallel, in their order, a few hundred at a time.
-
-    Args:
-        paths: The recordings.
-        sample_rate_hz, num_samples, crop, num_workers, progress: See `Decoding`.
+    """Decodes recordings in parallel, in their order; settings are those of `Decoding`.
 
     Yields:
         For each recording `[num_samples]` int16, or why it cannot be used.

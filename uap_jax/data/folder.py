@@ -91,16 +91,12 @@ def describe_folder(
     """Describes what `load_folder` would load; reads only the headers of recordings.
 
     Args:
-        data_dir, group_pattern: See `load_folder`.
-        sample_rate_hz, num_samples, num_workers: See `Decoding`.
-        progress: Called as progress("reading headers", done, total).
+        data_dir, group_pattern: See `load_folder`, which also says what is raised.
+        sample_rate_hz, num_samples, num_workers, progress: See `Decoding`.
 
     Returns:
         Lines: recordings, duration and rates; classes with their counts; groups; share
         of the sound in the clips; what is ignored; what is skipped, and why.
-
-    Raises:
-        ValueError, OSError: See `load_folder`.
     """
     listing = _find(data_dir, group_pattern)
     listing, headers = read_headers(listing, num_workers, progress)

@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import itertools
 import math
 import os
 from collections import Counter
@@ -19,12 +18,10 @@ FileFacts = tuple[str, int, int]
 
 AUDIO = (".wav", ".ogg", ".flac")
 # Everything meant as a recording, also if it cannot be decoded: the user is told.
-_ANY_AUDIO = frozenset(
-    (
-        *(".aac", ".aif", ".aifc", ".aiff", ".amr", ".ape", ".au", ".caf", ".flac"),
-        *(".m4a", ".mp2", ".mp3", ".nist", ".oga", ".ogg", ".opus", ".rf64", ".snd"),
-        *(".sph", ".voc", ".w64", ".wav", ".wave", ".webm", ".wma", ".wv"),
-    )
+_ANY_AUDIO = (
+    *(".aac", ".aif", ".aifc", ".aiff", ".amr", ".ape", ".au", ".caf", ".flac", ".m4a"),
+    *(".mp2", ".mp3", ".nist", ".oga", ".ogg", ".opus", ".rf64", ".snd", ".sph"),
+    *(".voc", ".w64", ".wav", ".wave", ".webm", ".wma", ".wv"),
 )
 # Folders that link to each other can be reached in more ways than can be walked.
 _MAX_LINKS_TO_FOLDER = 16
@@ -89,9 +86,9 @@ def list_recordings(root: str | os.PathLike[str]) -> tuple[list[str], Counter[st
     """
     paths = sorted(_walk(root))
     suffixes = [os.path.splitext(path)[1].lower() for path in paths]
-    audio = [s in _ANY_AUDIO for s in suffixes]
-    others = (s or "without suffix" for s in suffixes if s not in _ANY_AUDIO)
-    return list(itertools.compress(paths, audio)), Counter(others)
+    others = Counter(s or "without suffix" for s in suffixes if s not in _ANY_AUDIO)
+    pairs = zip(paths, suffixes, strict=True)
+    return [path for path, suffix in pairs if suffix in _ANY_AUDIO], others
 
 
 def list_beside(
@@ -111,11 +108,7 @@ def as_unicode(text: str) -> str:
 
 
 def find_root(data_dir: Path, marker: str) -> Path | None:
-    """Returns the folder that holds the file `marker`: this one or the only one in it.
-
-    Raises:
-        ValueError: `data_dir` is not a folder.
-    """
+    """Returns the folder with the file `marker`: this one or the only one in it."""
     check_folder(data_dir)
     if (data_dir / marker).is_file():
         return data_dir
@@ -138,8 +131,7 @@ def read_table(
         The line in the file, the values of `columns`, and those of `integers`.
 
     Raises:
-        ValueError: A column is missing, a row is too short or holds no number, or it is
-            no such table.
+        ValueError: It is no such table, or a value is missing or no number.
     """
     with open_table(path) as reader:
         check_columns(path, columns, reader.fieldnames or ())
@@ -157,11 +149,7 @@ def read_table(
 
 @contextlib.contextmanager
 def open_table(path: Path) -> Generator["csv.DictReader[str]", None, None]:
-    """Opens a table of comma-separated values.
-
-    Raises:
-        ValueError: The file is no such table.
-    """
+    """Opens a table of comma-separated values; raises ValueError if it is none."""
     # Bytes that are not UTF-8 become what the system makes of them in file names.
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         reader = csv.DictReader(file)
@@ -195,10 +183,6 @@ def unite_groups(groups: np.ndarray, folds: np.ndarray) -> np.ndarray:
     """Returns `[M]` folds such that each group is in one: where most of its clips are.
 
     At a tie the lowest of these folds.
-
-    Args:
-        groups: `[M]` strings.
-        folds: `[M]` integers.
     """
     united = folds.copy()
     names, inverse = np.unique(groups, return_inverse=True)

@@ -27,10 +27,7 @@ def load_tfsr(data_dir: str | os.PathLike[str], decoding: Decoding) -> Dataset:
 
     Args:
         data_dir: The folder with the unpacked train.7z, and test.7z if available.
-        decoding: How recordings become clips.
-
-    Raises:
-        ValueError, AudioFileError, OSError: See `load_speech_commands`.
+        decoding: As for `load_speech_commands`, which also says what is raised.
     """
     root = Path(data_dir) / _TRAIN
     if not root.is_dir():
@@ -38,12 +35,9 @@ def load_tfsr(data_dir: str | os.PathLike[str], decoding: Decoding) -> Dataset:
             f"data_dir: expected a folder {_TRAIN} with a folder for each word, as "
             f"train.7z unpacks to, found none in {data_dir}"
         )
-    has_lists = (root.parent / "testing_list.txt").is_file()
+    lists = root.parent if (root.parent / "testing_list.txt").is_file() else None
     dataset = load_speech_commands(
-        root,
-        decoding,
-        class_set="kaggle12",
-        lists_dir=root.parent if has_lists else None,
+        root, decoding, class_set="kaggle12", lists_dir=lists
     )
     return dataclasses.replace(dataset, name="tfsr")
 
@@ -55,14 +49,8 @@ def unlabelled_clips(data_dir: str | os.PathLike[str]) -> list[Path]:
         OSError: The folder cannot be read.
     """
     folder = Path(data_dir) / _UNLABELLED
-    if not folder.is_dir():
-        return []
-    names = sorted(os.listdir(folder))
-    return [
-        folder / name
-        for name in names
-        if name.endswith(".wav") and not name.startswith(".")
-    ]
+    names = sorted(os.listdir(folder)) if folder.is_dir() else []
+    return [folder / n for n in names if n.endswith(".wav") and n[0] != "."]
 
 
 def describe_tfsr(data_dir: str | os.PathLike[str]) -> str:
@@ -85,9 +73,7 @@ def submission_label(class_name: str) -> str:
 def submission(paths: Iterable[Path], labels: Iterable[str]) -> bytes:
     """Returns a submission: a table with the columns fname and label."""
     text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("fname", "label"))
-    for path, label in zip(paths, labels, strict=True):
-        writer.writerow((path.name, label))
+    rows = ((path.name, label) for path, label in zip(paths, labels, strict=True))
+    csv.writer(text, lineterminator="\n").writerows([("fname", "label"), *rows])
     # Names keep bytes that are not UTF-8.
     return os.fsencode(text.getvalue())

@@ -63,11 +63,7 @@ class MissingDemoError(ImportError):
 
 
 def espeak_version() -> str:
-    """Returns the version of the installed wheel.
-
-    Raises:
-        MissingDemoError: The wheel is not installed.
-    """
+    """Returns the version of the wheel; raises `MissingDemoError` without it."""
     _library_and_data()
     return importlib.metadata.version("espeakng_loader")
 
@@ -82,10 +78,6 @@ def fresh_synthesizer() -> Generator[Speak, None, None]:
 
     Yields:
         A function that speaks; values that espeak-ng does not accept are clipped.
-
-    Raises:
-        MissingDemoError: The wheel is not installed.
-        RuntimeError: The library did not start.
     """
     library_path, data_path = _library_and_data()
     library = ctypes.CDLL(str(library_path))
@@ -107,13 +99,13 @@ def fresh_synthesizer() -> Generator[Speak, None, None]:
         known = (data_path / "voices" / "!v" / voice.variant).is_file()
         if not known or library.espeak_SetVoiceByName(str(voice).encode()):
             raise ValueError(f"voice: espeak-ng has no {str(voice)!r}")
-        for parameter, value, low, high in (
-            (_RATE, voice.rate_wpm, _SLOWEST_WPM, _FASTEST_WPM),
-            (_VOLUME, 100, 100, 100),
-            (_PITCH, voice.pitch, 0, 100),
-            (_RANGE, voice.pitch_range, 0, 100),
+        for parameter, value in (
+            (_RATE, np.clip(voice.rate_wpm, _SLOWEST_WPM, _FASTEST_WPM)),
+            (_VOLUME, 100),
+            (_PITCH, np.clip(voice.pitch, 0, 100)),
+            (_RANGE, np.clip(voice.pitch_range, 0, 100)),
         ):
-            library.espeak_SetParameter(parameter, int(np.clip(value, low, high)), 0)
+            library.espeak_SetParameter(parameter, int(value), 0)
         data = text.encode()
         status = library.espeak_Synth(
             data, len(data) + 1, 0, 0, 0, _CHARS_UTF8, None, None
@@ -144,12 +136,7 @@ def say_word(
 ) -> np.ndarray:
     """Returns a word without the silence around it, faster if it would be too long.
 
-    Args:
-        speak: From `fresh_synthesizer`.
-        word: The word.
-        voice: The voice; its rate if the word then ends in time.
-        longest_s: Length of the longest word; slow voices may end a little later.
-        sample_rate_hz: Rate to resample to.
+    Slow voices may end a little after `longest_s`.
 
     Returns:
         `[T]` float32 in about [-1, 1].

@@ -17,29 +17,22 @@ class Conditions:
     rate_wpm: tuple[float, float] = (125.0, 180.0)  # Words per minute of a speaker.
     # Pitch of a speaker and its liveliness, 0..100; 50 is the voice's default.
     pitch: tuple[float, float] = (30.0, 70.0)
-    # Pitch of a speaker and its liveliness, 0..100; 50 is the voice's default.
     pitch_range: tuple[float, float] = (30.0, 70.0)
-    # Factor on the rate from clip to clip.
-    rate_change: tuple[float, float] = (0.93, 1.07)
-    # Added to the pitch from clip to clip.
-    pitch_change: tuple[float, float] = (-5.0, 5.0)
+    rate_change: tuple[float, float] = (0.93, 1.07)  # Factor from clip to clip.
+    pitch_change: tuple[float, float] = (-5.0, 5.0)  # Added from clip to clip.
     # Middle of the word after that of the clip, if there is room.
     offcentre_s: tuple[float, float] = (-0.12, 0.12)
-    # Speech over background, while the word lasts.
-    snr_db: tuple[float, float] = (18.0, 40.0)
+    snr_db: tuple[float, float] = (18.0, 40.0)  # While the word lasts.
     # Peak of a clip with and without speech.
     level_dbfs: tuple[float, float] = (-10.0, -1.0)
-    # Peak of a clip with and without speech.
     silence_level_dbfs: tuple[float, float] = (-60.0, -6.0)
     silence_zero_share: float = 0.1  # Share of clips without speech that are all zero.
     # Slope of the frequency response around 1 kHz.
     tilt_db_per_octave: tuple[float, float] = (-2.0, 2.0)
     telephone_share: float = 0.05  # Share of clips with a band of about 300-3400 Hz.
     reverb_share: float = 0.1  # Share of clips spoken in a room.
-    # Time in which the room's echo decays by 60 dB.
-    reverb_s: tuple[float, float] = (0.1, 0.5)
-    # Energy of the echo over that of the direct sound.
-    reverb_db: tuple[float, float] = (-15.0, -3.0)
+    reverb_s: tuple[float, float] = (0.1, 0.5)  # Time of decay by 60 dB.
+    reverb_db: tuple[float, float] = (-15.0, -3.0)  # Echo over direct sound.
 
 
 def record_word(

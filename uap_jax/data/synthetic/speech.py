@@ -80,7 +80,7 @@ def load_synthetic_speech(
 
     Args:
         cache_dir: Folder of the caches.
-        num_clips_per_class: Clips of each class, at least 3: one a split.
+        num_clips_per_class: At least 3: one a split.
         seed: Random seed of the speakers, their split and every disturbance.
         conditions: Difficulty of the recordings.
         progress: Called as progress("synthetic speech", done, total).
@@ -121,8 +121,8 @@ def load_synthetic_speech(
             report("synthetic speech", turn.number * len(CLASS_NAMES), total)
             clips[:, turn.number] = _render(turn, babble[turn.split], seed, conditions)
         report("synthetic speech", total, total)
-        named = [[_describe(turn, name) for turn in turns] for name in CLASS_NAMES]
-        groups, names = np.array(named).reshape(-1, 2).T
+        named = [_describe(turn, name) for name in CLASS_NAMES for turn in turns]
+        groups, names = map(np.array, zip(*named, strict=True))
         return Dataset(
             name="synthetic_speech",
             clips=clips.reshape(-1, NUM_SAMPLES),

@@ -50,15 +50,12 @@ _SOURCE, _CLIP, _NOISE = range(3)
 class Scenes:
     """Difficulty of the recordings; a pair is the range of a uniform draw."""
 
-    # The sound, while it lasts, over the background.
-    snr_db: tuple[float, float] = (10.0, 30.0)
+    snr_db: tuple[float, float] = (10.0, 30.0)  # While the sound lasts.
     other_share: float = 0.1  # Share of clips with a fainter sound of another class.
-    # Level of that sound over the first.
-    other_db: tuple[float, float] = (-25.0, -10.0)
+    other_db: tuple[float, float] = (-25.0, -10.0)  # Its level over the first.
     # Share of sources whose high frequencies do not reach the recorder.
     far_share: float = 0.15
-    # Frequency where these begin to fade.
-    far_hz: tuple[float, float] = (1000.0, 4000.0)
+    far_hz: tuple[float, float] = (1000.0, 4000.0)  # Where these begin to fade.
     short_share: float = 0.15  # Share of clips that end early; the rest is zero.
     short_s: tuple[float, float] = (1.5, 3.0)  # Length of these.
     # Levels, rooms and channels.
@@ -92,8 +89,7 @@ def load_synthetic_urban(
 
     A class has sources, such as dogs, each with a site, a recorder and a voice; clips
     of a source share these and differ in events, level and background. A source is a
-    group. The same arguments give the same clips on one machine, for any
-    number of workers.
+    group. The same arguments give the same clips on one machine.
 
     Args:
         cache_dir: Folder of the caches.
