@@ -43,7 +43,8 @@ def to_box(waveform: jax.Array, *, scaling: str) -> tuple[jax.Array, BoxScale]:
     Raises:
         ValueError: `scaling` is unknown.
     """
-    check_scaling(scaling)
+    if scaling not in SCALINGS:
+        raise ValueError(f"scaling: expected one of {SCALINGS}, got {scaling!r}")
     return _to_box(waveform, scaling)
 
 
@@ -72,12 +73,6 @@ def _to_box(waveform: jax.Array, scaling: str) -> tuple[jax.Array, BoxScale]:
 def from_box(x: jax.Array, box_scale: BoxScale) -> jax.Array:
     """Returns the waveforms `[..., N]` of clips in the box."""
     return box_scale.offset[..., None] + box_scale.scale[..., None] * x
-
-
-def check_scaling(scaling: str) -> None:
-    """Raises `ValueError` unless `scaling` is one of `SCALINGS`."""
-    if scaling not in SCALINGS:
-        raise ValueError(f"scaling: expected one of {SCALINGS}, got {scaling!r}")
 
 
 def to_tanh_space(x: jax.Array, *, epsilon: float = EPSILON) -> jax.Array:

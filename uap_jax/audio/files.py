@@ -178,7 +178,8 @@ def _read(path: str | os.PathLike[str], *, mix: bool) -> tuple[np.ndarray, int]:
     """Returns the samples, `[N]` of a mix or `[N, C]`, and their rate."""
     blocks = []
     num_read = 0
-    with _opened(path) as file:
+    # What is NaN, infinite or too loud for a sum is refused when it is mixed.
+    with _opened(path) as file, np.errstate(over="ignore", invalid="ignore"):
         rate_hz = file.samplerate
         num_block = max(1, _BLOCK_FRAMES // file.channels)
         max_frames = _MAX_MIXED if mix else _MAX_SAMPLES // file.channels
@@ -186,7 +187,7 @@ def _read(path: str | os.PathLike[str], *, mix: bool) -> tuple[np.ndarray, int]:
             raise AudioFileError(path, _TOO_LONG)
         while num_read <= max_frames:
             block = file.read(num_block, dtype="float32", always_2d=True)
-            blocks.append(_mix(block) if mix else block)
+            blocks.append(block.mean(axis=1, dtype=np.float32) if mix else block)
             num_read += len(block)
             if len(block) < num_block:
                 break
@@ -223,12 +224,6 @@ def _opened(path: str | os.PathLike[str]) -> Generator[soundfile.SoundFile, None
         reason = getattr(error, "error_string", str(error))
         reason = " ".join(reason.split()).rstrip(".")
         raise AudioFileError(path, f"cannot be read as audio ({reason})") from None
-
-
-# What is NaN, infinite or too loud for a sum is refused when it is mixed.
-@np.errstate(over="ignore", invalid="ignore")
-def _mix(block: np.ndarray) -> np.ndarray:
-    return block.mean(axis=1, dtype=np.float32)
 
 
 def _resample(

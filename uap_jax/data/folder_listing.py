@@ -80,7 +80,8 @@ def find_recordings(
         )
     names = sorted({row.label for row in rows})
     _check_classes(names, source, by_folder=by_folder)
-    names.sort(key=_order)
+    # Numbers first, by value.
+    names.sort(key=lambda name: (0, int(name)) if name.isdecimal() else (1, 0))
     labels = {name: label for label, name in enumerate(names)}
     recordings = []
     for row in rows:
@@ -241,11 +242,6 @@ def _compile(group_pattern: str) -> re.Pattern[str]:
     raise ValueError(
         f"group_pattern: expected a regular expression with one group, got {got}"
     )
-
-
-def _order(name: str) -> tuple[bool, int, str]:
-    is_number = name.isdecimal()
-    return not is_number, int(name) if is_number else 0, name
 
 
 def _composed(name: str) -> str:

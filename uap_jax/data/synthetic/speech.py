@@ -121,6 +121,9 @@ def load_synthetic_speech(
             report("synthetic speech", turn.number * len(CLASS_NAMES), total)
             clips[:, turn.number] = _render(turn, babble[turn.split], seed, conditions)
         report("synthetic speech", total, total)
+        rng = np.random.default_rng([seed, _NOISE])
+        kinds = np.resize(NOISE_KINDS, _NUM_NOISE_CLIPS)
+        noise = [to_pcm(make_noise(k, rng, babble["train"]), -3.0) for k in kinds]
         named = [_describe(turn, name) for name in CLASS_NAMES for turn in turns]
         groups, names = map(np.array, zip(*named, strict=True))
         return Dataset(
@@ -133,7 +136,7 @@ def load_synthetic_speech(
             sample_rate_hz=SAMPLE_RATE_HZ,
             fingerprint=key,
             official_splits=np.array([turn.split for turn in turns] * len(CLASS_NAMES)),
-            noise=_make_noise_clips(babble["train"], seed),
+            noise=np.stack(noise),
         )
 
     return load_or_build(Path(cache_dir) / f"synthetic_speech-{key}", build)
@@ -224,12 +227,6 @@ def _render(
             )
             clips.append(record_word(word[:NUM_SAMPLES], rng, babble, conditions))
     return np.stack(clips)
-
-
-def _make_noise_clips(babble: np.ndarray, seed: int) -> np.ndarray:
-    rng = np.random.default_rng([seed, _NOISE])
-    kinds = np.resize(NOISE_KINDS, _NUM_NOISE_CLIPS)
-    return np.stack([to_pcm(make_noise(kind, rng, babble), -3.0) for kind in kinds])
 
 
 def _make_babble(

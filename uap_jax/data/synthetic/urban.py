@@ -142,6 +142,11 @@ def load_synthetic_urban(
         report("synthetic city sounds", len(plan), len(plan))
 
     def build(folder: Path) -> Dataset:
+        num_test = max(1, round(_TEST_SHARE * num_sources_per_class))
+        num_validation = max(1, round(_VALIDATION_SHARE * num_sources_per_class))
+        splits = np.full(num_sources_per_class, "train", dtype="<U10")
+        splits[-num_test - num_validation :] = "validation"
+        splits[-num_test:] = "test"
         return Dataset(
             name="synthetic_urban",
             clips=write_rows(folder / "clips.npy", rows(), num_samples=NUM_SAMPLES),
@@ -153,20 +158,11 @@ def load_synthetic_urban(
             ),
             sample_rate_hz=SAMPLE_RATE_HZ,
             fingerprint=key,
-            official_splits=_split(plan, num_sources_per_class),
+            official_splits=splits[[clip.source for clip in plan]],
             noise=_make_noise(seed),
         )
 
     return load_or_build(Path(cache_dir) / f"synthetic_urban-{key}", build)
-
-
-def _split(plan: list[_Clip], num_sources: int) -> np.ndarray:
-    num_test = max(1, round(_TEST_SHARE * num_sources))
-    num_validation = max(1, round(_VALIDATION_SHARE * num_sources))
-    names = np.full(num_sources, "train", dtype="<U10")
-    names[-num_test:] = "test"
-    names[-num_test - num_validation : -num_test] = "validation"
-    return names[[clip.source for clip in plan]]
 
 
 def _record(clip: _Clip, seed: int, scenes: Scenes) -> np.ndarray:
