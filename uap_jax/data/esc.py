@@ -50,17 +50,10 @@ def load_esc(
 ) -> Dataset:
     """Loads ESC-50, its ten classes ESC-10, or the original release of ESC-10.
 
-    ESC-50 comes as `meta/esc50.csv` and `audio`; "esc10" takes the rows marked so. The
-    original ESC-10 has a folder for each class: "001 - Dog bark" is `dog_bark`. Classes
-    are in the order of their numbers. Groups are the Freesound recordings that the
-    clips were cut from.
-
-    The highest fold present is the test. Of the sources of the other folds, a sixth of
-    each class, by a hash of their names, is the validation. All clips of a source that
-    is in two folds count to the fold with more of them.
+    Layouts and splits are described in docs/data.md. Groups are the source recordings.
 
     Args:
-        data_dir: The folder in one of these layouts, or the one that holds it.
+        data_dir: The folder in one of the layouts, or the one that holds it.
         decoding: How recordings become clips.
         subset: Which classes.
 
@@ -68,7 +61,6 @@ def load_esc(
         ValueError: A setting is wrong, the folder is not in one of the layouts, the
             table is damaged, nothing can be used, or there are too few folds.
         AudioFileError: With `strict`, the first recording that cannot be used.
-        OSError: The cache cannot be written.
     """
     data_dir = Path(data_dir)
     if subset not in _LAYOUTS:

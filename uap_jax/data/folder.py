@@ -29,24 +29,7 @@ def load_folder(
 ) -> Dataset:
     """Loads recordings of any classes, rates and lengths, decoded once into a cache.
 
-    Without a table, each folder in `data_dir` with recordings in it, at any depth, is
-    a class. Names that begin with a dot are left out; links are followed, but not in
-    circles; files whose suffix is not of audio are ignored.
-
-    A table has the columns path and label, and optionally group and split; others are
-    ignored. Paths are relative to the table's folder, may lead out of it or be
-    absolute. Recordings without a row are left out.
-
-    Classes are in alphabetical order, numbers first and by value; names are in
-    Unicode's composed form. A file that is listed twice, also by links, counts once;
-    if its label, group or split differs, not at all.
-
-    Groups, such as speakers or sources, never span two splits. They are those of the
-    table, else what `group_pattern` matches in the path, else each recording is its own
-    group. Splits are those of the table; a validation or test that it does not name is
-    drawn by `split_clips`. Without that column, 10% of the groups of each class, by a
-    hash of their names, are the validation and 10% the test, at least one each; a
-    class of one or two groups is in the training only.
+    Layouts, groups and splits are described in docs/data.md.
 
     Args:
         data_dir: The folder, with labels.csv directly in it or with a folder for each
@@ -55,9 +38,9 @@ def load_folder(
         group_pattern: A regular expression with one group, searched for in the path.
 
     Raises:
-        ValueError: A setting is wrong, the folder is in neither layout, the table
-            lacks a column, nothing can be used, there is only one class, a group
-            spans two splits, or no class has enough groups for three.
+        ValueError: A setting is wrong, the folder is in neither layout, nothing can be
+            used, there is only one class, a group spans two splits, or no class has
+            enough groups for three.
         AudioFileError: With `strict`, the first recording that cannot be used.
         OSError: A folder cannot be read, or the cache cannot be written.
     """

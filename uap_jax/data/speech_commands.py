@@ -59,21 +59,7 @@ def load_speech_commands(
 ) -> Dataset:
     """Loads an unpacked Speech Commands archive, decoded once into a cache.
 
-    Takes the layouts of versions 0.01 and 0.02 (word folders, `_background_noise_`,
-    lists of validation and test clips) and of the 12-class test sets (`_silence_`,
-    `_unknown_`), as WAV, FLAC, OGG or MP3. Clips are cut, or padded with zeros, at the
-    end. Groups are the speakers; a silent clip without a speaker is its own group.
-
-    Splits are those of the list files; without testing_list.txt those of the official
-    hash, `which_set` at 10% and 10%; None if that leaves a split without speakers, as
-    in the 12-class test sets.
-
-    With "paper32" and "kaggle12", words outside the set become `_unknown_`, and a clip
-    in the folder `_unknown_` whose name starts with a word of the set becomes that
-    word. Without clips in `_silence_`, silence is cut from the background recordings at
-    fixed positions, about as many clips as an average word has; overlapping clips share
-    a group. Since the noise comes from the same recordings, accuracy on that silence is
-    optimistic for a model trained with the noise.
+    Layouts, groups, splits and the origin of silence are described in docs/data.md.
 
     Args:
         data_dir: The folder with the word folders.
@@ -83,13 +69,11 @@ def load_speech_commands(
         lists_dir: The folder of the list files; None: `data_dir`.
 
     Returns:
-        The dataset; its noise is the background recordings cut into consecutive
-        clips.
+        The dataset; its noise is the background recordings cut into clips.
 
     Raises:
         ValueError: A setting is wrong, or `data_dir` has no usable recordings.
         AudioFileError: With `strict`, the first recording that cannot be used.
-        OSError: The cache cannot be written.
     """
     root = Path(data_dir)
     if class_set not in CLASS_SETS:

@@ -50,28 +50,19 @@ def load_urbansound8k(
 ) -> Dataset:
     """Loads the unpacked UrbanSound8K archive, decoded once into a cache.
 
-    Groups are the Freesound recordings that the excerpts were cut from.
+    Groups are the source recordings. Both splits share one cache, not the fingerprint.
 
     Args:
         data_dir: The folder with `audio` and `metadata`, or the one that holds it.
         decoding: How recordings become clips.
-        split: "official": by at least three folds; the fold before the test fold, or
-            the highest if there is none, is the validation. All excerpts of a
-            recording that is in two folds count to the fold with more of them.
-            "paper": 10% of all clips for the test and 10% of the rest for the
-            validation, at random; most test clips then come from recordings that
-            training has heard, see `leaked_share`.
+        split: "official": by folds; "paper": by clips, at random. See docs/data.md.
         test_fold: Test fold of "official"; None: the highest.
         split_seed: Seed of "paper".
-
-    Returns:
-        The dataset. Both splits share one cache, but not the fingerprint.
 
     Raises:
         ValueError: A setting is wrong, the folder is not in this layout, the table
             is damaged, nothing can be used, or there are too few folds.
         AudioFileError: With `strict`, the first recording that cannot be used.
-        OSError: The cache cannot be written.
     """
     if split not in SPLITS:
         raise ValueError(f"split: expected one of {SPLITS}, got {split!r}")

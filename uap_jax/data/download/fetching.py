@@ -50,11 +50,8 @@ def install(
     """Downloads a corpus and unpacks it; resumes an interrupted download.
 
     The archive stays in `data_dir`, named `*.part` while incomplete; an existing one is
-    used. Unpacked it becomes the folder `name`, completely or not at all.
-
-    A part is continued if the server supports that and still has the same file, by its
-    ETag, date, or the reference checksum; otherwise the download starts over. Archives
-    whose files, links or devices lead out of the folder are refused.
+    used. A part is continued if the server still has the same file, by its ETag, date,
+    or the reference checksum. Archives that lead out of their folder are refused.
 
     Args:
         name: One of `ARCHIVES`.

@@ -107,7 +107,6 @@ def load_synthetic_urban(
 
     Raises:
         ValueError: A setting is out of its range.
-        OSError: The cache cannot be written.
     """
     for name, value, low in (
         ("num_sources_per_class", num_sources_per_class, 5),
