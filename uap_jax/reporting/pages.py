@@ -24,6 +24,7 @@ def render(template: str, **values: Any) -> str:
         decibel=text.format_decibel,
         interval=text.format_interval,
         number=text.format_number,
+        audio_uri=audio_uri,
     )
     return environment.get_template(template).render(values)
 

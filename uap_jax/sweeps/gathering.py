@@ -42,11 +42,10 @@ def gather(workdir: Path) -> SweepData:
         UsageError: The folder holds no sweep, or a file in it is damaged.
     """
 
-    def order(path: Path) -> tuple[int, str]:
-        names = (*_OF_PAPER, path.stem)
-        return names.index(path.stem), path.stem
-
-    paths = sorted((workdir / "tables").glob("*.json"), key=order)
+    paths = sorted(
+        (workdir / "tables").glob("*.json"),
+        key=lambda path: ((*_OF_PAPER, path.stem).index(path.stem), path.stem),
+    )
     if not paths:
         raise UsageError(
             "--sweep: expected the work directory of a sweep, which has "
@@ -78,7 +77,11 @@ def gather(workdir: Path) -> SweepData:
             ) from None
         every |= {trial.id: trial for trial in own}
         sections.append(_make_section(declared, own, workdir, command))
-    done = [trial for trial in every.values() if _is_good(trial, workdir)]
+    done = [trial for trial in every.values() if trials.good_result(trial, workdir)]
+    hardware, versions = (
+        list(dict.fromkeys(line for each in sections for line in each.about[key]))
+        for key in ("hardware", "versions")
+    )
     return SweepData(
         name=workdir.resolve().name,
         sections=sections,
@@ -86,8 +89,8 @@ def gather(workdir: Path) -> SweepData:
         num_done=len(done),
         num_trials=len(every),
         corpora=list(_describe_corpora(workdir, every.values())),
-        hardware=_union(sections, "hardware"),
-        versions=_union(sections, "versions"),
+        hardware=hardware,
+        versions=versions,
         examples=_choose_examples(done, workdir),
         published_examples=[load_published(table) for table in _EXAMPLES],
     )
@@ -103,18 +106,17 @@ def _make_section(
         jobs += trials.transfers(own)
     failures = {job.id: _failure_of(job, workdir) for job in jobs}
     number = declared.table.published
-    papers = {
-        trial.settings["dataset"]: _paper_corpus(trial.settings["model"])
-        for trial in own
-    }
+    papers = {}
+    for trial in own:
+        like = DEFAULT_CORPORA[default_num_samples(trial.settings["model"])][1]
+        name = "UrbanSound8K" if like == "urbansound8k" else "Speech Commands"
+        is_same = trial.settings["dataset"].startswith(name.lower().replace(" ", "_"))
+        papers[trial.settings["dataset"]] = None if is_same else name
     return Section(
         about=about,
         table=table,
         corpora=list(papers),
-        paper_corpora=[
-            None if name.startswith(label.lower().replace(" ", "_")) else label
-            for name, label in papers.items()
-        ],
+        paper_corpora=list(papers.values()),
         published=[
             load_published(name)
             for name in (_PANELS.get(number, (number,)) if number else ())
@@ -124,12 +126,6 @@ def _make_section(
         ],
         failures=[failure for failure in failures.values() if failure],
     )
-
-
-def _paper_corpus(model: str) -> str:
-    """Returns the paper's corpus for a model."""
-    recorded = DEFAULT_CORPORA[default_num_samples(model)][1]
-    return "UrbanSound8K" if recorded == "urbansound8k" else "Speech Commands"
 
 
 def _failure_of(job: Job, workdir: Path) -> Failure | None:
@@ -157,11 +153,6 @@ def _read_end(path: Path) -> str:
     return text.rstrip()
 
 
-def _is_good(trial: Trial, workdir: Path) -> bool:
-    result = trials.read_result(trial, workdir)
-    return result is not None and store.fault_of(result) is None
-
-
 def _describe_corpora(workdir: Path, own: Iterable[Trial]) -> Iterator[Corpus]:
     used = {(trial.settings["dataset"], trial.settings["split"]) for trial in own}
     for key, entry in corpora.read(workdir).items():
@@ -175,10 +166,6 @@ def _describe_corpora(workdir: Path, own: Iterable[Trial]) -> Iterator[Corpus]:
                 fingerprint=entry["fingerprint"],
                 is_synthetic=name in BUILT_IN,
             )
-
-
-def _union(sections: Sequence[Section], key: str) -> list[str]:
-    return list(dict.fromkeys(line for each in sections for line in each.about[key]))
 
 
 def _choose_examples(done: Sequence[Trial], workdir: Path) -> list[SweepExample]:

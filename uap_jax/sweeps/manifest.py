@@ -6,7 +6,7 @@ import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from uap_jax.errors import UsageError
 from uap_jax.files import flatten
@@ -39,42 +39,25 @@ _OPTIONAL = ("mean_over", "published")
 
 @dataclasses.dataclass(frozen=True)
 class TableSpec:
-    """How trials become a table.
-
-    Attributes:
-        kind: "mean", "list", "curve", "front", "significance" or "transfer".
-        rows: Settings that tell rows apart; for curves and fronts, the series.
-        measures: Names in `tables.MEASURES`.
-        mean_over: Those of `rows` over which there are means too.
-        x: The setting along a curve.
-        published: The table of the paper to stand beside, or None.
-    """
+    """How trials become a table; `kind` is one of `_TABLES`."""
 
     kind: str
-    rows: tuple[str, ...]
-    measures: tuple[str, ...] = ()
-    mean_over: tuple[str, ...] = ()
-    x: str | None = None
-    published: str | None = None
+    rows: tuple[str, ...]  # settings that tell rows apart, or curves, or fronts
+    measures: tuple[str, ...] = ()  # names in `kinds.MEASURES`
+    mean_over: tuple[str, ...] = ()  # those of `rows` over which there are means too
+    x: str | None = None  # the setting along a curve
+    published: str | None = None  # the table of the paper to stand beside
 
 
-@dataclasses.dataclass(frozen=True)
-class Block:
-    """One `[[trials]]`: its trials are the product of its lists.
+class Block(NamedTuple):
+    """One `[[trials]]`: its trials are the product of its lists."""
 
-    Attributes:
-        where: The file and the block, for errors.
-        fields: Lists of values of `RunConfig`'s fields.
-        settings: Lists of what `--set` sets, by dotted keys.
-    """
-
-    where: str
-    fields: Mapping[str, tuple[Any, ...]]
-    settings: Mapping[str, tuple[Any, ...]]
+    where: str  # the file and the block, for errors
+    fields: Mapping[str, tuple[Any, ...]]  # values of fields of `RunConfig`
+    settings: Mapping[str, tuple[Any, ...]]  # values for `--set`, by dotted keys
 
 
-@dataclasses.dataclass(frozen=True)
-class Manifest:
+class Manifest(NamedTuple):
     """An experiment at one scale; `name` names its files, `title` heads its table."""
 
     path: Path
@@ -110,27 +93,22 @@ def load(path: Path, *, scale: str) -> Manifest:
         ) from None
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: expected TOML in UTF-8: {error}") from None
-    _check_keys(declared, ("name", "title", "trials", "table"), f"{path}: ")
-    blocks = _get(declared, "trials", list, f"{path}: ")
+    where = f"{path}: "
+    _check_keys(declared, ("name", "title", "trials", "table"), where)
+    blocks = _get(declared, "trials", list, where)
     if not blocks:
-        raise _wrong(f"{path}: trials", "at least one [[trials]]", blocks)
-    name = _get(declared, "name", str, f"{path}: ")
+        raise _wrong(f"{where}trials", "at least one [[trials]]", blocks)
+    name, title = (_get(declared, key, str, where) for key in ("name", "title"))
     if not re.fullmatch(r"[\w-]+", name):
-        raise _wrong(f"{path}: name", "letters, digits, '_' and '-'", name)
-    title = _get(declared, "title", str, f"{path}: ")
+        raise _wrong(f"{where}name", "letters, digits, '_' and '-'", name)
     if not title.isprintable():
-        raise _wrong(f"{path}: title", "one line", title)
-    return Manifest(
-        path=path,
-        name=name,
-        title=title,
-        scale=scale,
-        blocks=tuple(
-            _read_block(block, f"{path}: trials[{index}]", scale)
-            for index, block in enumerate(blocks)
-        ),
-        table=_read_table(_get(declared, "table", dict, f"{path}: "), f"{path}: table"),
+        raise _wrong(f"{where}title", "one line", title)
+    table = _read_table(_get(declared, "table", dict, where), f"{where}table.")
+    read = tuple(
+        _read_block(block, f"{where}trials[{index}]", scale)
+        for index, block in enumerate(blocks)
     )
+    return Manifest(path, name, title, scale, read, table)
 
 
 def configs(
@@ -143,15 +121,15 @@ def configs(
 
     Args:
         manifest: The experiment.
-        corpus_flags: Fields of `RunConfig` that name the corpus of a model.
-        class_names: The classes of the corpus of a model.
+        corpus_flags: Returns the fields of `RunConfig` on the corpus of a model.
+        class_names: Returns the classes of the corpus of a model.
 
     Raises:
         UsageError: A class is in no corpus, or a setting is not valid.
     """
     for block in manifest.blocks:
         settings = [
-            [f"{key}={_as_text(value)}" for value in values]
+            [f"{key}={str(v).lower() if isinstance(v, bool) else v}" for v in values]
             for key, values in block.settings.items()
         ]
         for model in block.fields["model"]:
@@ -170,23 +148,19 @@ def configs(
 
 
 def check_table_keys(manifest: Manifest, known: Sequence[str]) -> None:
-    """Checks the settings that the table names against those of the trials.
-
-    Raises:
-        UsageError: One is none of them.
-    """
+    """Raises a UsageError for a setting of the table that no trial has."""
     spec = manifest.table
     for key in (*spec.rows, *([spec.x] if spec.x else ()), *spec.mean_over):
         if key not in known:
+            expected = f"some of {', '.join(sorted(known))}"
             raise UsageError(
-                f"{manifest.path}: table: got {key!r}, expected some of "
-                f"{', '.join(sorted(known))}"
+                f"{manifest.path}: table: got {key!r}, expected {expected}"
             )
 
 
 def _read_block(declared: Any, where: str, scale: str) -> Block:
     fields, settings = _read_lists(declared, where, ("smoke",))
-    smoke = _read_lists(declared.get("smoke", {}), f"{where}.smoke", ())
+    smoke = _read_lists(declared.get("smoke", {}), f"{where}.smoke")
     if scale == "smoke":
         fields, settings = fields | smoke[0], settings | smoke[1]
     for key in ("model", "method"):
@@ -199,44 +173,40 @@ def _read_block(declared: Any, where: str, scale: str) -> Block:
 
 
 def _read_lists(
-    declared: Any, where: str, others: tuple[str, ...]
+    declared: Any, where: str, others: tuple[str, ...] = ()
 ) -> tuple[dict[str, tuple[Any, ...]], dict[str, tuple[Any, ...]]]:
     if not isinstance(declared, dict):
         raise _wrong(where, "a table", declared)
     _check_keys(declared, (*_LISTED, "set", *others), f"{where}.")
-    fields = {
-        key: _values(declared[key], (type_of(key),), f"{where}.{key}")
-        for key in _LISTED
-        if key in declared
-    }
     settings = declared.get("set", {})
     if not isinstance(settings, dict):
         raise _wrong(f"{where}.set", "a table", settings)
-    return fields, {
+    return {
+        key: _values(value, (type_of(key),), f"{where}.{key}")
+        for key, value in declared.items()
+        if key in _LISTED
+    }, {
         key: _values(value, (str, int, float, bool), f"{where}.set.{key}")
         for key, value in flatten(settings).items()
     }
 
 
 def _read_table(declared: dict[str, Any], where: str) -> TableSpec:
-    kind = _get(declared, "kind", str, f"{where}.")
+    kind = _get(declared, "kind", str, where)
     if kind not in _TABLES:
-        raise _wrong(f"{where}.kind", f"one of {', '.join(_TABLES)}", kind)
+        raise _wrong(f"{where}kind", f"one of {', '.join(_TABLES)}", kind)
     keys = (*_TABLES[kind], "published")
-    _check_keys(declared, ("kind", *keys), f"{where}.")
+    _check_keys(declared, ("kind", *keys), where)
     spec: dict[str, Any] = {}
-    for key in keys:
-        if key in _OPTIONAL and key not in declared:
-            continue
+    for key in (k for k in keys if k in declared or k not in _OPTIONAL):
         if key in ("x", "published"):
-            spec[key] = _get(declared, key, str, f"{where}.")
-            continue
-        _get(declared, key, object, f"{where}.")
-        values = _values(declared[key], (str,), f"{where}.{key}")
-        spec["rows" if key == "series" else key] = values
+            spec[key] = _get(declared, key, str, where)
+        else:
+            values = _values(declared.get(key), (str,), f"{where}{key}")
+            spec["rows" if key == "series" else key] = values
     for name in spec.get("measures", ()):
         if name not in MEASURES:
-            raise _wrong(f"{where}.measures", f"some of {', '.join(MEASURES)}", name)
+            raise _wrong(f"{where}measures", f"some of {', '.join(MEASURES)}", name)
     return TableSpec(kind=kind, **spec)
 
 
@@ -248,24 +218,23 @@ def _classes(
     An entry is a class, "each", "first:N" or, as a target, "untargeted"; of several
     separated by "|" the first that the corpus has.
     """
-    found: dict[str | None, None] = {}
+    classes: list[str | None] = []
     for entry in entries:
         for choice in (part.strip() for part in entry.split("|")):
             first = re.fullmatch(r"first:([1-9]\d*)", choice)
             if choice == "untargeted" and where.endswith("target"):
-                found[None] = None
+                classes.append(None)
             elif choice == "each" or first:
-                count = int(first[1]) if first else None
-                found |= dict.fromkeys(class_names[:count])
+                classes += class_names[: int(first[1]) if first else None]
             elif choice in class_names:
-                found[choice] = None
+                classes.append(choice)
             else:
                 continue
             break
         else:
             expected = ", ".join((*class_names, "each", "first:N"))
             raise _wrong(where, f"one of {expected}, or a choice as 'a|first:1'", entry)
-    return list(found)
+    return list(dict.fromkeys(classes))
 
 
 def _as_text(value: Any) -> str:
@@ -281,7 +250,7 @@ def _check_keys(declared: dict[str, Any], known: Sequence[str], where: str) -> N
 def _get(declared: dict[str, Any], key: str, wanted: type, where: str) -> Any:
     """Returns a value of some type; a text is not empty."""
     value = declared.get(key)
-    if value is None or not isinstance(value, wanted) or value == "":
+    if not isinstance(value, wanted) or value == "":
         raise _wrong(f"{where}{key}", f"a value ({wanted.__name__})", value)
     return value
 
@@ -299,8 +268,4 @@ def _values(value: Any, types: tuple[type, ...], where: str) -> tuple[Any, ...]:
 
 
 def _wrong(where: str, expected: str, got: Any) -> UsageError:
-    text = repr(got)
-    return UsageError(
-        f"{where}: expected {expected}, got "
-        f"{text if len(text) <= 80 else f'{text[:77]}...'}"
-    )
+    return UsageError(f"{where}: expected {expected}, got {repr(got)[:80]}")

@@ -104,7 +104,7 @@ def render(data: SweepData, *, max_bytes: int = MAX_BYTES) -> str:
             sections=sections,
             synthetic=synthetic,
             num_failed=len({f.log for s in data.sections for f in s.failures}),
-            examples=[_describe_example(example) for example in shown],
+            examples=shown,
             num_left_out=len(data.examples) - len(shown),
             max_bytes=max_bytes,
             published_examples=published,
@@ -128,16 +128,19 @@ def render(data: SweepData, *, max_bytes: int = MAX_BYTES) -> str:
 def _describe(section: Section, synthetic: Sequence[str]) -> dict[str, Any]:
     """Returns what the template shows of a table."""
     about, table = section.about, section.table
-    spec = about["table"]
+    spec, title = about["table"], about["title"]
     drawn = None
     if spec["kind"] == "curve":
-        options = {key: spec[key] for key in ("x", "measures")}
         drawn = figures.draw_curves(
-            table, series=spec["rows"], title=about["title"], **options
+            table,
+            x=spec["x"],
+            series=spec["rows"],
+            measures=spec["measures"],
+            title=title,
         )
     elif spec["kind"] == "front":
-        drawn = figures.draw_fronts(table, series=spec["rows"], title=about["title"])
-    corpora = list(zip(section.corpora, section.paper_corpora, strict=True))
+        drawn = figures.draw_fronts(table, series=spec["rows"], title=title)
+    corpora = zip(section.corpora, section.paper_corpora, strict=True)
     return section._asdict() | {
         "grid": formats.to_grid(table),
         "figures": drawn,
@@ -147,17 +150,5 @@ def _describe(section: Section, synthetic: Sequence[str]) -> dict[str, Any]:
             f"{model}, seed {seed}: {rate:.3f}"
             for model, rates in about["clean_accuracy"].items()
             for seed, rate in rates.items()
-        ],
-    }
-
-
-def _describe_example(example: SweepExample) -> dict[str, Any]:
-    goal = "untargeted" if example.target is None else f'targeted at "{example.target}"'
-    return example._asdict() | {
-        "goal": goal,
-        "clean": pages.audio_uri(example.clean),
-        "perturbed": [
-            each._asdict() | {"audio": pages.audio_uri(each.audio)}
-            for each in example.perturbed
         ],
     }

@@ -17,6 +17,7 @@ from uap_jax.console import Console
 from uap_jax.errors import UsageError
 from uap_jax.files import fingerprint, flatten
 from uap_jax.models.registry import default_num_samples
+from uap_jax.runs import store
 from uap_jax.runs.config import RunConfig, command, trial_id
 from uap_jax.runs.resolve import resolve
 from uap_jax.sweeps import corpora, manifest
@@ -34,19 +35,12 @@ _TRANSFER_KEYS = ("test", "control", "clean_accuracy")
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One attack of an experiment.
+    """One attack of an experiment."""
 
-    Attributes:
-        id: A hash of what its result depends on; names its work directory.
-        settings: Resolved, as in config.json.
-        label: What it is, for people.
-        config: As given; None if read back from its folder.
-    """
-
-    id: str
-    settings: Mapping[str, Any]
-    label: str
-    config: RunConfig | None = None
+    id: str  # a hash of what its result depends on; names its work directory
+    settings: Mapping[str, Any]  # resolved, as in config.json
+    label: str  # for people
+    config: RunConfig | None = None  # as given; None if read back from its folder
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -98,11 +92,7 @@ def plan(
 ) -> list[Trial]:
     """Returns the trials of an experiment, each once, and writes their config.json.
 
-    Args:
-        declared: The experiment.
-        given: The corpora, from `corpora.pair`.
-        context: Of the sweep.
-        console: Told of the loading of corpora whose classes are not known yet.
+    Loads corpora, from `corpora.pair`, whose classes are needed and not known yet.
 
     Raises:
         UsageError: A trial cannot be as it is declared.
@@ -221,6 +211,12 @@ def read_result(job: Job, workdir: Path) -> dict[str, Any] | None:
         if result is not None and all(key in result for key in wanted):
             return result
     return None
+
+
+def good_result(trial: Trial, workdir: Path) -> dict[str, Any] | None:
+    """Returns the result of a trial unless it is missing or its attack failed."""
+    result = read_result(trial, workdir)
+    return None if result and store.fault_of(result) else result
 
 
 def pending(jobs: Iterable[Job], workdir: Path) -> list[Job]:

@@ -1,14 +1,13 @@
 """From finished trials to the files of a table."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from uap_jax import files
 from uap_jax.errors import UsageError
 from uap_jax.files import flatten
-from uap_jax.runs import store
 from uap_jax.sweeps import corpora
 from uap_jax.sweeps.manifest import Manifest
 from uap_jax.sweeps.published import Published, load_published, published_cell
@@ -16,7 +15,7 @@ from uap_jax.sweeps.tables import formats, fronts, kinds
 from uap_jax.sweeps.tables.comparisons import Results, compare_methods
 from uap_jax.sweeps.tables.formats import Table
 from uap_jax.sweeps.tables.kinds import Record
-from uap_jax.sweeps.trials import Trial, read_result, transfers
+from uap_jax.sweeps.trials import Trial, good_result, read_result, transfers
 
 # How tables name the success rates of a result.
 _RATES = {"asr": "test", "control": "control"}
@@ -27,11 +26,7 @@ def write_tables(
 ) -> Path:
     """Writes the table of an experiment as far as its trials are done.
 
-    Args:
-        declared: The experiment; of it, only what `make_table` describes is used.
-        trials: All of them.
-        workdir: Of the sweep.
-        command: What was typed.
+    `command` is what was typed; of `declared` the trials are not used.
 
     Returns:
         The Markdown file; .csv, .json and .tex are beside it.
@@ -47,10 +42,7 @@ def make_table(
     declared: Manifest, trials: Sequence[Trial], *, workdir: Path, command: str
 ) -> tuple[Table, dict[str, Any]]:
     """Returns the table, and its description and origin; see `write_tables`."""
-    results: dict[str, dict[str, Any] | None] = {}
-    for trial in trials:
-        result = read_result(trial, workdir)
-        results[trial.id] = None if result and store.fault_of(result) else result
+    results = {trial.id: good_result(trial, workdir) for trial in trials}
     try:
         table, notes = _build(declared, trials, results, workdir)
     except ValueError as error:
@@ -72,14 +64,13 @@ def write_files(table: Table, about: Mapping[str, Any], *, workdir: Path) -> Pat
     folder = workdir / "tables"
     folder.mkdir(parents=True, exist_ok=True)
     lines = list(_describe(about))
-    markdown = [f"# {about['title']}\n", formats.to_markdown(table)]
-    markdown.append("".join(f"- {line}\n" for line in lines))
-    latex = "".join(f"% {line}\n" for line in lines) + formats.to_latex(table)
+    notes = "".join(f"- {line}\n" for line in lines)
+    comments = "".join(f"% {line}\n" for line in lines)
     for suffix, text in {
         "csv": formats.to_csv(table),
         "json": formats.to_json(table, about),
-        "tex": latex,
-        "md": "\n".join(markdown),
+        "tex": comments + formats.to_latex(table),
+        "md": f"# {about['title']}\n\n{formats.to_markdown(table)}\n{notes}",
     }.items():
         files.write_bytes(folder / f"{about['name']}.{suffix}", text.encode())
     return folder / f"{about['name']}.md"
@@ -108,21 +99,23 @@ def _build(
     records = [_record(trial, results[trial.id], workdir) for trial in trials]
     rows, measures = spec.rows, spec.measures
     if spec.kind == "list":
+        note = "low, high: Wilson's 95 % interval."
         table = kinds.list_table(
             records, rows=rows, measures=measures, published=published
         )
-        return table, ["low, high: Wilson's 95 % interval.", *notes]
-    if spec.x is not None:
+    elif spec.x is not None:
+        note = "low, high: 95 % interval of the mean over the seeds"
         table = kinds.curve_table(records, x=spec.x, series=rows, measures=measures)
-        return table, ["low, high: 95 % interval of the mean over the seeds", *notes]
-    table = kinds.mean_table(
-        records,
-        rows=rows,
-        measures=measures,
-        mean_over=spec.mean_over,
-        published=published,
-    )
-    return table, ["Means over the trials that are done.", *notes]
+    else:
+        note = "Means over the trials that are done."
+        table = kinds.mean_table(
+            records,
+            rows=rows,
+            measures=measures,
+            mean_over=spec.mean_over,
+            published=published,
+        )
+    return table, [note, *notes]
 
 
 def _record(trial: Trial, result: dict[str, Any] | None, workdir: Path) -> Record:
@@ -179,28 +172,29 @@ def _build_transfer(
         goal: load_published(f"{number}{panel}") if number else None
         for goal, panel in {"untargeted": "A", "targeted": "B"}.items()
     }
-    records = []
-    for trial in trials:
-        result = results[trial.id]
-        own = result and {name: result[of]["asr"] for name, of in _RATES.items()}
-        records.append(Record(trial.facts | {"victim": trial.settings["model"]}, own))
+
+    def rates(result: dict[str, Any] | None) -> dict[str, Any]:
+        return {name: result[of]["asr"] for name, of in _RATES.items() if result}
+
+    records = [
+        Record(trial.facts | {"victim": trial.settings["model"]}, rates(result))
+        for trial in trials
+        for result in [results[trial.id]]
+    ]
     for transfer in transfers(trials):
-        victim = transfer.victim.settings["model"]
-        facts = transfer.source.facts | {"victim": victim}
+        facts = transfer.source.facts | {"victim": transfer.victim.settings["model"]}
         result = read_result(transfer, workdir)
-        panel = panels[facts["goal"]]
-        values = {}
-        if panel is not None:
+        values = rates(result)
+        if result is not None:
+            values["chance"] = result["chance"]
+        if (panel := panels[facts["goal"]]) is not None:
             cell = published_cell(
                 panel,
                 source_model=facts["model"],
-                victim_model=victim,
+                victim_model=facts["victim"],
                 method=facts["method"],
             )
             values["published"] = cell and cell.get("asr")
-        if result is not None:
-            values |= {name: result[of]["asr"] for name, of in _RATES.items()}
-            values["chance"] = result["chance"]
         records.append(Record(facts, values))
     table = kinds.transfer_table(
         records, rows=declared.table.rows, published=bool(number)
@@ -216,36 +210,34 @@ def _build_transfer(
 def _origin(trials: Sequence[Trial], results: Results, workdir: Path) -> dict[str, Any]:
     """Returns where the numbers are from: corpora, seeds, models, machines."""
     done = [(trial, result) for trial in trials if (result := results[trial.id])]
+    machines = [result["hardware"] for _, result in done]
+    libraries = [result["versions"] for _, result in done]
     names = {trial.settings["dataset"] for trial in trials}
-    hardware, versions, clips = {}, {}, {}  # dicts as ordered sets
-    accuracies: dict[str, dict[str, dict[float, None]]] = {}
+    # Of each model and seed; a model trained in several ways has several.
+    accuracies: dict[str, dict[str, list[float]]] = {}
     for trial, result in done:
-        machine, libraries = result["hardware"], result["versions"]
-        scaling = trial.settings["scaling"]
-        hardware[
-            f"{machine['num_devices']} x {machine['device']}, {machine['processor']}, "
-            f"{machine['num_cores']} cores"
-        ] = None
-        versions[f"uap_jax {libraries['uap_jax']}, jax {libraries['jax']}"] = None
-        num_clips = result["test"]["num_clips"]
-        clips[f"{result['dataset']}, {scaling}, {num_clips} test clips"] = None
-        seeds = accuracies.setdefault(f"{trial.settings['model']}, {scaling}", {})
-        rates = seeds.setdefault(str(trial.settings["seed"]), {})
-        rates[result["clean_accuracy"]] = None
+        settings, rate = trial.settings, result["clean_accuracy"]
+        model = f"{settings['model']}, {settings['scaling']}"
+        seeds = accuracies.setdefault(model, {})
+        rates = seeds.setdefault(str(settings["seed"]), [])
+        rates += [rate] if rate not in rates else []
     return {
         "num_done": len(done),
         "num_trials": len(trials),
         "missing": [trial.label for trial in trials if not results[trial.id]],
         "trials": [trial.id for trial in trials],
         "labels": [trial.label for trial in trials],
-        "corpora": list(clips),
+        "corpora": _distinct(
+            f"{result['dataset']}, {trial.settings['scaling']}, "
+            f"{result['test']['num_clips']} test clips"
+            for trial, result in done
+        ),
         "fingerprints": {
             key: entry["fingerprint"]
             for key, entry in corpora.read(workdir).items()
             if key.rsplit("-", 2)[0] in names
         },
         "seeds": sorted({trial.settings["seed"] for trial in trials}),
-        # A model trained in several ways has several.
         "clean_accuracy": {
             model: {
                 f"{seed} (training {index})" if len(rates) > 1 else seed: rate
@@ -254,9 +246,19 @@ def _origin(trials: Sequence[Trial], results: Results, workdir: Path) -> dict[st
             }
             for model, seeds in accuracies.items()
         },
-        "hardware": list(hardware),
-        "versions": list(versions),
+        "hardware": _distinct(
+            f"{m['num_devices']} x {m['device']}, {m['processor']}, "
+            f"{m['num_cores']} cores"
+            for m in machines
+        ),
+        "versions": _distinct(
+            f"uap_jax {each['uap_jax']}, jax {each['jax']}" for each in libraries
+        ),
     }
+
+
+def _distinct(texts: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(texts))
 
 
 def _describe(about: Mapping[str, Any]) -> Iterator[str]:

@@ -104,15 +104,14 @@ def _count_successes(
     trials: Sequence[Trial], workdir: Path
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Returns the test clips, and in how many trials each was fooled, if stored."""
-    clips: np.ndarray | None = None
-    total = np.zeros((), np.int64)
-    for trial in trials:
-        try:
+    clips, successes = [], []
+    try:
+        for trial in trials:
             with np.load(trial.folder(workdir) / TEST_CLIPS) as stored:
-                index, success = stored["index"], stored["success"]
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-            return None
-        if clips is not None and not np.array_equal(index, clips):
-            return None
-        clips, total = index, total + success
-    return None if clips is None else (clips, total)
+                clips.append(stored["index"])
+                successes.append(stored["success"])
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return None
+    if not all(np.array_equal(index, clips[0]) for index in clips):
+        return None
+    return clips[0], np.asarray(successes).sum(axis=0)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from scipy.special import stdtrit
 
 from uap_jax.sweeps.published import Published, published_cell
-from uap_jax.sweeps.tables.formats import Column, Table, of_paper_error
+from uap_jax.sweeps.tables.formats import Column, Table, paper_error
 
 
 class Measure(NamedTuple):
@@ -76,14 +76,9 @@ def mean_table(
     mean_over: Sequence[str] = (),
     published: Published | None = None,
 ) -> Table:
-    """Means over the trials with results, a row for each value of the settings.
+    """Means over the trials with results, a row for each value of the settings `rows`.
 
-    Args:
-        records: All trials.
-        rows: Settings that tell rows apart.
-        measures: Names in `MEASURES`.
-        mean_over: Some of `rows`, over which there are rows of means too.
-        published: The paper's table, to stand beside.
+    Over the settings `mean_over`, some of `rows`, there are rows of means too.
     """
     groups = list(_grouped(records, rows))
     if mean_over:
@@ -91,8 +86,7 @@ def mean_table(
         means = dict.fromkeys(mean_over, "mean")
         groups += [(key | means, members) for key, members in _grouped(records, others)]
     counted = [(key | _counts(members), members) for key, members in groups]
-    columns = (*_keys(rows), *_COUNTS)
-    return _measured(columns, counted, measures, published, with_intervals=False)
+    return _measured((*_keys(rows), *_COUNTS), counted, measures, published=published)
 
 
 def list_table(
@@ -102,14 +96,15 @@ def list_table(
     measures: Sequence[str],
     published: Published | None = None,
 ) -> Table:
-    """A row for each trial, in the order given; arguments as in `mean_table`.
-
-    A test ASR has the ends of its interval beside it, "test.asr.low" and
-    "test.asr.high".
-    """
+    """A row for each trial, in the order given; a test ASR has its interval beside."""
     groups = [({key: r.facts.get(key) for key in rows}, [r]) for r in records]
-    columns = tuple(_keys(rows))
-    return _measured(columns, groups, measures, published, with_intervals=True)
+    return _measured(
+        tuple(_keys(rows)),
+        groups,
+        measures,
+        intervals=("test.asr",),
+        published=published,
+    )
 
 
 def curve_table(
@@ -119,28 +114,20 @@ def curve_table(
     series: Sequence[str],
     measures: Sequence[str],
 ) -> Table:
-    """Means along a setting, with Student's 95 % interval over the seeds.
+    """Means along the setting `x`, with Student's 95 % interval over the seeds.
 
-    The trials of one seed count as one value, their mean. Arguments as in
-    `mean_table`; `x` is the setting along the curves, `series` tells curves apart.
+    The trials of one seed count as one value, their mean.
     """
-    columns = [*_keys([*series, x]), *_COUNTS]
-    for name in measures:
-        label, form, _ = MEASURES[name]
-        columns.append(Column(name, "mean", form, label))
-        columns.append(Column(f"{name}.low", "low", form, label))
-        columns.append(Column(f"{name}.high", "high", form, label))
-        if control := CONTROLS.get(name):
-            columns.append(Column(control, "noise", form, label))
-    rows = []
+    groups = []
     for key, members in _grouped(records, [*series, x]):
-        row = key | _counts(members)
+        values: dict[str, float | None] = {}
         for name in measures:
-            row |= _over_seeds(members, name)
+            values |= _over_seeds(members, name)
             if control := CONTROLS.get(name):
-                row[control] = mean_of(members, control)
-        rows.append(row)
-    return Table(tuple(columns), tuple(rows))
+                values[control] = mean_of(members, control)
+        groups.append((key | _counts(members), [Record(key, values)]))
+    columns = (*_keys([*series, x]), *_COUNTS)
+    return _measured(columns, groups, measures, label="mean", intervals=measures)
 
 
 def significance_table(
@@ -170,11 +157,8 @@ def transfer_table(
 ) -> Table:
     """Perturbations of one model (rows) evaluated on every model (columns).
 
-    Args:
-        records: With facts "model" and "victim", and values "asr", "control",
-            "chance" and "published" (the paper's rate).
-        rows: Settings that tell rows apart, "model" among them.
-        published: Whether the paper's rates stand beside.
+    Records have the facts "model" and "victim" and the values "asr", "control",
+    "chance" and "published" (the paper's rate); `rows` has "model".
     """
     victims = list(dict.fromkeys(record.facts["victim"] for record in records))
     measured = {"asr": "ASR", "control": "noise"}
@@ -232,35 +216,35 @@ def _measured(
     columns: tuple[Column, ...],
     groups: Sequence[tuple[dict[str, Any], list[Record]]],
     measures: Sequence[str],
-    published: Published | None,
     *,
-    with_intervals: bool,
+    label: str = "here",
+    intervals: Sequence[str] = (),
+    published: Published | None = None,
 ) -> Table:
     """Adds measures to groups of trials, with noise and the paper's numbers beside."""
     fields: dict[Column, str | None] = {}  # the paper's; None: measured here
     for name in measures:
-        label, form, field = MEASURES[name]
+        title, form, field = MEASURES[name]
         beside: dict[Column, str | None] = {}
-        if with_intervals and name == "test.asr":
-            beside[Column(f"{name}.low", "low", form, label)] = None
-            beside[Column(f"{name}.high", "high", form, label)] = None
+        if name in intervals:
+            for end in ("low", "high"):
+                beside[Column(f"{name}.{end}", end, form, title)] = None
         if control := CONTROLS.get(name):
-            beside[Column(control, "noise", form, label)] = None
+            beside[Column(control, "noise", form, title)] = None
         if published and field and any(field in cell for cell in published.cells):
-            beside[Column(f"paper.{name}", "paper", form, label)] = field
-        own = Column(name, "here" if beside else label, form, label if beside else "")
+            beside[Column(f"paper.{name}", "paper", form, title)] = field
+        own = Column(name, label, form, title) if beside else Column(name, title, form)
         fields |= {own: None, **beside}
-    rows, remarks = [], []
+    rows, remarks = [], {}
     for index, (key, members) in enumerate(groups):
         cell = (any(fields.values()) and _published(published, members)) or {}
-        errors = cell.get("errors", {})
         row = dict(key)
         for column, field in fields.items():
             row[column.key] = cell.get(field) if field else mean_of(members, column.key)
-            if field in errors:
-                remarks.append(of_paper_error(index, column.key, errors[field]))
+            if field and (error := cell.get("errors", {}).get(field)):
+                remarks[index, column.key] = paper_error(error)
         rows.append(row)
-    return Table((*columns, *fields), tuple(rows), tuple(remarks))
+    return Table((*columns, *fields), tuple(rows), remarks)
 
 
 def _published(
@@ -282,8 +266,8 @@ def _published(
 
 def _over_seeds(members: Sequence[Record], name: str) -> dict[str, float | None]:
     """Returns the mean over seeds, and the ends of its interval."""
-    found = [mean_of(own, name) for _, own in _grouped(members, ["seed"])]
-    means = [mean for mean in found if mean is not None]
+    by_seed = [mean_of(own, name) for _, own in _grouped(members, ["seed"])]
+    means = [mean for mean in by_seed if mean is not None]
     mean = statistics.fmean(means) if means else None
     low = high = None
     if mean is not None and len(means) > 1:
