@@ -17,18 +17,19 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 2)
 
 # Most of the suite's time is compiling, which XLA's older code generator, without
-# optimizing, does in some 40 % of the time. Launchers in processes of their own train
-# networks, where optimizing pays. Only for this version, as an unknown flag ends the
-# process; `XLA_FLAGS= pytest` runs the suite as users run JAX.
-OLDER_GENERATOR = "--xla_cpu_use_fusion_emitters=false"
+# optimizing, does in some 40 % of the time. Launchers in their own processes train
+# networks, where a little optimizing pays. Only for this version, as an unknown flag
+# ends the process; `XLA_FLAGS= pytest` runs the suite as users run JAX.
+OLDER_GENERATOR = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level"
+OF_LAUNCHERS = f"{OLDER_GENERATOR}=1"
 if (
     importlib.metadata.version("jaxlib").startswith("0.10.")
-    and os.environ.get("XLA_FLAGS", OLDER_GENERATOR) == OLDER_GENERATOR
+    and os.environ.get("XLA_FLAGS", OF_LAUNCHERS) == OF_LAUNCHERS
 ):
-    os.environ["XLA_FLAGS"] = f"{OLDER_GENERATOR} --xla_backend_optimization_level=0"
+    os.environ["XLA_FLAGS"] = f"{OLDER_GENERATOR}=0"
     # Flags are read once, with the first program.
     jax.jit(lambda: 0)()
-    os.environ["XLA_FLAGS"] = OLDER_GENERATOR
+    os.environ["XLA_FLAGS"] = OF_LAUNCHERS
 
 
 def pytest_collection_modifyitems(items):

@@ -21,7 +21,7 @@ from uap_jax import console
 # A network of few steps, which hears most tones right.
 VICTIM = (
     *("--model=spchcmd", "--scaling=peak", "--seed=3", "--num_attack_clips=20"),
-    *("--set=training.num_clips_seen=600", "--set=training.batch_size=10"),
+    *("--set=training.num_clips_seen=300", "--set=training.batch_size=10"),
     *("--set=training.peak_learning_rate=0.003",),
 )
 QUICK = (

@@ -152,7 +152,7 @@ def test_killed_during_the_attack(finished_run, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("marker", ["epoch 2/", "epoch 10/", "validation accuracy"])
+@pytest.mark.parametrize("marker", ["epoch 2/", "epoch 6/", "validation accuracy"])
 def test_killed_during_training(finished_run, tmp_path, marker):
     flags = flags_for(finished_run, tmp_path / "killed", cache=tmp_path / "cache")
     kill_at(marker, "run", *flags)

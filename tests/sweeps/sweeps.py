@@ -20,7 +20,7 @@ num_attack_clips = 20
 [trials.set]
 attack.confidence = [10, 20]
 attack.max_passes = 2
-training.num_clips_seen = 600
+training.num_clips_seen = 300
 training.batch_size = 10
 training.peak_learning_rate = 0.003
 
