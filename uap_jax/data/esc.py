@@ -149,6 +149,5 @@ def _split(dataset: Dataset, folds: np.ndarray) -> np.ndarray:
     ).values():
         num_held_out = max(len(sources) > 1, round(_VALIDATION_SHARE * len(sources)))
         held_out += sources[:num_held_out]
-    splits = np.where(in_test, "test", "train").astype("<U10")
-    splits[~in_test & np.isin(dataset.groups, held_out)] = "validation"
-    return splits
+    in_validation = np.isin(dataset.groups, held_out)
+    return np.select([in_test, in_validation], ["test", "validation"], "train")

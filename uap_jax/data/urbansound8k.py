@@ -6,6 +6,7 @@ Audio Perturbations", released code.
 """
 
 import dataclasses
+import math
 import os
 from pathlib import Path
 from typing import Literal
@@ -112,18 +113,17 @@ def _split_folds(
     test_fold = present[-1] if test_fold is None else test_fold
     if test_fold not in present:
         raise ValueError(f"test_fold: expected one of {present}, got {test_fold}")
-    splits = np.full(len(folds), "train", dtype="<U10")
-    splits[folds == present[present.index(test_fold) - 1]] = "validation"
-    splits[folds == test_fold] = "test"
-    return splits
+    in_validation = folds == present[present.index(test_fold) - 1]
+    in_test = folds == test_fold
+    return np.select([in_test, in_validation], ["test", "validation"], "train")
 
 
 def _split_clips(names: np.ndarray, seed: int) -> np.ndarray:
     # By hashes, so that most clips stay in their split when one is left out.
     order = np.argsort([unit_hash(f"{seed}:{name}") for name in names])
-    num_test = -(-len(names) // 10)
-    num_validation = -(-(len(names) - num_test) // 10)
-    splits = np.full(len(names), "train", dtype="<U10")
-    splits[order[:num_test]] = "test"
-    splits[order[num_test : num_test + num_validation]] = "validation"
+    num_test = math.ceil(len(names) / 10)
+    num_validation = math.ceil((len(names) - num_test) / 10)
+    counts = (num_test, num_validation, len(names) - num_test - num_validation)
+    splits = np.empty(len(names), dtype="<U10")
+    splits[order] = np.repeat(["test", "validation", "train"], counts)
     return splits

@@ -134,6 +134,13 @@ def to_pcm(sound: np.ndarray, level_dbfs: float) -> np.ndarray:
     return np.round(sound * gain).astype(np.int16)
 
 
+def check_at_least(low: int, **settings: int) -> None:
+    """Raises ValueError for a setting below its range."""
+    for name, value in settings.items():
+        if value < low:
+            raise ValueError(f"{name}: expected at least {low}, got {value}")
+
+
 def amplitude(level_db):
     """Returns the factor of a level in dB."""
     return 10 ** (level_db / 20)

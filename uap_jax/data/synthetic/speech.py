@@ -16,6 +16,7 @@ from uap_jax.data.synthetic.recording import (
     NUM_SAMPLES,
     SAMPLE_RATE_HZ,
     Conditions,
+    check_at_least,
     make_noise,
     record_silence,
     record_word,
@@ -42,17 +43,12 @@ _PLAN, _CLIP, _BABBLE, _NOISE = range(4)
 
 # Words that are not a class. Half are heard in every split, the others in one.
 _UNKNOWN_WORDS = {
-    "any": (
-        *("backward", "forward", "follow", "learn", "visual", "water", "paper"),
-        *("window", "garden", "music", "letter", "number", "morning", "people"),
-        *("table", "open", "light", "answer", "school", "apple", "under", "maybe"),
-    ),
-    "train": (
-        *("river", "summer", "doctor", "market", "yellow", "mother", "street"),
-        *("button", "silver", "kitchen", "hello", "green"),
-    ),
-    "validation": ("planet", "winter", "coffee", "great", "women", "again"),
-    "test": ("pencil", "orange", "travel", "black", "money", "around"),
+    "any": "backward forward follow learn visual water paper window garden music "
+    "letter number morning people table open light answer school apple under maybe",
+    "train": "river summer doctor market yellow mother street button silver kitchen "
+    "hello green",
+    "validation": "planet winter coffee great women again",
+    "test": "pencil orange travel black money around",
 }
 
 _BABBLE_SENTENCES = (
@@ -95,20 +91,12 @@ def load_synthetic_speech(
         RuntimeError: A voice said nothing.
         ValueError: A setting is out of its range.
     """
-    for name, value, low in (
-        ("num_clips_per_class", num_clips_per_class, len(Splits._fields)),
-        ("seed", seed, 0),
-    ):
-        if value < low:
-            raise ValueError(f"{name}: expected at least {low}, got {value}")
+    check_at_least(len(Splits._fields), num_clips_per_class=num_clips_per_class)
+    check_at_least(0, seed=seed)
     conditions, report = conditions or Conditions(), progress or (lambda *_: None)
     key = fingerprint(
-        "synthetic_speech",
-        _VERSION,
-        espeak.espeak_version(),
-        num_clips_per_class,
-        seed,
-        dataclasses.asdict(conditions),
+        *("synthetic_speech", _VERSION, espeak.espeak_version()),
+        *(num_clips_per_class, seed, dataclasses.asdict(conditions)),
     )
 
     def build(_: Path) -> Dataset:
@@ -175,24 +163,18 @@ def _plan(
     for split, num_clips in zip(
         Splits._fields, (num_train, num_held_out, num_held_out), strict=True
     ):
-        words = (*_UNKNOWN_WORDS["any"], *_UNKNOWN_WORDS[split])
+        words = f"{_UNKNOWN_WORDS['any']} {_UNKNOWN_WORDS[split]}".split()
         unknown = rng.permutation(np.resize(words, num_clips))
         voices = np.resize(rng.permutation(variants[split]), num_clips)
-        turns += [
-            _Turn(
-                split,
-                len(turns) + at,
-                str(unknown[at]),
-                espeak.Voice(
-                    str(rng.choice(espeak.ACCENTS)),
-                    str(variant),
-                    rng.uniform(*conditions.rate_wpm),
-                    rng.uniform(*conditions.pitch),
-                    rng.uniform(*conditions.pitch_range),
-                ),
+        for word, variant in zip(unknown.tolist(), voices.tolist(), strict=True):
+            voice = espeak.Voice(
+                str(rng.choice(espeak.ACCENTS)),
+                variant,
+                rng.uniform(*conditions.rate_wpm),
+                rng.uniform(*conditions.pitch),
+                rng.uniform(*conditions.pitch_range),
             )
-            for at, variant in enumerate(voices)
-        ]
+            turns.append(_Turn(split, len(turns), word, voice))
     return turns
 
 
@@ -240,22 +222,15 @@ def _make_babble(
         total = np.zeros(num_samples)
         with espeak.fresh_synthesizer() as speak:
             for variant in rng.permutation(variants[split])[:_NUM_BABBLE_TALKERS]:
-                sentences = [
-                    speak(
-                        sentence,
-                        espeak.Voice(
-                            str(rng.choice(espeak.ACCENTS)),
-                            str(variant),
-                            rate_wpm=rng.uniform(140, 200),
-                            pitch=rng.uniform(30, 70),
-                        ),
-                    )
-                    for sentence in rng.permutation(_BABBLE_SENTENCES)
-                ]
+                sentences = []
+                for sentence in rng.permutation(_BABBLE_SENTENCES).tolist():
+                    accent = str(rng.choice(espeak.ACCENTS))
+                    rate_wpm, pitch = rng.uniform(140, 200), rng.uniform(30, 70)
+                    voice = espeak.Voice(accent, str(variant), rate_wpm, pitch)
+                    sentences.append(speak(sentence, voice))
                 talk = np.resize(np.concatenate(sentences), num_samples).astype(float)
                 talk *= rng.uniform(0.5, 1.0) / np.sqrt(np.sum(np.square(talk)))
                 total += np.roll(talk, rng.integers(num_samples))
-        babble[split] = soxr.resample(
-            total, espeak.SAMPLE_RATE_HZ, SAMPLE_RATE_HZ
-        ).astype(np.float32)
+        total = soxr.resample(total, espeak.SAMPLE_RATE_HZ, SAMPLE_RATE_HZ)
+        babble[split] = total.astype(np.float32)
     return babble

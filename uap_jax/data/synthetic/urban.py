@@ -16,6 +16,7 @@ from uap_jax.data.synthetic.recording import (
     Conditions,
     amplitude,
     channel_response,
+    check_at_least,
     room_response,
     to_pcm,
 )
@@ -108,22 +109,15 @@ def load_synthetic_urban(
     Raises:
         ValueError: A setting is out of its range.
     """
-    for name, value, low in (
-        ("num_sources_per_class", num_sources_per_class, 5),
-        ("num_clips_per_source", num_clips_per_source, 1),
-        ("seed", seed, 0),
-        ("num_workers", 1 if num_workers is None else num_workers, 1),
-    ):
-        if value < low:
-            raise ValueError(f"{name}: expected at least {low}, got {value}")
+    num_workers = os.cpu_count() or 1 if num_workers is None else num_workers
+    check_at_least(5, num_sources_per_class=num_sources_per_class)
+    check_at_least(1, num_clips_per_source=num_clips_per_source)
+    check_at_least(1, num_workers=num_workers)
+    check_at_least(0, seed=seed)
     scenes, report = scenes or Scenes(), progress or (lambda *_: None)
     key = fingerprint(
-        "synthetic_urban",
-        _VERSION,
-        num_sources_per_class,
-        num_clips_per_source,
-        seed,
-        dataclasses.asdict(scenes),
+        *("synthetic_urban", _VERSION, num_sources_per_class, num_clips_per_source),
+        *(seed, dataclasses.asdict(scenes)),
     )
     plan = [
         _Clip(label, source, take)
@@ -133,7 +127,7 @@ def load_synthetic_urban(
     ]
 
     def rows() -> Iterator[np.ndarray]:
-        with ThreadPoolExecutor(num_workers or os.cpu_count()) as pool:
+        with ThreadPoolExecutor(num_workers) as pool:
             for start in range(0, len(plan), _BLOCK_CLIPS):
                 report("synthetic city sounds", start, len(plan))
                 block = plan[start : start + _BLOCK_CLIPS]
