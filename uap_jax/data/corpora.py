@@ -57,7 +57,10 @@ def load(
         name: One of `CORPUS_NAMES`.
         data_dir: The folder of recordings, or for "folder" a table of them; None for
             a built-in corpus.
-        cache_dir, sample_rate_hz, num_samples, strict, progress: See `Decoding`.
+        cache_dir: Folder of the caches.
+        sample_rate_hz, num_samples: Rate and length of the clips.
+        strict: Whether one unusable recording is an error.
+        progress: Called as progress(what, done, total).
         split: "official" (also None), the corpus's splits, or, for urbansound8k,
             "paper", random ones.
         group_pattern: For "folder" only, see `folder.load_folder`.

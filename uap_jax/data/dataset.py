@@ -14,25 +14,35 @@ ProgressFn = Callable[[str, int, int], None]
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """`M` clips of `N` samples with labels."""
+    """`M` clips of `N` samples with labels.
 
-    name: str  # The corpus, for logs and cache keys.
-    # `[M, N]` int16 PCM or float32 in [-1, 1]; an array or a memmap.
+    Attributes:
+        name: The corpus.
+        clips: `[M, N]` int16 PCM or float32 in [-1, 1]; an array or a memmap.
+        labels: `[M]` int32 class indices.
+        class_names: In the order of the labels.
+        groups: `[M]` strings; clips of one group (a speaker, a source recording)
+            must not be in two splits.
+        names: `[M]` strings that identify the clips, usually relative paths.
+        sample_rate_hz: Samples per second.
+        fingerprint: A hash of the clips, or of what they are made from.
+        official_splits: `[M]` of "train", "validation", "test", or None.
+        noise: `[K, N]` background sound for augmentation, as `clips`, or None.
+        skipped: A line for each recording that could not be used.
+        groups_overlap: Whether `official_splits` may put one group into two splits.
+    """
+
+    name: str
     clips: np.ndarray
-    labels: np.ndarray  # `[M]` int32 class indices.
-    class_names: tuple[str, ...]  # In the order of the labels.
-    # `[M]` strings; clips of one group (a speaker, a source recording) must not be in
-    # two splits.
+    labels: np.ndarray
+    class_names: tuple[str, ...]
     groups: np.ndarray
-    names: np.ndarray  # `[M]` strings that identify the clips, usually relative paths.
+    names: np.ndarray
     sample_rate_hz: int
-    fingerprint: str  # A hash of the clips, or of what they are made from.
-    # `[M]` of "train", "validation", "test", or None if the corpus names no splits.
+    fingerprint: str
     official_splits: np.ndarray | None = None
-    # `[K, N]` background sound for augmentation, as `clips`, or None.
     noise: np.ndarray | None = None
-    skipped: tuple[str, ...] = ()  # A line for each recording that could not be used.
-    # Whether `official_splits` may put one group into two splits.
+    skipped: tuple[str, ...] = ()
     groups_overlap: bool = False
 
     def __post_init__(self) -> None:

@@ -184,14 +184,11 @@ def unite_groups(groups: np.ndarray, folds: np.ndarray) -> np.ndarray:
 
     At a tie the lowest of these folds.
     """
-    united = folds.copy()
-    names, inverse = np.unique(groups, return_inverse=True)
-    pairs = np.unique(np.stack([inverse, folds]), axis=1)
-    for group in np.flatnonzero(np.bincount(pairs[0], minlength=len(names)) > 1):
-        members = inverse == group
-        values, counts = np.unique(folds[members], return_counts=True)
-        united[members] = values[counts.argmax()]
-    return united
+    _, group = np.unique(groups, return_inverse=True)
+    values, fold = np.unique(folds, return_inverse=True)
+    counts = np.zeros((group.max() + 1, len(values)), np.int32)
+    np.add.at(counts, (group, fold), 1)
+    return values[counts.argmax(axis=1)][group]
 
 
 def _walk(root: str | os.PathLike[str], max_depth: float = math.inf) -> Iterator[str]:
