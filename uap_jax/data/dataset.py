@@ -146,20 +146,6 @@ def unit_hash(text: str) -> float:
     return int.from_bytes(hashlib.sha1(os.fsencode(text)).digest()[:8], "big") / 2**64
 
 
-def groups_by_class(groups: np.ndarray, labels: np.ndarray) -> dict[int, list[str]]:
-    """Returns the groups of each class, in the order of their hashes.
-
-    A group counts to the class of its first clip.
-    """
-    label_of: dict[str, int] = {}
-    for group, label in zip(groups.tolist(), labels.tolist(), strict=True):
-        label_of.setdefault(group, label)
-    ordered: dict[int, list[str]] = {}
-    for group in sorted(label_of, key=lambda group: (unit_hash(group), group)):
-        ordered.setdefault(label_of[group], []).append(group)
-    return ordered
-
-
 def find_spanning(
     groups: Iterable[str], splits: Iterable[str]
 ) -> tuple[str, str, str] | None:

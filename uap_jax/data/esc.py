@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from uap_jax.data.dataset import Dataset, groups_by_class
+from uap_jax.data.dataset import Dataset
 from uap_jax.data.decoding import Decoding, load_listed
 from uap_jax.data.listing import (
     AUDIO,
@@ -20,6 +20,7 @@ from uap_jax.data.listing import (
     as_unicode,
     bad_row,
     find_root,
+    groups_by_class,
     list_beside,
     list_files,
     read_table,

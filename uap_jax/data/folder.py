@@ -6,10 +6,10 @@ from collections import Counter
 
 import numpy as np
 
-from uap_jax.data.dataset import Dataset, ProgressFn, Splits, groups_by_class
+from uap_jax.data.dataset import Dataset, ProgressFn, Splits
 from uap_jax.data.decoding import Decoding, load_listed
 from uap_jax.data.folder_listing import find_recordings, format_counts, read_headers
-from uap_jax.data.listing import Listing
+from uap_jax.data.listing import Listing, groups_by_class
 from uap_jax.files import fingerprint
 from uap_jax.text import format_seconds, printable
 

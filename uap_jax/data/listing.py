@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from uap_jax.data.dataset import unit_hash
 from uap_jax.text import printable
 
 # Path from the folder on, size in bytes, time of change in ns: names caches.
@@ -177,6 +178,20 @@ def bad_row(path: Path, line: int, expected: str, got: dict[str, str]) -> ValueE
     values = ",".join(str(value or "") for value in got.values())
     text = printable(f"expected {expected} in {path}:{line}, got {values}")
     return ValueError(f"data_dir: {text if len(text) <= 500 else f'{text[:497]}...'}")
+
+
+def groups_by_class(groups: np.ndarray, labels: np.ndarray) -> dict[int, list[str]]:
+    """Returns the groups of each class, in the order of their hashes.
+
+    A group counts to the class of its first clip.
+    """
+    label_of: dict[str, int] = {}
+    for group, label in zip(groups.tolist(), labels.tolist(), strict=True):
+        label_of.setdefault(group, label)
+    ordered: dict[int, list[str]] = {}
+    for group in sorted(label_of, key=lambda group: (unit_hash(group), group)):
+        ordered.setdefault(label_of[group], []).append(group)
+    return ordered
 
 
 def unite_groups(groups: np.ndarray, folds: np.ndarray) -> np.ndarray:
