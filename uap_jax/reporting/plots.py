@@ -47,13 +47,13 @@ def pass_curves(
     present = [key for line in passes for key in line if key != "pass"]
     curves = []
     for name in dict.fromkeys([*_LABELS, *present]):
-        values = _as_floats([line.get(name) for line in passes])
+        values = svg.as_floats([line.get(name) for line in passes])
         if not np.any(np.isfinite(values)):
             continue
         label, is_asr = _LABELS.get(name, name), name == "asr"
         goal = 100 * target_asr if is_asr and target_asr is not None else None
         drawing = _draw_curve(
-            _as_floats(numbers), values * (100 if is_asr else 1), label, goal
+            svg.as_floats(numbers), values * (100 if is_asr else 1), label, goal
         )
         main = name in ("asr", "spl_db")
         curves.append({"name": name, "label": label, "main": main, "drawing": drawing})
@@ -70,7 +70,7 @@ def _draw_curve(
         axes = figure.add_subplot()
         axes.plot(
             numbers,
-            np.where(np.isfinite(values), values, np.nan),
+            values,
             color=svg.SERIES[0],
             linewidth=1.8,
             marker="o" if len(values) <= 30 else "",
@@ -172,11 +172,6 @@ def log_mel_db(waveform: np.ndarray, sample_rate_hz: int) -> np.ndarray:
     """Returns the `[num_mels, frames]` spectrogram that `draw_sound` shows, in dB."""
     spectrogram = mel_spectrogram_db(waveform, sample_rate_hz=sample_rate_hz)
     return np.asarray(spectrogram)
-
-
-def _as_floats(values: Sequence[Any]) -> np.ndarray:
-    """The numbers among the values; NaN for anything else."""
-    return np.array([v if isinstance(v, int | float) else np.nan for v in values])
 
 
 def _envelope(

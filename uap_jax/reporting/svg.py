@@ -4,10 +4,14 @@ import contextlib
 import html
 import io
 import urllib.parse
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from matplotlib import style as styles
 from matplotlib.figure import Figure
+
+from uap_jax.text import is_number
 
 INK, LINE = "#4d5a69", "#8a94a0"
 SERIES = ("#0b63b8", "#c2410c", "#15803d", "#7e22ce", "#0e7490", "#a16207")
@@ -68,6 +72,11 @@ def series_look(index: int) -> dict[str, Any]:
         "linewidth": 1.8,
         "markersize": 4.5,
     }
+
+
+def as_floats(values: Sequence[Any]) -> np.ndarray:
+    """Returns values as floats; NaN for what is no finite number."""
+    return np.array([value if is_number(value) else np.nan for value in values], float)
 
 
 def draw(figure: Figure, alt: str) -> Drawing:

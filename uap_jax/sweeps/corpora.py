@@ -1,6 +1,5 @@
 """The corpora of a sweep: as given, which model uses which, known facts."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +16,7 @@ from uap_jax.runs.corpus import Corpus, load_corpus
 _CORPORA = "corpora.json"
 
 
-@dataclasses.dataclass(frozen=True)
-class Context:
+class Context(NamedTuple):
     """Where a sweep works; `strict`: whether one bad recording is an error."""
 
     workdir: Path
@@ -59,8 +57,7 @@ def pair(
             f"built in, got {len(data_dirs)}"
         )
     if len(datasets) < 2:
-        name = datasets[0] if datasets else None
-        folder = data_dirs[0] if data_dirs else None
+        name, folder = (next(iter(given), None) for given in (datasets, data_dirs))
         return (CorpusFlags(name, folder, split, group_pattern),)
     for flag, value, made_for in (
         ("split", split, "urbansound8k"),
@@ -112,15 +109,14 @@ def load(config: RunConfig, context: Context, console: Console) -> Corpus:
         "data_dir": config.data_dir,
     }
     with files.locked(workdir, wait=True):
-        noted = read(workdir)
-        known = noted.get(key_of(config), facts)
-        if known["fingerprint"] != dataset.fingerprint:
+        noted, key = read(workdir), key_of(config)
+        if noted.get(key, facts)["fingerprint"] != dataset.fingerprint:
             raise UsageError(
                 f"{workdir}: holds trials on other recordings, groups or splits of "
                 f"{dataset.name}; name another --workdir"
             )
-        if noted.get(key_of(config)) != facts:
-            files.write_json(workdir / _CORPORA, noted | {key_of(config): facts})
+        if noted.get(key) != facts:
+            files.write_json(workdir / _CORPORA, noted | {key: facts})
     return corpus
 
 

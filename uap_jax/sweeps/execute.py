@@ -77,12 +77,10 @@ def run_local(
 
 
 def grouped(jobs: Sequence[Job], *, at_once: int | None) -> list[list[Job]]:
-    """Returns jobs in groups that can run in one program.
+    """Returns jobs in groups that can run in one program, in the order of first jobs.
 
-    Args:
-        jobs: The work; groups come in the order of their first jobs.
-        at_once: Attacks in one program; with 1 every job is a group. None: what fits
-            the memory.
+    `at_once` is the number of attacks in one program; with 1 every job is a group. None
+    is what fits the memory.
     """
     if at_once == 1:
         return [[job] for job in jobs]
@@ -105,14 +103,10 @@ def run_group(
     at_once: int | None = 1,
     wait: bool = False,
 ) -> list[Outcome | None]:
-    """Carries out or resumes jobs that can run in one program.
+    """Carries out or resumes one group of `grouped`.
 
-    Args:
-        group: One of `grouped`.
-        context: Of the sweep.
-        console: Shows the progress; other lines go to each job's log.
-        at_once: Attacks in one program; None: what fits the memory.
-        wait: Whether to wait for other processes that use a folder.
+    `console` shows the progress; other lines go to each job's log. `wait`: whether to
+    wait for other processes that use a folder.
 
     Returns:
         An outcome for each job; None if another process uses its folder.
@@ -148,10 +142,10 @@ def run_group(
     for job, result, log in zip(group, results, logs, strict=True):
         if isinstance(result, files.InUseError):
             outcomes.append(None)
-        elif isinstance(result, Exception):
-            outcomes.append(Outcome(job, explain(job, result, context, log), seconds))
-        else:
-            outcomes.append(Outcome(job, None, seconds))
+            continue
+        failed = isinstance(result, Exception)
+        error = explain(job, result, context, log) if failed else None
+        outcomes.append(Outcome(job, error, seconds))
     return outcomes
 
 
@@ -180,8 +174,8 @@ def explain(job: Job, error: Exception, context: Context, log: Console) -> str:
 def _program_of(trial: Trial) -> str:
     """Returns a hash of what the trials of a group have in common."""
     flat = flatten(trial.settings)
-    # Only floats are arguments of a compiled attack.
     same = {
+        # Only floats are arguments of a compiled attack.
         key: "number"
         if key.startswith("attack.") and isinstance(value, float)
         else value

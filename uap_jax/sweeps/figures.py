@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -37,45 +36,26 @@ class Curves(NamedTuple):
 def draw_curves(
     table: Table, *, x: str, series: Sequence[str], measures: Sequence[str], title: str
 ) -> Curves:
-    """Draws each measure of a table as `kinds.curve_table` makes it.
+    """Draws each measure that has a value in a table of `kinds.curve_table`.
 
-    Args:
-        table: With columns for `series` and `x`, and for each measure its mean,
-            ".low" and ".high".
-        x: The setting along the curves.
-        series: Settings that tell curves apart.
-        measures: Names in `kinds.MEASURES`.
-        title: Of the table, for the text alternatives.
-
-    Returns:
-        A figure for each measure that has a value, and the legend.
+    `title`, of the table, is for the text alternatives; the rest as in `curve_table`.
     """
     grouped: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for row in table.rows:
         grouped.setdefault(tuple(row[key] for key in series), []).append(row)
     lines = dict(zip(series_names(list(grouped)), grouped.values(), strict=True))
     (x_label,) = [column.label for column in table.columns if column.key == x]
-    curves = [
-        Curve(
-            MEASURES[name].label,
-            name in CONTROLS,
-            _draw_measure(lines, name, x=x, x_label=x_label, title=title),
-        )
-        for name in measures
-        if any(is_number(row[name]) for row in table.rows)
-    ]
+    curves = []
+    for name in measures:
+        if any(is_number(row[name]) for row in table.rows):
+            drawing = _draw_measure(lines, name, x=x, x_label=x_label, title=title)
+            curves.append(Curve(MEASURES[name].label, name in CONTROLS, drawing))
     legend = [(name, _draw_swatch(index, name)) for index, name in enumerate(lines)]
     return Curves(tuple(legend) if curves else (), tuple(curves))
 
 
 def draw_fronts(table: Table, *, series: Sequence[str], title: str) -> Curves:
-    """Draws a figure for each model and goal of a table, a line for each series.
-
-    Args:
-        table: As for `fronts.fronts_of`.
-        series: Settings that tell lines apart.
-        title: Of the table, for the text alternatives.
-    """
+    """Draws a figure for each model and goal of a table, as for `fronts_of`."""
     fronts = fronts_of(table, series)
     models = {model for model, _ in fronts}
     curves = []
@@ -103,19 +83,16 @@ def _draw_measure(
         places = _set_axis(axes, [row[x] for rows in lines.values() for row in rows])
         for index, rows in enumerate(lines.values()):
             ordered = sorted(rows, key=lambda row: places[row[x]])
-            at = np.array([places[row[x]] for row in ordered])
+            at = [places[row[x]] for row in ordered]
             mean, low, high = (
-                _as_floats([row[f"{measure}{end}"] for row in ordered])
+                svg.as_floats([row[f"{measure}{end}"] for row in ordered])
                 for end in ("", ".low", ".high")
             )
-            bars = {"capsize": 3, "elinewidth": 1.0}
-            axes.errorbar(
-                at, mean, [mean - low, high - mean], **svg.series_look(index), **bars
-            )
+            look, bars = svg.series_look(index), {"capsize": 3, "elinewidth": 1.0}
+            axes.errorbar(at, mean, [mean - low, high - mean], **look, **bars)
             if control := CONTROLS.get(measure):
-                noise = _as_floats([row[control] for row in ordered])
-                color = svg.series_look(index)["color"]
-                axes.plot(at, noise, color=color, linestyle=":", linewidth=1.1)
+                noise = svg.as_floats([row[control] for row in ordered])
+                axes.plot(at, noise, color=look["color"], linestyle=":", linewidth=1.1)
         if "asr" in measure or "accuracy" in measure:
             axes.set_ylim(-0.03, 1.03)
         axes.set_xlabel(x_label)
@@ -141,13 +118,12 @@ def _set_axis(axes: Axes, values: Sequence[Any]) -> dict[Any, float]:
 
 
 def _draw_swatch(index: int, name: str) -> svg.Drawing:
-    alt = f"line of {name}"
     with svg.style():
         figure = Figure(figsize=(0.5, 0.2))
         axes = figure.add_axes((0, 0, 1, 1))
         axes.plot([0, 1, 2], [0, 0, 0], markevery=[1], **svg.series_look(index))
         axes.set_axis_off()
-        return svg.draw(figure, alt)
+        return svg.draw(figure, f"line of {name}")
 
 
 def _describe(
@@ -162,7 +138,3 @@ def _describe(
             texts = [f"{row[measure]:{form}} at {row[x]}" for row in ends]
             parts.append(f"{name}: {' to '.join(texts)}")
     return "; ".join(parts)
-
-
-def _as_floats(values: Sequence[Any]) -> np.ndarray:
-    return np.array([value if is_number(value) else np.nan for value in values], float)

@@ -13,7 +13,7 @@ import os
 import platform
 import time
 import warnings
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,7 @@ def run_ray(
         context: Of the sweep.
         console: Told of workers that died.
         on_start: Called when a job begins.
-        address: Of a running cluster; None starts one on this machine, for as long.
+        address: Of a running cluster; None starts one here for the time of the call.
         num_workers: None: one for each GPU of the cluster, else for two cores.
         max_retries: How often a job is repeated whose worker has died.
 
@@ -140,8 +140,11 @@ def run_ray(
         complain_at = time.perf_counter() + _SLOW_START_S
         while queue or any(job for _, job, _ in busy.values()):
             ready, _ = ray.wait(list(busy), timeout=_LOOK_EVERY_S)
-            _show(busy, console)
-            if not ready and not held and time.perf_counter() > complain_at:
+            now = time.perf_counter()
+            if seconds := [now - since for _, job, since in busy.values() if job]:
+                longest = format_seconds(max(seconds))
+                console.status(f"{len(seconds)} jobs running, for up to {longest}")
+            if not ready and not held and now > complain_at:
                 complain_at = math.inf
                 free = ray.available_resources()
                 console.say(f"no worker has started yet; free: {free}")
@@ -150,8 +153,7 @@ def run_ray(
                 result = _get(ray, answer)
                 died = isinstance(result, WorkerDiedError)
                 if job is not None:
-                    seconds = time.perf_counter() - since
-                    outcome = _outcome(job, result, seconds, context, console)
+                    outcome = _outcome(job, result, now - since, context, console)
                     if outcome is None:
                         queue.append((job, True))
                     else:
@@ -220,21 +222,12 @@ def _choose(
 ) -> int:
     """Returns which job a worker takes next.
 
-    One for the weights that it has, else for those that the fewest others use: several
-    models are trained at once, rather than one that all wait for. Jobs in use by
-    another process come last.
+    One for the weights that it has, else for those that the fewest others use, so that
+    several models are trained at once. Jobs in use by another process come last.
     """
     wanted = [(wait, weights_of(job)) for job, wait in queue]
     costs = [(wait, weights != held, in_use.count(weights)) for wait, weights in wanted]
     return costs.index(min(costs))
-
-
-def _show(busy: Mapping[Any, tuple[Any, Job | None, float]], console: Console) -> None:
-    now = time.perf_counter()
-    seconds = [now - since for _, job, since in busy.values() if job]
-    if seconds:
-        longest = format_seconds(max(seconds))
-        console.status(f"{len(seconds)} jobs running, for up to {longest}")
 
 
 def _get(ray: Any, answer: Any) -> Any:

@@ -8,7 +8,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from uap_jax.console import Console
 from uap_jax.runs import store
@@ -34,15 +33,9 @@ def sweep(
     *,
     command: str,
 ) -> list[str]:
-    """Carries out what is not finished and writes the table.
+    """Carries out what is not finished and writes the table, which shows `command`.
 
-    Args:
-        declared: The experiment.
-        planned: Its trials.
-        context: Where the sweep works.
-        console: Told of the progress.
-        execute: Carries out jobs: `run_local` or `ray_executor.run_ray`.
-        command: Goes into the table.
+    `execute` is `run_local` or `ray_executor.run_ray`.
 
     Returns:
         A line for each job that failed.
@@ -118,8 +111,12 @@ def _carry_out(
                 result = read_result(job, context.workdir) or {}
                 # A model is trained once.
                 training = result.get("seconds", {}).get("train_model", 0.0)
-                spent[_kind_of(job)].append(seconds - training)
-                console.say(f"{which}{_describe_success(seconds, result)}")
+                spent[_work_of(job)].append(seconds - training)
+                rates = [result[name]["asr"] for name in ("test", "control")]
+                console.say(
+                    f"{which}done in {format_seconds(seconds)}: test ASR "
+                    f"{rates[0]:.3f}, noise {rates[1]:.3f}"
+                )
             if left and spent:
                 at_once = min(len(running) + 1, len(left))
                 remaining = seconds_left(left.values(), spent) / at_once
@@ -131,24 +128,16 @@ def _carry_out(
 
 
 def seconds_left(left: Iterable[Job], spent: Mapping[str, Sequence[float]]) -> float:
-    """Estimates how long jobs take from the seconds of finished ones, by kind."""
+    """Estimates how long jobs take from the seconds of finished ones like them."""
     overall = statistics.fmean(itertools.chain(*spent.values()))
-    means = {kind: statistics.fmean(seconds) for kind, seconds in spent.items()}
-    return sum(means.get(_kind_of(job), overall) for job in left)
+    return sum(statistics.fmean(spent.get(_work_of(job), [overall])) for job in left)
 
 
-def _kind_of(job: Job) -> str:
+def _work_of(job: Job) -> str:
     """Returns what the time of a job mostly depends on."""
     if isinstance(job, Trial):
         return f"{job.settings['method']} {job.settings['model']}"
     return f"on {job.victim.settings['model']}"
-
-
-def _describe_success(seconds: float, result: Mapping[str, Any]) -> str:
-    return (
-        f"done in {format_seconds(seconds)}: test ASR {result['test']['asr']:.3f}, "
-        f"noise {result['control']['asr']:.3f}"
-    )
 
 
 def _describe_failure(job: Job, error: str, context: Context) -> str:

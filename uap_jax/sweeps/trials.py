@@ -45,13 +45,13 @@ class Trial:
     @property
     def facts(self) -> dict[str, Any]:
         """The settings, flat, as tables group by them."""
-        goal = self.settings["target"]
+        target = self.settings["target"] or "untargeted"
+        goal = "targeted" if self.settings["target"] else "untargeted"
         flat = {
             key: tuple(value) if isinstance(value, list) else value
             for key, value in flatten(self.settings).items()
         }
-        kind = "targeted" if goal else "untargeted"
-        return flat | {"goal": kind, "target": goal or "untargeted"}
+        return flat | {"goal": goal, "target": target}
 
     def folder(self, workdir: Path) -> Path:
         """Returns its work directory."""
@@ -139,15 +139,14 @@ def read_trial(identity: str, label: str, workdir: Path) -> Trial:
     Raises:
         UsageError: The folder has no config.json, or a damaged one.
     """
-    trial = Trial(identity, {}, label)
-    path = trial.folder(workdir) / "config.json"
+    path = Trial(identity, {}, label).folder(workdir) / "config.json"
     settings = files.read_json(path)
     if settings is None or not {"method", "model", "target"} <= settings.keys():
         raise UsageError(
             f"{path}: expected the settings of a trial; run the sweep's command again"
         )
     settings.pop("command", None)
-    return dataclasses.replace(trial, settings=settings)
+    return Trial(identity, settings, label)
 
 
 def load_corpora(trials: Sequence[Trial], context: Context, console: Console) -> None:
@@ -174,7 +173,7 @@ def transfers(trials: Sequence[Trial]) -> list[Transfer]:
     The models are those of trials with the same corpus, seed and overrides of the
     training, whatever their attack. Perturbations for one model follow each other.
     """
-    overridden = {key for trial in trials for key in _training_overrides(trial)}
+    overridden = set().union(*map(_training_overrides, trials))
     alike: dict[str, list[Trial]] = {}
     for trial in trials:
         training = flatten(trial.settings["training"])
@@ -194,13 +193,12 @@ def transfers(trials: Sequence[Trial]) -> list[Transfer]:
             if source.settings["model"] != victim.settings["model"]
         ]
     order = list(dict.fromkeys(trial.settings["model"] for trial in trials))
-    return sorted(
-        pairs,
-        key=lambda pair: (
-            order.index(pair.victim.settings["model"]),
-            pair.victim.settings["seed"],
-        ),
-    )
+
+    def weights(pair: Transfer) -> tuple[int, int]:
+        settings = pair.victim.settings
+        return order.index(settings["model"]), settings["seed"]
+
+    return sorted(pairs, key=weights)
 
 
 def read_result(job: Job, workdir: Path) -> dict[str, Any] | None:
@@ -234,11 +232,8 @@ def _label(config: RunConfig, settings: Mapping[str, Any], common: set[str]) -> 
     return " ".join(parts)
 
 
-def _training_overrides(trial: Trial) -> list[str]:
+def _training_overrides(trial: Trial) -> set[str]:
     """Returns the settings of the training that are not the model's usual ones."""
-    usual = recipe_for(trial.settings["model"], trial.settings["dataset"])
-    return [
-        key
-        for key, value in flatten(dataclasses.asdict(usual)).items()
-        if flatten(trial.settings["training"]).get(key) != value
-    ]
+    recipe = recipe_for(trial.settings["model"], trial.settings["dataset"])
+    usual, training = dataclasses.asdict(recipe), flatten(trial.settings["training"])
+    return {key for key, value in flatten(usual).items() if training.get(key) != value}

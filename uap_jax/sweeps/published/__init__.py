@@ -15,22 +15,15 @@ _FOLDER = Path(__file__).parent
 class Published:
     """A table of the paper.
 
-    Attributes:
-        table: Its number, "1" ... "19"; "4A" and "4B" are panels, "figure_3" what the
-            text says of that figure.
-        title: Its content.
-        source: Where it was published.
-        notes: What to know before comparing.
-        cells: Flat records, numbers as printed. Rates in [0, 1], levels in dB; None is
-            an illegible number. "target" is a class, None (untargeted) or "mean" (over
-            all classes as targets). "errors" maps a field of the cell to what the paper
-            gets wrong there.
+    Cells are flat records, numbers as printed: rates in [0, 1], levels in dB; None is
+    an illegible number. "target" is a class, None (untargeted) or "mean" (over all
+    classes as targets). "errors" maps a field to what the paper gets wrong there.
     """
 
-    table: str
+    table: str  # "1" ... "19"; "4A", "4B": panels; "figure_3": what the text says of it
     title: str = ""
     source: str = ""
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # to know before comparing
     cells: tuple[dict[str, Any], ...] = ()
 
 
@@ -53,10 +46,6 @@ def load_published(table: str) -> Published:
 
 def published_cell(published: Published, **keys: str | None) -> dict[str, Any] | None:
     """Returns the one cell whose fields have these values, or None.
-
-    Args:
-        published: The table.
-        **keys: Fields and their values; `target=None` is the untargeted attack.
 
     Raises:
         ValueError: A field is in no cell of the table, or more than one cell fits.

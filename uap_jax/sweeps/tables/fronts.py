@@ -1,5 +1,6 @@
 """Fronts of a sweep's tables: success rate against level, by model and goal."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,24 +19,22 @@ def fronts_of(
 ) -> dict[tuple[str, str], list[Points]]:
     """Returns the undominated points of each series, by model and goal.
 
-    Args:
-        table: With "model", "target" and `MEASURES`.
-        series: Settings that tell lines apart.
+    The table has "model", "target" and `MEASURES`; `series` are settings that tell
+    lines apart.
     """
     rows = [
         row
         for row in table.rows
         if is_number(row["test.snr_ac_db"]) and is_number(row["test.asr"])
     ]
-    names = list(dict.fromkeys(tuple(row[key] for key in series) for row in rows))
-    labels = dict(zip(names, series_names(names), strict=True))
+    keys = list(dict.fromkeys(tuple(row[key] for key in series) for row in rows))
+    names = dict(zip(keys, series_names(keys), strict=True))
     fronts: dict[tuple[str, str], dict[str, list[tuple[float, ...]]]] = {}
     for row in rows:
         lines = fronts.setdefault((row["model"], row["target"]), {})
         noise = row["control.asr"] if is_number(row["control.asr"]) else np.nan
-        lines.setdefault(labels[tuple(row[key] for key in series)], []).append(
-            (row["test.snr_ac_db"], row["test.asr"], noise)
-        )
+        points = lines.setdefault(names[tuple(row[key] for key in series)], [])
+        points.append((row["test.snr_ac_db"], row["test.asr"], noise))
     return {
         goal: [undominated(sort_points(name, points)) for name, points in lines.items()]
         for goal, lines in fronts.items()
@@ -63,9 +62,4 @@ def series_names(keys: Sequence[tuple[Any, ...]]) -> list[str]:
     differing = [len(set(values)) > 1 for values in zip(*keys, strict=True)]
     if not any(differing):
         differing = [True] * len(differing)
-    return [
-        " ".join(
-            str(value) for value, shown in zip(key, differing, strict=True) if shown
-        )
-        for key in keys
-    ]
+    return [" ".join(map(str, itertools.compress(key, differing))) for key in keys]
