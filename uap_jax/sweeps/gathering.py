@@ -62,13 +62,13 @@ def gather(workdir: Path) -> SweepData:
                     about["trials"], about["labels"], strict=True
                 )
             ]
-            spec: dict[str, Any] = {
-                key: tuple(value) if isinstance(value, list) else value
-                for key, value in about["table"].items()
-            }
-            table = manifest.TableSpec(**spec)
             declared = manifest.Manifest(
-                path, path.stem, about["title"], about["scale"], (), table
+                path,
+                name=path.stem,
+                title=about["title"],
+                scale=about["scale"],
+                blocks=(),
+                table=manifest.TableSpec(**about["table"]),
             )
             command = about["command"]
         except (KeyError, TypeError, ValueError):
@@ -99,8 +99,7 @@ def gather(workdir: Path) -> SweepData:
 def _make_section(
     declared: manifest.Manifest, own: Sequence[Trial], workdir: Path, command: str
 ) -> Section:
-    table, about = build.make_table(declared, own, workdir=workdir, command=command)
-    build.write_files(table, about, workdir=workdir)
+    table, about = build.write_tables(declared, own, workdir=workdir, command=command)
     jobs: list[Job] = list(own)
     if declared.table.kind == "transfer":
         jobs += trials.transfers(own)
@@ -159,10 +158,7 @@ def _describe_corpora(workdir: Path, own: Iterable[Trial]) -> Iterator[Corpus]:
         name, split, num_samples = key.rsplit("-", 2)
         if (name, split) in used:
             yield Corpus(
-                name=name,
-                split=split,
-                num_classes=len(entry["class_names"]),
-                num_samples=int(num_samples),
+                *(name, split, len(entry["class_names"]), int(num_samples)),
                 fingerprint=entry["fingerprint"],
                 is_synthetic=name in BUILT_IN,
             )
@@ -191,9 +187,9 @@ def _choose_examples(done: Sequence[Trial], workdir: Path) -> list[SweepExample]
             for example in _read_example(trial, workdir, index):
                 # One example of those that differ in the method alone.
                 key = (index, example.name, example.clean_prediction, example.clean)
-                first = joined.setdefault(key, example._replace(perturbed=[]))
-                perturbed = [*first.perturbed, *example.perturbed]
-                joined[key] = first._replace(perturbed=perturbed)
+                perturbed = joined[key].perturbed if key in joined else []
+                together = [*perturbed, *example.perturbed]
+                joined[key] = example._replace(perturbed=together)
     return list(joined.values())
 
 
@@ -203,24 +199,17 @@ def _read_example(trial: Trial, workdir: Path, index: int) -> Iterator[SweepExam
     try:
         entries = (files.read_json(folder / "examples.json") or {})["examples"]
         entry = entries[index % len(entries)]
+        perturbed = Perturbed(
+            trial.settings["method"],
+            entry["perturbed_prediction"],
+            *(entry[key] for key in ("snr_db", "snr_ac_db", "relative_loudness_db")),
+            audio=(folder / entry["perturbed"]).read_bytes(),
+        )
         yield SweepExample(
-            model=trial.settings["model"],
-            target=trial.settings["target"],
-            corpus=trial.settings["dataset"],
-            name=entry["name"],
-            true_class=entry["true_class"],
-            clean_prediction=entry["clean_prediction"],
+            *(trial.settings[key] for key in ("model", "target", "dataset")),
+            *(entry[key] for key in ("name", "true_class", "clean_prediction")),
             clean=(folder / entry["clean"]).read_bytes(),
-            perturbed=[
-                Perturbed(
-                    method=trial.settings["method"],
-                    prediction=entry["perturbed_prediction"],
-                    snr_db=entry["snr_db"],
-                    snr_ac_db=entry["snr_ac_db"],
-                    relative_loudness_db=entry["relative_loudness_db"],
-                    audio=(folder / entry["perturbed"]).read_bytes(),
-                )
-            ],
+            perturbed=[perturbed],
         )
     except (OSError, KeyError, TypeError, ZeroDivisionError):
         return

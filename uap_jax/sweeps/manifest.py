@@ -119,10 +119,8 @@ def configs(
 ) -> Iterator[tuple[RunConfig, dict[str, Any]]]:
     """Yields the settings of each trial: as given, and resolved as in config.json.
 
-    Args:
-        manifest: The experiment.
-        corpus_flags: Returns the fields of `RunConfig` on the corpus of a model.
-        class_names: Returns the classes of the corpus of a model.
+    `corpus_flags` returns the fields of `RunConfig` on the corpus of a model,
+    `class_names` its classes.
 
     Raises:
         UsageError: A class is in no corpus, or a setting is not valid.

@@ -1,13 +1,13 @@
 """Carries out the jobs of an experiment that are not done, and writes its table."""
 
 import contextlib
+import functools
 import itertools
 import shlex
 import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 
 from uap_jax.console import Console
 from uap_jax.runs import store
@@ -44,11 +44,13 @@ def sweep(
         UsageError: The table cannot be as it is declared.
     """
 
-    def write_table() -> Path:
-        return build.write_tables(
-            declared, planned, workdir=context.workdir, command=command
-        )
-
+    write_table = functools.partial(
+        build.write_tables,
+        declared,
+        planned,
+        workdir=context.workdir,
+        command=command,
+    )
     trials.load_corpora(planned, context, console)
     # A mistake in the table is better known before the work than after it.
     write_table()
@@ -65,7 +67,8 @@ def sweep(
         result = read_result(trial, context.workdir)
         if result and (fault := store.fault_of(result)):
             failed.append(_describe_failure(trial, fault, context))
-    console.say(f"table: {write_table()}")
+    write_table()
+    console.say(f"table: {context.workdir / 'tables' / declared.name}.md")
     folder = shlex.quote(str(context.workdir))
     console.say(f"report: python -m uap_jax.experiments.report --sweep={folder}")
     return failed
@@ -77,7 +80,7 @@ def _carry_out(
     context: Context,
     console: Console,
     execute: Executor,
-    write_table: Callable[[], Path],
+    write_table: Callable[[], object],
 ) -> list[str]:
     """Carries out the jobs that are not done; returns a line for each failure."""
     left = {job.id: job for job in trials.pending(jobs, context.workdir)}

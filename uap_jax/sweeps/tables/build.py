@@ -23,25 +23,18 @@ _RATES = {"asr": "test", "control": "control"}
 
 def write_tables(
     declared: Manifest, trials: Sequence[Trial], *, workdir: Path, command: str
-) -> Path:
+) -> tuple[Table, dict[str, Any]]:
     """Writes the table of an experiment as far as its trials are done.
 
     `command` is what was typed; of `declared` the trials are not used.
 
     Returns:
-        The Markdown file; .csv, .json and .tex are beside it.
+        The table, and its description and origin. They are in tables/, as Markdown,
+        CSV, JSON and LaTeX.
 
     Raises:
         UsageError: The manifest names a table of the paper that does not fit.
     """
-    table, about = make_table(declared, trials, workdir=workdir, command=command)
-    return write_files(table, about, workdir=workdir)
-
-
-def make_table(
-    declared: Manifest, trials: Sequence[Trial], *, workdir: Path, command: str
-) -> tuple[Table, dict[str, Any]]:
-    """Returns the table, and its description and origin; see `write_tables`."""
     results = {trial.id: good_result(trial, workdir) for trial in trials}
     try:
         table, notes = _build(declared, trials, results, workdir)
@@ -56,24 +49,19 @@ def make_table(
         **_origin(trials, results, workdir),
         "notes": notes,
     }
-    return table, about
-
-
-def write_files(table: Table, about: Mapping[str, Any], *, workdir: Path) -> Path:
-    """Writes a table as Markdown, CSV, JSON and LaTeX; returns the first."""
+    lines = list(_describe(about))
+    listed = "".join(f"- {line}\n" for line in lines)
+    comments = "".join(f"% {line}\n" for line in lines)
     folder = workdir / "tables"
     folder.mkdir(parents=True, exist_ok=True)
-    lines = list(_describe(about))
-    notes = "".join(f"- {line}\n" for line in lines)
-    comments = "".join(f"% {line}\n" for line in lines)
     for suffix, text in {
         "csv": formats.to_csv(table),
         "json": formats.to_json(table, about),
         "tex": comments + formats.to_latex(table),
-        "md": f"# {about['title']}\n\n{formats.to_markdown(table)}\n{notes}",
+        "md": f"# {declared.title}\n\n{formats.to_markdown(table)}\n{listed}",
     }.items():
-        files.write_bytes(folder / f"{about['name']}.{suffix}", text.encode())
-    return folder / f"{about['name']}.md"
+        files.write_bytes(folder / f"{declared.name}.{suffix}", text.encode())
+    return table, about
 
 
 def _build(
@@ -122,9 +110,8 @@ def _record(trial: Trial, result: dict[str, Any] | None, workdir: Path) -> Recor
     if result is None:
         return Record(trial.facts, None)
     values = _numbers(result)
-    passes = files.read_lines(trial.folder(workdir) / "metrics.jsonl")
-    if passes:
-        values |= {f"last.{key}": value for key, value in passes[-1].items()}
+    for line in files.read_lines(trial.folder(workdir) / "metrics.jsonl")[-1:]:
+        values |= {f"last.{key}": value for key, value in line.items()}
     if result["converged"]:
         values["passes_to_goal"] = result["num_passes"]
     return Record(trial.facts, values)
