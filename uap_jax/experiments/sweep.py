@@ -16,12 +16,12 @@ from uap_jax.console import Console, run_app
 from uap_jax.errors import UsageError
 from uap_jax.experiments import _flags
 
-_DATA = Path(__file__).parents[1] / "sweeps" / "manifests"
+_MANIFESTS = (Path(__file__).parents[1] / "sweeps" / "manifests").glob("*.toml")
 MANIFEST = flags.DEFINE_string(
     "manifest",
     None,
     "The experiment: a TOML file, or the name of one of the package: "
-    f"{', '.join(sorted(path.stem for path in _DATA.glob('*.toml')))}.",
+    f"{', '.join(sorted(path.stem for path in _MANIFESTS))}.",
 )
 SCALE = flags.DEFINE_enum(
     "scale",
@@ -90,14 +90,7 @@ def main() -> int:
     # After flags, whose mistakes and --help need not wait for JAX.
     import jax
 
-    from uap_jax.sweeps import (
-        corpora,
-        execute,
-        manifest,
-        ray_executor,
-        sweep,
-        trials,
-    )
+    from uap_jax.sweeps import corpora, execute, manifest, ray_executor, sweep, trials
 
     if not MANIFEST.value:
         raise UsageError("--manifest: expected a file or a name, got none")

@@ -89,8 +89,8 @@ def corpus_of(model: str, given: Sequence[CorpusFlags]) -> CorpusFlags:
     if len(given) == 1:
         return given[0]
     is_speech = _is_speech(DEFAULT_CORPORA[default_num_samples(model)][0])
-    fitting = [c for c in given if c.dataset and _is_speech(c.dataset) == is_speech]
-    return fitting[0] if fitting else CorpusFlags()
+    fitting = (c for c in given if c.dataset and _is_speech(c.dataset) == is_speech)
+    return next(fitting, CorpusFlags())
 
 
 def load(config: RunConfig, context: Context, console: Console) -> Corpus:

@@ -1,6 +1,6 @@
 """From the folder of a sweep to what its report shows."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +82,23 @@ def gather(workdir: Path) -> SweepData:
         list(dict.fromkeys(line for each in sections for line in each.about[key]))
         for key in ("hardware", "versions")
     )
+    used = {(t.settings["dataset"], t.settings["split"]) for t in every.values()}
+    noted = []
+    for key, facts in corpora.read(workdir).items():
+        name, split, num_samples = key.rsplit("-", 2)
+        if (name, split) in used:
+            sizes = len(facts["class_names"]), int(num_samples)
+            is_synthetic = name in BUILT_IN
+            noted.append(
+                Corpus(name, split, *sizes, facts["fingerprint"], is_synthetic)
+            )
     return SweepData(
         name=workdir.resolve().name,
         sections=sections,
         not_begun=[name for name in _OF_PAPER if name not in {p.stem for p in paths}],
         num_done=len(done),
         num_trials=len(every),
-        corpora=list(_describe_corpora(workdir, every.values())),
+        corpora=noted,
         hardware=hardware,
         versions=versions,
         examples=_choose_examples(done, workdir),
@@ -150,18 +160,6 @@ def _read_end(path: Path) -> str:
     if len(content) > _NUM_LOG_BYTES:
         text = text.partition("\n")[2] or text
     return text.rstrip()
-
-
-def _describe_corpora(workdir: Path, own: Iterable[Trial]) -> Iterator[Corpus]:
-    used = {(trial.settings["dataset"], trial.settings["split"]) for trial in own}
-    for key, entry in corpora.read(workdir).items():
-        name, split, num_samples = key.rsplit("-", 2)
-        if (name, split) in used:
-            yield Corpus(
-                *(name, split, len(entry["class_names"]), int(num_samples)),
-                fingerprint=entry["fingerprint"],
-                is_synthetic=name in BUILT_IN,
-            )
 
 
 def _choose_examples(done: Sequence[Trial], workdir: Path) -> list[SweepExample]:

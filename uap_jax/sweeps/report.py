@@ -10,7 +10,6 @@ from uap_jax.sweeps.tables import formats
 from uap_jax.sweeps.tables.formats import Table
 
 MAX_BYTES = 15_000_000
-_TEMPLATE = "sweep_report.html"
 
 
 class Corpus(NamedTuple):
@@ -99,7 +98,7 @@ def render(data: SweepData, *, max_bytes: int = MAX_BYTES) -> str:
 
     def page(shown: Sequence[SweepExample]) -> str:
         return pages.render(
-            _TEMPLATE,
+            "sweep_report.html",
             data=data,
             sections=sections,
             synthetic=synthetic,
@@ -128,18 +127,13 @@ def render(data: SweepData, *, max_bytes: int = MAX_BYTES) -> str:
 def _describe(section: Section, synthetic: Sequence[str]) -> dict[str, Any]:
     """Returns what the template shows of a table."""
     about, table = section.about, section.table
-    spec, title = about["table"], about["title"]
-    drawn = None
+    spec, drawn = about["table"], None
+    options = {"series": spec["rows"], "title": about["title"]}
     if spec["kind"] == "curve":
-        drawn = figures.draw_curves(
-            table,
-            x=spec["x"],
-            series=spec["rows"],
-            measures=spec["measures"],
-            title=title,
-        )
+        options |= {"x": spec["x"], "measures": spec["measures"]}
+        drawn = figures.draw_curves(table, **options)
     elif spec["kind"] == "front":
-        drawn = figures.draw_fronts(table, series=spec["rows"], title=title)
+        drawn = figures.draw_fronts(table, **options)
     corpora = zip(section.corpora, section.paper_corpora, strict=True)
     return section._asdict() | {
         "grid": formats.to_grid(table),

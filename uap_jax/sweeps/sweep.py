@@ -45,11 +45,7 @@ def sweep(
     """
 
     write_table = functools.partial(
-        build.write_tables,
-        declared,
-        planned,
-        workdir=context.workdir,
-        command=command,
+        build.write_tables, declared, planned, workdir=context.workdir, command=command
     )
     trials.load_corpora(planned, context, console)
     # A mistake in the table is better known before the work than after it.

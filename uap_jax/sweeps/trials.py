@@ -10,7 +10,7 @@ import functools
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from uap_jax import files
 from uap_jax.console import Console
@@ -82,6 +82,7 @@ class Transfer:
 
 
 Job = Trial | Transfer
+AnyJob = TypeVar("AnyJob", bound=Job)
 
 
 def plan(
@@ -155,16 +156,13 @@ def load_corpora(trials: Sequence[Trial], context: Context, console: Console) ->
     Raises:
         UsageError: One cannot be used, or the sweep is about other recordings.
     """
-    loaded = set()
-    for trial in trials:
+    configs: dict[Any, RunConfig] = {}
+    for trial in pending(trials, context.workdir):
         key = tuple(trial.settings[name] for name in ("dataset", "data_dir", "model"))
-        if (
-            trial.config
-            and key not in loaded
-            and read_result(trial, context.workdir) is None
-        ):
-            loaded.add(key)
-            corpora.load(resolve(trial.config, on_accelerator=False), context, console)
+        if trial.config:
+            configs.setdefault(key, trial.config)
+    for config in configs.values():
+        corpora.load(resolve(config, on_accelerator=False), context, console)
 
 
 def transfers(trials: Sequence[Trial]) -> list[Transfer]:
@@ -217,7 +215,7 @@ def good_result(trial: Trial, workdir: Path) -> dict[str, Any] | None:
     return None if result and store.fault_of(result) else result
 
 
-def pending(jobs: Iterable[Job], workdir: Path) -> list[Job]:
+def pending(jobs: Iterable[AnyJob], workdir: Path) -> list[AnyJob]:
     """Returns the jobs that are not finished."""
     return [job for job in jobs if read_result(job, workdir) is None]
 

@@ -141,9 +141,7 @@ def _build_front(
         records += points or [Record(facts, whole.values)]
     shown = [key for key in series if key not in ("model", "target", "asr_level")]
     table = kinds.list_table(
-        records,
-        rows=("model", "target", *shown, "asr_level"),
-        measures=fronts.MEASURES,
+        records, rows=("model", "target", *shown, "asr_level"), measures=fronts.MEASURES
     )
     return table, [
         *fronts.levels_at(table, 0.9, series=series),

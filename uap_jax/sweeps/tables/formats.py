@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 
 from uap_jax.sweeps.published import Published
 
+# Begins the remark on a number that the paper gets wrong.
+PAPER_ERROR = "the paper's number: "
+
 
 class Column(NamedTuple):
     """A column; where people read, neighbours of one group share a cell."""
@@ -104,16 +107,11 @@ def of_paper(published: Published) -> Table:
         for cell in published.cells
     )
     remarks = {
-        (index, key): paper_error(text)
+        (index, key): PAPER_ERROR + text
         for index, cell in enumerate(published.cells)
         for key, text in cell.get("errors", {}).items()
     }
     return Table(columns, rows, remarks)
-
-
-def paper_error(text: str) -> str:
-    """Returns the remark on a number that the paper gets wrong."""
-    return f"the paper's number: {text}"
 
 
 def _numbered(table: Table) -> list[tuple[str, int]]:

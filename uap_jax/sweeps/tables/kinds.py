@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from scipy.special import stdtrit
 
 from uap_jax.sweeps.published import Published, published_cell
-from uap_jax.sweeps.tables.formats import Column, Table, paper_error
+from uap_jax.sweeps.tables.formats import PAPER_ERROR, Column, Table
 
 
 class Measure(NamedTuple):
@@ -108,11 +108,7 @@ def list_table(
 
 
 def curve_table(
-    records: Sequence[Record],
-    *,
-    x: str,
-    series: Sequence[str],
-    measures: Sequence[str],
+    records: Sequence[Record], *, x: str, series: Sequence[str], measures: Sequence[str]
 ) -> Table:
     """Means along the setting `x`, with Student's 95 % interval over the seeds.
 
@@ -242,7 +238,7 @@ def _measured(
         for column, field in fields.items():
             row[column.key] = cell.get(field) if field else mean_of(members, column.key)
             if field and (error := cell.get("errors", {}).get(field)):
-                remarks[index, column.key] = paper_error(error)
+                remarks[index, column.key] = PAPER_ERROR + error
         rows.append(row)
     return Table((*columns, *fields), tuple(rows), remarks)
 
