@@ -56,7 +56,7 @@ def gather(workdir: Path) -> SweepData:
     for path in paths:
         try:
             about = files.read_json(path) or {}
-            own = [
+            planned = [
                 trials.read_trial(identity, label, workdir)
                 for identity, label in zip(
                     about["trials"], about["labels"], strict=True
@@ -75,8 +75,8 @@ def gather(workdir: Path) -> SweepData:
             raise UsageError(
                 f"{path}: damaged; run the sweep's command again"
             ) from None
-        every |= {trial.id: trial for trial in own}
-        sections.append(_make_section(declared, own, workdir, command))
+        every |= {trial.id: trial for trial in planned}
+        sections.append(_make_section(declared, planned, workdir, command))
     done = [trial for trial in every.values() if trials.good_result(trial, workdir)]
     hardware, versions = (
         list(dict.fromkeys(line for each in sections for line in each.about[key]))
@@ -107,16 +107,18 @@ def gather(workdir: Path) -> SweepData:
 
 
 def _make_section(
-    declared: manifest.Manifest, own: Sequence[Trial], workdir: Path, command: str
+    declared: manifest.Manifest, planned: Sequence[Trial], workdir: Path, command: str
 ) -> Section:
-    table, about = build.write_tables(declared, own, workdir=workdir, command=command)
-    jobs: list[Job] = list(own)
+    table, about = build.write_tables(
+        declared, planned, workdir=workdir, command=command
+    )
+    jobs: list[Job] = list(planned)
     if declared.table.kind == "transfer":
-        jobs += trials.transfers(own)
+        jobs += trials.transfers(planned)
     failures = {job.id: _failure_of(job, workdir) for job in jobs}
     number = declared.table.published
     papers = {}
-    for trial in own:
+    for trial in planned:
         like = DEFAULT_CORPORA[default_num_samples(trial.settings["model"])][1]
         name = "UrbanSound8K" if like == "urbansound8k" else "Speech Commands"
         is_same = trial.settings["dataset"].startswith(name.lower().replace(" ", "_"))

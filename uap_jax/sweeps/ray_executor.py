@@ -77,11 +77,7 @@ class Worker:
 
 
 def check_installed() -> None:
-    """Looks for Ray without loading it, which takes seconds.
-
-    Raises:
-        UsageError: It is not installed.
-    """
+    """Raises a UsageError without Ray; does not load it, which takes seconds."""
     if importlib.util.find_spec("ray") is None:
         raise UsageError("--executor=ray: expected Ray; pip install '.[sweep]'")
 
@@ -96,16 +92,10 @@ def run_ray(
     num_workers: int | None = None,
     max_retries: int = 3,
 ) -> Generator[Outcome, None, None]:
-    """Carries out jobs on a Ray cluster.
+    """Carries out jobs on the running Ray cluster `address`, or on one started here.
 
-    Args:
-        jobs: The work.
-        context: Of the sweep.
-        console: Told of workers that died.
-        on_start: Called when a job begins.
-        address: Of a running cluster; None starts one here for the time of the call.
-        num_workers: None: one for each GPU of the cluster, else for two cores.
-        max_retries: How often a job is repeated whose worker has died.
+    By default there is a worker for each GPU of the cluster or, without GPUs, for two
+    cores. A job whose worker dies is repeated up to `max_retries` times.
 
     Raises:
         UsageError: There is no such cluster, or workers cannot work there.

@@ -85,23 +85,19 @@ def _build(
             *notes,
         ]
     records = [_record(trial, results[trial.id], workdir) for trial in trials]
-    rows, measures = spec.rows, spec.measures
+    options: dict[str, Any] = {"measures": spec.measures, "published": published}
     if spec.kind == "list":
         note = "low, high: Wilson's 95 % interval."
-        table = kinds.list_table(
-            records, rows=rows, measures=measures, published=published
-        )
+        table = kinds.list_table(records, rows=spec.rows, **options)
     elif spec.x is not None:
         note = "low, high: 95 % interval of the mean over the seeds"
-        table = kinds.curve_table(records, x=spec.x, series=rows, measures=measures)
+        table = kinds.curve_table(
+            records, x=spec.x, series=spec.rows, measures=spec.measures
+        )
     else:
         note = "Means over the trials that are done."
         table = kinds.mean_table(
-            records,
-            rows=rows,
-            measures=measures,
-            mean_over=spec.mean_over,
-            published=published,
+            records, rows=spec.rows, mean_over=spec.mean_over, **options
         )
     return table, [note, *notes]
 
