@@ -185,26 +185,22 @@ def _evaluate_transfer(
 ) -> Exception | None:
     """Evaluates a perturbation on another model; writes result.json."""
     source = transfer.source
+    options: dict[str, Any] = {"cache_dir": context.cache_dir, "console": log}
     try:
         with files.locked(folder, wait=wait), user_mistakes():
             if read_result(transfer, context.workdir) is not None:
                 return None
             assert transfer.victim.config is not None
             config = resolve(transfer.victim.config)
-            corpus = load_corpus(
-                config, cache_dir=context.cache_dir, strict=context.strict, console=log
-            )
-            prepared = victim.prepare(
-                config, corpus, cache_dir=context.cache_dir, console=log
-            )
+            corpus = load_corpus(config, strict=context.strict, **options)
+            prepared = victim.prepare(config, corpus, **options)
+            sound = source.folder(context.workdir) / store.PERTURBATION
             evaluated = evaluate_transfer(
                 prepared.classifier.logits,
                 prepared.classifier.variables,
                 corpus.dataset,
                 choose_test_clips(config, corpus),
-                checkpoints.load_perturbation(
-                    source.folder(context.workdir) / store.PERTURBATION
-                ),
+                checkpoints.load_perturbation(sound),
                 scaling=config.scaling,
                 gain=sound_gain(config, corpus),
                 target=class_index(corpus, source.settings["target"]),

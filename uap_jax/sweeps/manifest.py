@@ -235,10 +235,6 @@ def _classes(
     return list(dict.fromkeys(classes))
 
 
-def _as_text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
 def _check_keys(declared: dict[str, Any], known: Sequence[str], where: str) -> None:
     for key in declared:
         if key not in known:

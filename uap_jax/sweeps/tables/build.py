@@ -158,9 +158,8 @@ def _build_transfer(
         return {name: result[of]["asr"] for name, of in _RATES.items() if result}
 
     records = [
-        Record(trial.facts | {"victim": trial.settings["model"]}, rates(result))
-        for trial in trials
-        for result in [results[trial.id]]
+        Record(t.facts | {"victim": t.settings["model"]}, rates(results[t.id]))
+        for t in trials
     ]
     for transfer in transfers(trials):
         facts = transfer.source.facts | {"victim": transfer.victim.settings["model"]}
@@ -191,8 +190,8 @@ def _build_transfer(
 def _origin(trials: Sequence[Trial], results: Results, workdir: Path) -> dict[str, Any]:
     """Returns where the numbers are from: corpora, seeds, models, machines."""
     done = [(trial, result) for trial in trials if (result := results[trial.id])]
-    machines = [result["hardware"] for _, result in done]
-    libraries = [result["versions"] for _, result in done]
+    hardware = [result["hardware"] for _, result in done]
+    versions = [result["versions"] for _, result in done]
     names = {trial.settings["dataset"] for trial in trials}
     # Of each model and seed; a model trained in several ways has several.
     accuracies: dict[str, dict[str, list[float]]] = {}
@@ -230,10 +229,10 @@ def _origin(trials: Sequence[Trial], results: Results, workdir: Path) -> dict[st
         "hardware": _distinct(
             f"{m['num_devices']} x {m['device']}, {m['processor']}, "
             f"{m['num_cores']} cores"
-            for m in machines
+            for m in hardware
         ),
         "versions": _distinct(
-            f"uap_jax {each['uap_jax']}, jax {each['jax']}" for each in libraries
+            f"uap_jax {each['uap_jax']}, jax {each['jax']}" for each in versions
         ),
     }
 

@@ -30,12 +30,9 @@ def compare_methods(
     published: Published | None,
     workdir: Path,
 ) -> Iterator[dict[str, Any]]:
-    """Yields a comparison of two methods for each row of a significance table.
+    """Yields a row of `kinds.significance_table` for each two methods and `rows`.
 
-    Each has the settings of `rows`, "num_done" and "num_trials" (pairs of trials), and,
-    where there are pairs, "lower", "higher" (methods), "asr_lower", "asr_higher",
-    "num_clips", "z", "p_value", "only_lower", "only_higher", "mcnemar_p_value" and
-    "published_z".
+    Without pairs of trials that are done there are only counts.
     """
     methods = list(dict.fromkeys(trial.settings["method"] for trial in trials))
     groups: dict[tuple[Any, ...], dict[tuple[Any, ...], dict[str, Trial]]] = {}
