@@ -169,8 +169,8 @@ def transfer_table(
     for key, members in _grouped(records, rows):
         line = {**key, "chance": mean_of(members, "chance")}
         for victim in victims:
-            own = [member for member in members if member.facts["victim"] == victim]
-            line |= {f"{victim}.{name}": mean_of(own, name) for name in measured}
+            on_it = [member for member in members if member.facts["victim"] == victim]
+            line |= {f"{victim}.{name}": mean_of(on_it, name) for name in measured}
         lines.append(line)
     return Table(tuple(columns), tuple(lines))
 
@@ -199,11 +199,11 @@ def _grouped(
     ranks: list[dict[Any, int]] = [{} for _ in keys]
     groups: dict[tuple[int, ...], list[Record]] = {}
     for record in records:
-        place = tuple(
+        position = tuple(
             rank.setdefault(record.facts.get(key), len(rank))
             for key, rank in zip(keys, ranks, strict=True)
         )
-        groups.setdefault(place, []).append(record)
+        groups.setdefault(position, []).append(record)
     for _, members in sorted(groups.items()):
         yield {key: members[0].facts.get(key) for key in keys}, members
 
@@ -229,8 +229,8 @@ def _measured(
             beside[Column(control, "noise", form, title)] = None
         if published and field and any(field in cell for cell in published.cells):
             beside[Column(f"paper.{name}", "paper", form, title)] = field
-        own = Column(name, label, form, title) if beside else Column(name, title, form)
-        fields |= {own: None, **beside}
+        alone, first = Column(name, title, form), Column(name, label, form, title)
+        fields |= {first if beside else alone: None, **beside}
     rows, remarks = [], {}
     for index, (key, members) in enumerate(groups):
         cell = (any(fields.values()) and _published(published, members)) or {}
@@ -262,7 +262,7 @@ def _published(
 
 def _over_seeds(members: Sequence[Record], name: str) -> dict[str, float | None]:
     """Returns the mean over seeds, and the ends of its interval."""
-    by_seed = [mean_of(own, name) for _, own in _grouped(members, ["seed"])]
+    by_seed = [mean_of(same, name) for _, same in _grouped(members, ["seed"])]
     means = [mean for mean in by_seed if mean is not None]
     mean = statistics.fmean(means) if means else None
     low = high = None
