@@ -261,6 +261,10 @@ def greedy(logits_fn, variables, x, labels, *, config):
     [
         ("num_steps", 0),
         ("num_steps", None),
+        ("num_steps", 10**11),
+        ("init_norm", 1e-50),
+        ("gamma", 1e-50),
+        ("quantization_levels", 2**31),
         ("init_norm", 0.0),
         ("init_norm", float("nan")),
         ("init_norm", None),

@@ -223,6 +223,9 @@ def test_never_more_starts_than_passes(max_passes, expected):
     "setting",
     [
         ("level_passes", 0),
+        ("level_passes", 10**11),
+        ("asr_levels", (0.5, 1e-50)),
+        ("max_shift", 10**11),
         ("asr_levels", (0.5, 0.0)),
         ("asr_levels", 0.5),
         ("asr_levels", "0.5"),

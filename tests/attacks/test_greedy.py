@@ -246,6 +246,7 @@ def test_defaults_are_the_papers():
         ("norm", 2),
         ("radius", 0.0),
         ("radius", float("inf")),
+        ("radius", 1e-50),
         ("radius", float("nan")),
         ("radius", "small"),
         ("shuffle", 2),

@@ -473,6 +473,11 @@ def test_refuses_inputs():
         ("micro_batch_size", 1.5),
         ("max_passes", 0),
         ("max_passes", None),
+        # Out of memory; and 0 as a float32, with which any perturbation converges.
+        ("max_passes", 10**11),
+        ("target_asr", 1e-50),
+        ("batch_size", 10**11),
+        ("micro_batch_size", 2**31),
         ("target_asr", 0.0),
         ("target_asr", 1.01),
         ("target_asr", float("nan")),

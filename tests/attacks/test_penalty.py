@@ -345,6 +345,12 @@ def test_defaults_are_the_papers(targeted, expected):
         ("min_passes", 101),
         ("learning_rate", 0.0),
         ("learning_rate", -1.0),
+        # As a float32 it is 0, with which nothing moves.
+        ("learning_rate", 1e-50),
+        ("l2_radius", 1e-50),
+        ("confidence", 1e50),
+        ("penalty_coefficient", 1e50),
+        ("min_passes", 10**11),
         ("learning_rate", "fast"),
         ("penalty_coefficient", -0.1),
         ("confidence", -1.0),

@@ -192,7 +192,10 @@ def test_from_numpy_has_logits_only():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_classes": 1}, "num_classes: expected an integer of at least 2, got 1"),
+        (
+            {"num_classes": 1},
+            "num_classes: expected an integer in 2",
+        ),
         ({"num_samples": 0.5}, "num_samples: expected an integer"),
         ({"sample_rate_hz": 0}, "sample_rate_hz: expected an integer"),
         ({"input_range": "pcm"}, "input_range: expected one of"),

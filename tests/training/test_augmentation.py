@@ -184,6 +184,8 @@ def test_coloured_noise_has_rms_one_and_many_colours(key):
         {"noise_share": 1.1},
         {"background_share": -0.1},
         {"max_shift_s": -1.0},
+        {"max_shift_s": 1e50},
+        {"max_snr_db": float("nan")},
         {"min_snr_db": 20.0, "max_snr_db": 10.0},
     ],
 )

@@ -270,7 +270,13 @@ def test_epochs_and_strength_follow_from_the_recipe():
 
 @pytest.mark.parametrize(
     "settings",
-    [{"batch_size": 0}, {"peak_learning_rate": 0.0}, {"label_smoothing": 1.0}],
+    [
+        {"batch_size": 0},
+        {"peak_learning_rate": 0.0},
+        {"peak_learning_rate": 1e-50},
+        {"num_clips_seen": 10**11},
+        {"label_smoothing": 1.0},
+    ],
 )
 def test_settings_out_of_range_are_named(settings):
     with pytest.raises(ValueError, match=f"^{next(iter(settings))}: expected"):

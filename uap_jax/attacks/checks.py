@@ -1,6 +1,5 @@
 """Static mistakes, raised before anything is compiled."""
 
-import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -11,6 +10,14 @@ import numpy as np
 from uap_jax.attacks.types import LogitsFn, Variables
 
 T = TypeVar("T")
+
+# Of sizes; shapes and indices are int32.
+MAX_SIZE = 2**31 - 1
+# Of passes and steps: the history of so many fits a few megabytes.
+MAX_STEPS = 10**6
+# Of what scales a signal in [0, 1]; float32 does not resolve less in a sample.
+_MIN_POSITIVE, _MAX_POSITIVE = 1e-9, 1e9
+_MIN_RATE = 1e-6
 
 
 def check_attack_inputs(
@@ -94,19 +101,31 @@ def check_setting(
 
 
 def check_positive(name: str, value: Any) -> None:
-    """Raises `ValueError` unless a known value is a finite number above zero."""
-    check_setting(name, value, "a positive number", lambda v: 0 < v < math.inf)
+    """Raises `ValueError` unless a known value is positive and changes a signal."""
+    check_number(name, value, at_least=_MIN_POSITIVE)
+
+
+def check_number(
+    name: str, value: Any, *, at_least: float = 0.0, at_most: float = _MAX_POSITIVE
+) -> None:
+    """Raises `ValueError` unless a known value is a number in the range."""
+    expected = f"a number in [{at_least:g}, {at_most:g}]"
+    check_setting(name, value, expected, lambda v: at_least <= v <= at_most)
 
 
 def check_rate(name: str, value: Any) -> None:
-    """Raises `ValueError` unless a known value is in (0, 1]."""
-    check_setting(name, value, "a rate in (0, 1]", lambda v: 0 < v <= 1)
+    """Raises `ValueError` unless a known value is a share that float32 tells from 0."""
+    check_number(name, value, at_least=_MIN_RATE, at_most=1.0)
 
 
-def check_size(name: str, value: Any, *, at_least: int = 1) -> None:
-    """Raises `ValueError` unless a value is an integer of at least `at_least`."""
-    expected = f"an integer of at least {at_least}"
-    check_setting(name, value, expected, lambda n: _is_int(n) and n >= at_least)
+def check_size(
+    name: str, value: Any, *, at_least: int = 1, at_most: int = MAX_SIZE
+) -> None:
+    """Raises `ValueError` unless a value is an integer in the range."""
+    expected = f"an integer in {at_least}..{at_most}"
+    check_setting(
+        name, value, expected, lambda n: _is_int(n) and at_least <= n <= at_most
+    )
 
 
 def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:

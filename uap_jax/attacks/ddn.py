@@ -133,13 +133,13 @@ def check_ddn_config(config: DDNConfig) -> None:
     Raises:
         ValueError: A setting is out of its range.
     """
-    checks.check_size("num_steps", config.num_steps)
+    checks.check_size("num_steps", config.num_steps, at_most=checks.MAX_STEPS)
     checks.check_positive("init_norm", config.init_norm)
-    checks.check_setting(
-        "gamma", config.gamma, "a number in (0, 1)", lambda g: 0 < g < 1
-    )
+    # In float32, 1 + gamma is more than 1 and 1 - gamma more than 0.
+    checks.check_number("gamma", config.gamma, at_least=1e-6, at_most=1 - 1e-6)
     if config.quantization_levels is not None:
-        checks.check_size("quantization_levels", config.quantization_levels, at_least=2)
+        levels = config.quantization_levels
+        checks.check_size("quantization_levels", levels, at_least=2, at_most=2**24)
     if config.micro_batch_size is not None:
         checks.check_size("micro_batch_size", config.micro_batch_size)
 

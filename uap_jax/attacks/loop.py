@@ -37,7 +37,7 @@ def resolve_config(config: Any, *, targeted: bool, num_clips: int) -> Any:
     for field in ("batch_size", "micro_batch_size"):
         if getattr(config, field) is not None:
             checks.check_size(field, getattr(config, field))
-    checks.check_size("max_passes", config.max_passes)
+    checks.check_size("max_passes", config.max_passes, at_most=checks.MAX_STEPS)
     checks.check_rate("target_asr", config.target_asr)
     config = config.method.resolve(config, targeted=targeted, num_clips=num_clips)
     checks.check_size("batch_size", config.batch_size)

@@ -136,7 +136,7 @@ def _resolve(config: PenaltyConfig, *, targeted: bool, num_clips: int) -> Penalt
             )
     checks.check_positive("learning_rate", config.learning_rate)
     for field in ("penalty_coefficient", "confidence"):
-        checks.check_setting(field, getattr(config, field), ">= 0", lambda c: c >= 0)
+        checks.check_number(field, getattr(config, field))
     if config.l2_radius is not None:
         checks.check_positive("l2_radius", config.l2_radius)
     checks.check_choice("hinge_reduction", config.hinge_reduction, HINGE_REDUCTIONS)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 import jax
 
+from uap_jax.attacks import checks
 from uap_jax.attacks.loop import resolve_config
 from uap_jax.attacks.methods import resolve_method
 from uap_jax.bridges import custom_models
@@ -78,7 +78,7 @@ def resolve(config: RunConfig, *, on_accelerator: bool | None = None) -> RunConf
         if on_accelerator is None:
             on_accelerator = jax.default_backend() != "cpu"
         fastest = None if is_own else default_micro_batch_size(config.model)
-        size = sys.maxsize if on_accelerator else fastest
+        size = checks.MAX_SIZE if on_accelerator else fastest
         attack = dataclasses.replace(attack, micro_batch_size=size)
     with user_mistakes():
         resolved = resolve_config(
@@ -104,8 +104,9 @@ def _check(name: str, value: Any, setting: Any) -> None:
     if setting.choices is not None and value not in setting.choices:
         names = ", ".join(setting.choices)
         raise UsageError(f"--{name}: expected one of {names}, got {value!r}")
-    if setting.minimum is not None and value < setting.minimum:
-        raise UsageError(f"--{name}: expected {setting.minimum} or more, got {value}")
+    if setting.minimum is not None:
+        with user_mistakes():
+            checks.check_size(f"--{name}", value, at_least=setting.minimum)
 
 
 def _default_corpus(config: RunConfig, is_own: bool) -> str:

@@ -9,6 +9,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from uap_jax.attacks import checks
 from uap_jax.audio.box import to_box
 
 
@@ -37,12 +38,18 @@ class Augmentation:
     max_snr_db: float = 40.0
 
     def __post_init__(self) -> None:
-        for name in ("background_share", "noise_share", "max_speed_change"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: expected [0, 1], got {getattr(self, name)}")
-        for name in ("max_shift_s", "max_gain_db", "max_background_volume"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: expected >= 0, got {getattr(self, name)}")
+        for name, at_least, at_most in (
+            ("background_share", 0, 1),
+            ("noise_share", 0, 1),
+            ("max_speed_change", 0, 1),
+            ("max_shift_s", 0, 60),
+            ("max_gain_db", 0, 200),
+            ("max_background_volume", 0, 1000),
+            ("min_snr_db", -200, 200),
+            ("max_snr_db", -200, 200),
+        ):
+            value = getattr(self, name)
+            checks.check_number(name, value, at_least=at_least, at_most=at_most)
         if self.min_snr_db > self.max_snr_db:
             raise ValueError(
                 f"min_snr_db: expected at most max_snr_db {self.max_snr_db}, "

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import optax
 
+from uap_jax.attacks import checks
 from uap_jax.training.augmentation import Augmentation
 
 
@@ -40,12 +41,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name in ("num_clips_seen", "max_epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected >= 1, got {getattr(self, name)}")
-        if self.peak_learning_rate <= 0:
-            raise ValueError(
-                f"peak_learning_rate: expected > 0, got {self.peak_learning_rate}"
-            )
+            checks.check_size(name, getattr(self, name))
+        checks.check_positive("peak_learning_rate", self.peak_learning_rate)
         for name in ("warmup_share", "ramp_share", "weight_decay", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected [0, 1), got {getattr(self, name)}")

@@ -114,7 +114,7 @@ def decoupled(
 def _resolve(
     config: DecoupledConfig, *, targeted: bool, num_clips: int
 ) -> DecoupledConfig:
-    checks.check_size("level_passes", config.level_passes)
+    checks.check_size("level_passes", config.level_passes, at_most=checks.MAX_STEPS)
     if config.max_shift is not None:
         checks.check_size("max_shift", config.max_shift, at_least=0)
     checks.check_setting(
