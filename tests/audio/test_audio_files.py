@@ -173,6 +173,26 @@ def test_wav_cut_short_gives_what_is_left(tmp_path):
     np.testing.assert_array_equal(waveform, files.to_pcm16(whole[:5000]) / 32768)
 
 
+@pytest.mark.parametrize("num_channels", [1, 2])
+def test_flac_without_a_length_in_its_header(tmp_path, monkeypatch, num_channels):
+    path = tmp_path / "a.flac"
+    soundfile.write(path, np.stack([sine(RATE_HZ)] * num_channels, 1), RATE_HZ)
+    whole = files.read_audio(path, sample_rate_hz=RATE_HZ)
+    content = bytearray(path.read_bytes())
+    content[21] &= 0xF0  # With the next four bytes the number of samples.
+    content[22:26] = bytes(4)
+    path.write_bytes(content)
+    for block_frames in (RATE_HZ * num_channels, 3000):
+        monkeypatch.setattr(files, "_BLOCK_FRAMES", block_frames)
+        waveform = files.read_audio(path, sample_rate_hz=RATE_HZ)
+        np.testing.assert_array_equal(waveform, whole)
+        assert files.read_channels(path)[0].shape == (RATE_HZ, num_channels)
+    assert files.read_header(path) == (0, RATE_HZ)
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(files.AudioFileError, match="cannot be read as audio"):
+        files.read_audio(path, sample_rate_hz=RATE_HZ)
+
+
 def write_sound(path, samples=None, *, rate_hz=RATE_HZ, end=None, **settings):
     samples = sine(RATE_HZ) if samples is None else np.asarray(samples)
     soundfile.write(path, samples, rate_hz, **settings)

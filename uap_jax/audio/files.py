@@ -30,6 +30,12 @@ _UNKNOWN_FRAMES = 1 << 62
 _TOO_LONG = "is too long by its header; cut it up"
 
 
+class _SoundFile(soundfile.SoundFile):
+    # Where the header has no length, libsndfile reads on but fails to seek.
+    def seekable(self) -> bool:
+        return self.frames < _UNKNOWN_FRAMES and super().seekable()
+
+
 class AudioFileError(ValueError):
     """A recording that cannot be used; one line names the file and the reason."""
 
@@ -218,7 +224,7 @@ def _opened(path: str | os.PathLike[str]) -> Generator[soundfile.SoundFile, None
     # As bytes, since old archives have names that are not valid UTF-8.
     name: Any = os.fsencode(path)
     try:
-        with soundfile.SoundFile(name) as file:
+        with _SoundFile(name) as file:
             yield file
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a .raw file
         reason = getattr(error, "error_string", str(error))
