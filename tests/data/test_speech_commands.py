@@ -193,8 +193,7 @@ def test_which_set_in_integers():
 
 def test_splits_by_hash_without_lists(root):
     write_words(root)
-    # A list that names no clip gives way to the hash.
-    (root / "testing_list.txt").write_text("other/00176480_nohash_0.wav\n")
+    (root / "validation_list.txt").write_text("\n")  # No clips: no list.
     dataset = load(root)
     expected = {s: "validation" for s in VALIDATION} | {s: "test" for s in TEST}
     for group, split in zip(dataset.groups, dataset.official_splits, strict=True):
@@ -214,6 +213,38 @@ def test_splits_by_lists_against_the_hash(root):
     splits = splits_by_name(dataset)
     assert splits[f"bed/{TRAIN[0]}_nohash_0.wav"] == "test"
     assert splits[f"yes/{TEST[0]}_nohash_0.wav"] == "validation"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: b"\xef\xbb\xbf" + text,
+        lambda text: text.replace(b"/", b"\\").replace(b"\n", b"\r\n"),
+    ],
+    ids=["byte order mark", "backslashes"],
+)
+def test_lists_written_on_windows(root, change):
+    write_words(root)
+    lines = {"testing": f"bed/{TRAIN[0]}", "validation": f"yes/{TRAIN[1]}"}
+    for name, clip in lines.items():
+        text = f"{clip}_nohash_0.wav\nyes/{TEST[0]}_nohash_9.wav\n"
+        (root / f"{name}_list.txt").write_bytes(change(text.encode()))
+    splits = splits_by_name(load(root))
+    assert Counter(splits.values()) == {"test": 1, "validation": 1, "train": 10}
+    assert splits[f"bed/{TRAIN[0]}_nohash_0.wav"] == "test"
+    assert splits[f"yes/{TRAIN[1]}_nohash_0.wav"] == "validation"
+
+
+@pytest.mark.parametrize("name", ["testing", "validation"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_list_that_matches_nothing_is_an_error(root, name, encoding):
+    write_words(root)
+    clip = f"bed/{TRAIN[0]}_nohash_0.wav"
+    (root / "testing_list.txt").write_text(f"yes/{TEST[0]}_nohash_0.wav\n")
+    text = clip if encoding == "utf-16" else f"data/{clip}"
+    (root / f"{name}_list.txt").write_text(f"{text}\n", encoding=encoding)
+    with pytest.raises(ValueError, match=f"^data_dir: expected clips .*{name}_list"):
+        load(root)
 
 
 def test_only_a_list_for_the_test(root):

@@ -1,11 +1,12 @@
 """Speech Commands: the official archives of spoken words, and the 12-class test set."""
 
+import codecs
 import dataclasses
 import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +23,7 @@ from uap_jax.data.listing import (
     list_files,
 )
 from uap_jax.files import fingerprint
+from uap_jax.text import printable
 
 SILENCE = "_silence_"
 UNKNOWN = "_unknown_"
@@ -41,8 +43,8 @@ KAGGLE12 = (
 )
 CLASS_SETS = {"auto": None, "paper32": PAPER32, "kaggle12": KAGGLE12}
 
-# In the cache key; raised when clips change.
-_VERSION = 1
+# In the cache key; raised when clips or splits change.
+_VERSION = 2
 _SPEAKER = re.compile(r"(?:(?P<word>.+)_)?(?P<speaker>[0-9a-fA-F]{8})_nohash_")
 _MAX_WAVS_PER_CLASS = 2**27 - 1
 _LAYOUT = "<word>/<speaker>_nohash_<number>.wav (or .flac, .ogg, .mp3)"
@@ -72,7 +74,8 @@ def load_speech_commands(
         The dataset; its noise is the background recordings cut into clips.
 
     Raises:
-        ValueError: A setting is wrong, or `data_dir` has no usable recordings.
+        ValueError: A setting is wrong, `data_dir` has no usable recordings, or a list
+            names none of them.
         AudioFileError: With `strict`, the first recording that cannot be used.
     """
     root = Path(data_dir)
@@ -227,12 +230,12 @@ def _cut_silence(
 
 
 def _official_splits(folder: Path, dataset: Dataset) -> np.ndarray | None:
-    test = _read_list(folder / "testing_list.txt")
-    validation = _read_list(folder / "validation_list.txt")
     names = {"training": "train", "validation": "validation", "testing": "test"}
     hashed = [names[which_set(group, 10, 10)] for group in dataset.groups.tolist()]
     clips = [_SUFFIXES.sub("", path) for path in dataset.names.tolist()]
-    if test.isdisjoint(clips):
+    test = _read_list(folder / "testing_list.txt", clips)
+    validation = _read_list(folder / "validation_list.txt", clips)
+    if not test:
         spoken = {
             split
             for split, path, group in zip(hashed, clips, dataset.groups, strict=True)
@@ -254,10 +257,21 @@ def _official_splits(folder: Path, dataset: Dataset) -> np.ndarray | None:
     return np.array(splits)
 
 
-def _read_list(path: Path) -> set[str]:
-    """Returns the clips that a list names, without their suffixes."""
+def _read_list(path: Path, clips: Collection[str]) -> set[str]:
+    """Returns the clips that a list names, without their suffixes.
+
+    Raises:
+        ValueError: It names none of the corpus's clips.
+    """
     if not path.is_file():
         return set()
     # Bytes that are not UTF-8 become what the system makes of them in file names.
-    lines = os.fsdecode(path.read_bytes()).splitlines()
-    return {_SUFFIXES.sub("", line.strip()) for line in lines}
+    text = os.fsdecode(path.read_bytes().removeprefix(codecs.BOM_UTF8))
+    lines = [line.strip() for line in text.replace("\\", "/").splitlines()]
+    listed = {_SUFFIXES.sub("", line) for line in lines if line}
+    if listed and listed.isdisjoint(clips):
+        got = f"{len(listed)} others, such as {min(listed)[:80]}"
+        raise ValueError(
+            printable(f"data_dir: expected clips of the corpus in {path}, got {got}")
+        )
+    return listed
