@@ -212,7 +212,8 @@ def test_bad_rows_are_named_and_left_out(root):
     [
         ("", "got none named path, label"),
         ("file,label\na/0.wav,a\n", "got none named path$"),
-        ("path;label\n", "got none named path, label"),
+        ("path;label\n", "got none named path, label; .* commas, not by ';'$"),
+        ("path\tlabel\n", r"none named path, label; .* commas, not by '\\t'$"),
         ("path,label\n", "found none that can be used in .*csv; skipped 0$"),
         ("path,label\nx.wav,a\n", "skipped 1, such as x.wav: does not exist$"),
         ("path,label\na/000.wav,dog/cat\n", "names of classes .* got 'dog/cat'"),
@@ -226,6 +227,46 @@ def test_damaged_tables_are_refused(root, text, message):
     (root / "labels.csv").write_text(text)
     with pytest.raises(ValueError, match=f"^data_dir: expected .*{message}"):
         load(root)
+
+
+@pytest.mark.parametrize("column", range(4))
+@pytest.mark.parametrize(
+    ("closed_by", "line"),
+    [(None, 61), ("quoted value", 60), ("quote at the end", 60), ("surplus value", 60)],
+)
+def test_stray_quote_is_named(root, column, closed_by, line):
+    write_classes(root, a=30, b=30)
+    rows = [
+        [f"{name}/{index:03d}.wav", name, f"s{index}", f"note {index}"]
+        for index in range(30)
+        for name in "ab"
+    ]
+    rows[17][column] = f'"{rows[17][column]}'
+    if closed_by == "quoted value":
+        rows[58][1] = '"b"'
+    elif closed_by:
+        rows[58][-1] += '",more' if closed_by == "surplus value" else '"'
+    text = "\n".join(map(",".join, [("path", "label", "group", "note"), *rows]))
+    (root / "labels.csv").write_text(text)
+    with pytest.raises(ValueError, match=f"in line {line}: .* open in line 19$"):
+        load(root)
+
+
+def test_quoted_values(root):
+    write_classes(root, a=2, b=2)
+    rows = [
+        (f"{n}/{i:03d}.wav", n, 'a "loud", high\nsound') for n in "ab" for i in (0, 1)
+    ]
+    write_csv(root / "labels.csv", ("path", "label", "note"), rows)
+    assert load(root, strict=True).labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_table_in_utf16_gets_a_hint(root):
+    write_classes(root, a=3, b=3)
+    for encoding in ("utf-16", "utf-16-be"):
+        (root / "labels.csv").write_text("path,label\na/000.wav,a\n", encoding)
+        with pytest.raises(ValueError, match="label; it looks like UTF-16, save it as"):
+            load(root)
 
 
 def test_table_in_other_encodings(root):

@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Collection, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -148,12 +148,27 @@ def read_table(
             yield reader.line_num, values, numbers
 
 
+class _Rows(csv.DictReader):
+    """Rows of a table; a stray quote, which hides rows in one value, is an error."""
+
+    def __next__(self) -> dict[str, Any]:
+        start = self.line_num + 1
+        row = super().__next__()
+        num_commas = len(self.fieldnames or ()) - 1
+        for value in row.values():
+            text = "\n".join(value) if isinstance(value, list) else value or ""
+            lines = text.splitlines()
+            if len(lines) > 1 and any(x.count(",") >= num_commas for x in lines):
+                raise csv.Error(f"rows in quotes that open in line {start}")
+        return row
+
+
 @contextlib.contextmanager
 def open_table(path: Path) -> Generator["csv.DictReader[str]", None, None]:
     """Opens a table of comma-separated values; raises ValueError if it is none."""
     # Bytes that are not UTF-8 become what the system makes of them in file names.
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.DictReader(file)
+        reader = _Rows(file)
         try:
             yield reader
         except csv.Error as error:
@@ -167,9 +182,14 @@ def check_columns(path: Path, columns: Sequence[str], names: Sequence[str]) -> N
     """Raises ValueError for a column that a table lacks."""
     missing = [name for name in columns if name not in names]
     if missing:
+        hint, line = "", ",".join(names)
+        if "\0" in line:
+            hint = "; it looks like UTF-16, save it as UTF-8"
+        elif separators := [mark for mark in ";\t|" if mark in line]:
+            hint = f"; separate values by commas, not by {separators[0]!r}"
         raise ValueError(
             f"data_dir: expected columns {','.join(columns)} in {path}, "
-            f"got none named {', '.join(missing)}"
+            f"got none named {', '.join(missing)}{hint}"
         )
 
 
