@@ -3,8 +3,10 @@
 Whatever else is logged, by JAX and Orbax too, and every traceback goes to a log file.
 """
 
+import io
 import logging
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -47,7 +49,7 @@ class Console:
         self.log(line)
         if self._outer is None:
             self._clear_status()
-            print(printable(line), flush=True)
+            _write(f"{printable(line)}\n")
 
     def announce(self, line: str) -> None:
         """Writes a line as `say`, on the outer console too."""
@@ -80,7 +82,7 @@ class Console:
         self._last_status = now
         self._clear_status()
         width = os.get_terminal_size().columns - 1
-        print(line[:width], end="", flush=True)
+        _write(line[:width])
         self._has_status = True
 
     def progress(self, what: str, done: int, total: int) -> None:
@@ -96,7 +98,7 @@ class Console:
 
     def _clear_status(self) -> None:
         if self._has_status:
-            print("\r\x1b[K", end="", flush=True)
+            _write("\r\x1b[K")
             self._has_status = False
 
 
@@ -144,7 +146,32 @@ def run_app(main: Callable[..., int], *, max_arguments: int = 0) -> None:
             print(f"warning: {line} (log: {_records.path()})", file=sys.stderr)
         sys.exit(code)
 
+    _open_output()
     app.run(run, flags_parser=_parse)
+
+
+def _open_output() -> None:
+    """Makes output take any text, and none where it is closed."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _write(text: str) -> None:
+    try:
+        print(text, end="", flush=True)
+    except BrokenPipeError:
+        _leave_pipe()
+
+
+def _leave_pipe() -> NoReturn:
+    """Exits quietly where the reader of the output, such as head, has."""
+    # Or the interpreter would complain about what it cannot flush.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(128 + signal.SIGPIPE)
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -152,6 +179,8 @@ def _parse(argv: list[str]) -> list[str]:
         return flags.FLAGS(argv)
     except flags.Error as error:
         _fail(str(error), 2)
+    except BrokenPipeError:
+        _leave_pipe()
     except SystemExit:
         # --help leaves with a code as of an error.
         sys.exit(0)
