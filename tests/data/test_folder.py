@@ -253,9 +253,10 @@ def test_stray_quote_is_named(root, column, closed_by, line):
 
 
 def test_quoted_values(root):
-    write_classes(root, a=2, b=2)
+    write_classes(root, a=3, b=3)
+    note = 'a "loud", high\nsound'
     rows = [
-        (f"{n}/{i:03d}.wav", n, 'a "loud", high\nsound') for n in "ab" for i in (0, 1)
+        (f"{name}/{index:03d}.wav", name, note) for name in "ab" for index in range(3)
     ]
     write_csv(root / "labels.csv", ("path", "label", "note"), rows)
     assert load(root, strict=True).labels.tolist() == [0, 0, 0, 1, 1, 1]
