@@ -81,6 +81,23 @@ def test_official_folds(root):
         load(root, test_fold=11)
 
 
+def test_as_kaggle_unpacks_it(root):
+    rows = write_urban(root)
+    official = load(root)
+    for path in [*root.glob("audio/fold*"), root / "metadata" / "UrbanSound8K.csv"]:
+        path.rename(root / path.name)
+    (root / "audio").rmdir()
+    write_tone(root / "fold1" / "surplus.wav")
+    for folder in (root, root.parent):
+        dataset = load_urbansound8k(folder, decoding(root))
+        assert dataset.names[0] == f"fold1/{rows[0][0]}"
+        assert dataset.skipped == ("fold1/surplus.wav: has no row in UrbanSound8K.csv",)
+        for field in ("clips", "labels", "groups", "official_splits"):
+            np.testing.assert_array_equal(
+                getattr(dataset, field), getattr(official, field)
+            )
+
+
 def test_source_in_two_folds_is_in_the_one_with_more_of_it(root):
     write_urban(
         root,

@@ -107,7 +107,7 @@ def write_urbansound8k(root, damaged):
         names = sorted(os.listdir(folder))
         rows += [(name, len(rows) + i, fold, i % 10) for i, name in enumerate(names)]
     header = ("slice_file_name", "fsID", "fold", "classID")
-    write_csv(root / urbansound8k._TABLE, [header, *rows])
+    write_csv(root / urbansound8k._LAYOUTS[0][0], [header, *rows])
 
 
 def write_csv(path, rows):

@@ -93,10 +93,15 @@ def list_recordings(root: str | os.PathLike[str]) -> tuple[list[str], Counter[st
 
 
 def list_beside(
-    root: Path, table: str, listed: Collection[str], *, max_depth: int
+    root: Path,
+    table: str,
+    listed: Collection[str],
+    *,
+    folder: str = "audio",
+    max_depth: int,
 ) -> tuple[list[tuple[str, str]], list[FileFacts]]:
-    """Returns recordings in `audio` that a table does not list, and all files."""
-    files = list_files(root, "audio", suffixes=AUDIO, max_depth=max_depth)
+    """Returns recordings in a folder that a table does not list, and all files."""
+    files = list_files(root, folder, suffixes=AUDIO, max_depth=max_depth)
     reason = f"has no row in {table}"
     unusable = [(path, reason) for path, *_ in files if path not in listed]
     status = (root / table).stat()

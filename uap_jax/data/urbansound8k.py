@@ -36,9 +36,13 @@ SPLITS = ("official", "paper")
 # In the cache key and the fingerprint; raised when clips, or splits, change.
 _VERSION = 1
 _SPLIT_VERSION = 1
-_TABLE = "metadata/UrbanSound8K.csv"
+# The table and the folder of fold1 to fold10: official, and as Kaggle unpacks it.
+_LAYOUTS = (("metadata/UrbanSound8K.csv", "audio"), ("UrbanSound8K.csv", ""))
 _COLUMNS = ("slice_file_name", "fsID", "fold", "classID")
-_LAYOUT = f"{_TABLE} and audio/fold<number>/<name>.wav"
+_LAYOUT = " or ".join(
+    f"{table} and {os.path.join(audio, 'fold<number>', '<name>.wav')}"
+    for table, audio in _LAYOUTS
+)
 
 
 def load_urbansound8k(
@@ -54,7 +58,8 @@ def load_urbansound8k(
     Groups are the source recordings. Both splits share one cache, not the fingerprint.
 
     Args:
-        data_dir: The folder with `audio` and `metadata`, or the one that holds it.
+        data_dir: The folder with `audio` and `metadata`, or as Kaggle unpacks it with
+            `fold1` and so on, or the one that holds it.
         decoding: How recordings become clips.
         split: "official": by folds; "paper": by clips, at random. See docs/data.md.
         test_fold: Test fold of "official"; None: the highest.
@@ -83,20 +88,23 @@ def load_urbansound8k(
 
 
 def _list(data_dir: Path) -> Listing:
-    root = find_root(data_dir, _TABLE)
-    if root is None or not (root / "audio").is_dir():
+    for name, audio in _LAYOUTS:
+        root = find_root(data_dir, name)
+        if root is not None and any((root / audio).glob("fold*")):
+            break
+    else:
         raise ValueError(f"data_dir: expected {_LAYOUT} in {data_dir}, found none")
-    table = root / _TABLE
+    table = root / name
     recordings = []
     for line, row, (fold, label) in read_table(
         table, _COLUMNS, integers=("fold", "classID")
     ):
         if fold < 1 or not 0 <= label < len(CLASS_NAMES):
             raise bad_row(table, line, "a fold from 1 and a classID in 0..9", row)
-        path = f"audio/fold{fold}/{row['slice_file_name']}"
+        path = os.path.join(audio, f"fold{fold}", row["slice_file_name"])
         recordings.append(Listed(path, label, row["fsID"], fold))
     listed = {recording.path for recording in recordings}
-    beside = list_beside(root, _TABLE, listed, max_depth=2)
+    beside = list_beside(root, name, listed, folder=audio, max_depth=2)
     return Listing(root, _LAYOUT, CLASS_NAMES, recordings, *beside)
 
 
