@@ -317,6 +317,11 @@ def test_what_is_no_model(model, tmp_path, monkeypatch):
         (json.dumps(STATED | {"class_names": "ab"}), "a list for class_names"),
         (json.dumps(STATED | {"class_names": ["a", "a"]}), "different class_names"),
         (json.dumps(STATED | {"clip_shape": [1.5]}), "a list for clip_shape"),
+        *(
+            (json.dumps(STATED | {key: value}), f"integer for {key}, got {text}$")
+            for key in ("num_samples", "sample_rate_hz")
+            for value, text in (("16000", '"16000"'), (16e3, "16000.0"), (None, "null"))
+        ),
     ],
 )
 def test_what_a_file_is_made_for(text, message, tmp_path):
@@ -325,6 +330,18 @@ def test_what_a_file_is_made_for(text, message, tmp_path):
         (tmp_path / "net.pt.json").write_text(text)
     with pytest.raises(UsageError, match=rf"net\.pt\.json.*{message}"):
         custom_models.load(str(tmp_path / "net.pt"))
+
+
+@pytest.mark.parametrize("name", ["net.PT", "Net.Pt2", "net.ONNX"])
+def test_suffixes_in_capitals(name, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(b"")
+    path.with_name(f"{name}.json").write_text(json.dumps(STATED))
+    custom_models.check_model(str(path))
+    # Without the libraries it says who needs them.
+    loader = "ONNX file|from_onnx" if "ONNX" in name else "torch.export|from_torch_file"
+    with pytest.raises(UsageError, match=f"--model: .*({loader})"):
+        custom_models.load(str(path))
 
 
 def test_torch_missing(tmp_path, monkeypatch):
@@ -385,7 +402,7 @@ def test_a_file_of_torch(attacked, corpus, cache, tmp_path, capsys):
     for changes, message in (
         ({"class_names": ["mid", "low"]}, r"net\.pt: expected logits .*\(3, 2\)"),
         ({"num_samples": "all"}, r"net\.pt\.json: num_samples: expected an integer"),
-        ({"sample_rate_hz": None}, r"net\.pt\.json: sample_rate_hz: expected"),
+        ({"sample_rate_hz": None}, r"net\.pt\.json: .*integer for sample_rate_hz"),
         ({"input_range": "loud"}, r"net\.pt\.json: input_range: expected one of"),
         ({"clip_shape": [1, 7]}, r"net\.pt\.json: clip_shape: expected 16000"),
     ):

@@ -40,7 +40,7 @@ def check_model(model: str) -> None:
     """
     if model in MODEL_NAMES or _ENTRY_POINT.fullmatch(model):
         return
-    if Path(model).suffix not in FILE_SUFFIXES:
+    if Path(model).suffix.lower() not in FILE_SUFFIXES:
         raise UsageError(
             f"--model: expected one of {', '.join(MODEL_NAMES)}, "
             f"package.module:function, or a file {', '.join(FILE_SUFFIXES)}, "

@@ -34,10 +34,8 @@ def read_classifier(path: Path) -> tuple[Classifier, str]:
     """
     facts = _read_facts(path)
     names = facts.pop("class_names")
-    read = bridges.from_onnx if path.suffix == ".onnx" else bridges.from_torch_file
+    read = bridges.from_onnx if _is_onnx(path) else bridges.from_torch_file
     try:
-        if facts["sample_rate_hz"] is None:
-            raise ValueError("sample_rate_hz: expected an integer, got null")
         classifier = dataclasses.replace(
             read(path, num_classes=len(names), **facts), class_names=tuple(names)
         )
@@ -80,6 +78,10 @@ def _read_facts(path: Path) -> dict[str, Any]:
     for key, value, kind in (("class_names", names, str), ("clip_shape", shape, int)):
         if not isinstance(value, list) or not all(isinstance(x, kind) for x in value):
             raise UsageError(f"{beside}: expected a list for {key}, got {value!r}")
+    for key in ("sample_rate_hz", "num_samples"):
+        if type(facts[key]) is not int:
+            got = json.dumps(facts[key])
+            raise UsageError(f"{beside}: expected an integer for {key}, got {got}")
     if len(names) < 2 or len(set(names)) < len(names):
         raise UsageError(
             f"{beside}: expected two or more different class_names, got {names}"
@@ -87,11 +89,15 @@ def _read_facts(path: Path) -> dict[str, Any]:
     return facts | {"clip_shape": tuple(shape) or None}
 
 
+def _is_onnx(path: Path) -> bool:
+    return path.suffix.lower() == ".onnx"
+
+
 def _files_of(path: Path) -> Iterator[Path]:
     """Yields all files that a network depends on."""
     yield path
     yield facts_path(path)
-    if path.suffix == ".onnx":
+    if _is_onnx(path):
         import onnx  # pyrefly: ignore[missing-import]
 
         graph = onnx.load(path, load_external_data=False).graph
