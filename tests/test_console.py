@@ -1,5 +1,6 @@
 """What launchers say, where output takes little, nothing, or no more."""
 
+import os
 import subprocess
 import sys
 
@@ -39,3 +40,41 @@ def test_ends_well_whatever_output_takes(redirected, said, code):
     )
     assert (done.returncode, done.stderr) == (code, "")
     assert done.stdout.startswith(said) and done.stdout.count("\n") <= 1
+
+
+# Numba caches where a package is, if it can write there, or in the user's home.
+DRAWING = """
+from uap_jax.console import run_app
+
+def main():
+    import librosa
+    from numba.core import caching
+    kept = [c for c in caching.CacheImpl._locator_classes if "InTree" not in str(c)]
+    caching.CacheImpl._locator_classes = kept
+    from uap_jax.reporting import plots
+    assert librosa.filters.mel(sr=16_000, n_fft=512, n_mels=8).shape == (8, 257)
+    passes = [{"pass": 1, "asr": 0.1}, {"pass": 2, "asr": 0.2}]
+    print(len(plots.pass_curves(passes)))
+    return 0
+
+run_app(main)
+"""
+
+
+def test_draws_without_a_home_and_with_the_settings_of_a_notebook(tmp_path):
+    settings = {
+        "HOME": "/proc/none",
+        "MPLBACKEND": "of-a-notebook",
+        "TMPDIR": str(tmp_path),
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", DRAWING],
+        capture_output=True,
+        encoding="utf-8",
+        env=settings,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
+    assert list(tmp_path.iterdir()) == []

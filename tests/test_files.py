@@ -95,6 +95,13 @@ def test_default_cache_dir(monkeypatch, tmp_path):
     assert files.default_cache_dir() == tmp_path / "xdg" / "uap_jax"
     monkeypatch.setenv("UAP_JAX_CACHE", str(tmp_path / "mine"))
     assert files.default_cache_dir() == tmp_path / "mine"
+    monkeypatch.setenv("UAP_JAX_CACHE", "~/mine")
+    assert files.default_cache_dir() == tmp_path / "mine"
+    # A user without a home, who may name other folders.
+    for name in ("HOME", "UAP_JAX_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    assert str(files.default_cache_dir()) == "~/.cache/uap_jax"
 
 
 def test_fingerprints_depend_on_every_part_and_nothing_else():

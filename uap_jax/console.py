@@ -3,9 +3,11 @@
 Whatever else is logged, by JAX and Orbax too, and every traceback goes to a log file.
 """
 
+import atexit
 import io
 import logging
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -147,6 +149,7 @@ def run_app(main: Callable[..., int], *, max_arguments: int = 0) -> None:
         sys.exit(code)
 
     _open_output()
+    _free_libraries()
     app.run(run, flags_parser=_parse)
 
 
@@ -158,6 +161,21 @@ def _open_output() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _free_libraries() -> None:
+    """Frees libraries from what they expect of the user's environment."""
+    # A notebook's, which draws in it.
+    os.environ["MPLBACKEND"] = "agg"
+    home = os.path.expanduser("~")
+    if not os.path.isabs(home):  # The user has none; librosa asks for its name only.
+        home = os.environ["HOME"] = "/"
+    if not os.access(home, os.W_OK):
+        folder = tempfile.mkdtemp(prefix="uap_jax-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        # Where Numba, which librosa uses, and Matplotlib cache.
+        for name in ("NUMBA_CACHE_DIR", "MPLCONFIGDIR"):
+            os.environ.setdefault(name, folder)
 
 
 def _write(text: str) -> None:

@@ -185,10 +185,13 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def default_cache_dir() -> Path:
     """Returns $UAP_JAX_CACHE, or a folder in the user's cache."""
     if folder := os.environ.get("UAP_JAX_CACHE"):
-        return Path(folder)
-    if folder := os.environ.get("XDG_CACHE_HOME"):
-        return Path(folder) / "uap_jax"
-    return Path.home() / ".cache" / "uap_jax"
+        return expanded(folder)
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "uap_jax"
+
+
+def expanded(path: str) -> Path:
+    """Returns the path, its `~` the user's home if there is one."""
+    return Path(os.path.expanduser(path))
 
 
 def fingerprint(*parts: Any) -> str:
