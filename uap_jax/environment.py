@@ -10,6 +10,7 @@ import jax
 import jax.monitoring
 
 from uap_jax import __version__
+from uap_jax.errors import UsageError
 
 _compile_seconds = [0.0]
 
@@ -26,6 +27,15 @@ def _listen(event: str, duration_secs: float, **_: Any) -> None:
 
 
 jax.monitoring.register_event_duration_secs_listener(_listen)
+
+
+def check_devices() -> None:
+    """Raises `UsageError` if the device that the user asks for is not there."""
+    try:
+        jax.devices()
+    except (AssertionError, RuntimeError) as error:
+        asked = jax.config.values["jax_platforms"] or ""
+        raise UsageError(f"JAX_PLATFORMS={asked}: no such device. {error}") from error
 
 
 def cache_compilations(folder: Path) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shlex
 
+import jax
 import pytest
 from absl import flags as absl_flags
 
@@ -262,3 +263,26 @@ def test_every_flag_is_a_field(tmp_path):
     flags_given(words)
     assert config.RunConfig(**_flags.settings(flag_values=flags_given)) == given
     assert {*values, "model"} == set(config.FLAGS)
+
+
+def test_tilde_is_the_home_though_no_shell_has_expanded_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "sounds").mkdir()
+    resolved = resolve(model="spchcmd", dataset="folder", data_dir="~/sounds")
+    assert resolved.data_dir == str(tmp_path / "sounds")
+    with pytest.raises(UsageError, match=f"got {tmp_path}/net.onnx, which is none"):
+        resolve(model="~/net.onnx")
+    values = absl_flags.FlagValues()
+    flag = absl_flags.DEFINE_string("to", None, "", flag_values=values)
+    values(["", "--to=~/x"])
+    assert _flags.path_of(flag) == tmp_path / "x"
+
+
+@pytest.mark.parametrize("error", [AssertionError(), RuntimeError("no\nbackend")])
+def test_device_that_is_not_there_is_named(monkeypatch, error):
+    def no_devices():
+        raise error
+
+    monkeypatch.setattr(jax, "devices", no_devices)
+    with pytest.raises(UsageError, match=r"^JAX_PLATFORMS=\w*: no such device\."):
+        resolve(method="greedy")

@@ -6,7 +6,7 @@ from typing import Any
 
 from absl import flags
 
-from uap_jax.files import default_cache_dir
+from uap_jax.files import default_cache_dir, expanded
 from uap_jax.runs.config import FLAGS, SETTINGS, RunConfig, type_of
 
 # Flags belong to the launcher that defines them, which --help shows.
@@ -79,7 +79,7 @@ def define_perturbation() -> flags.FlagHolder[str | None]:
 
 def path_of(flag: flags.FlagHolder[str | None]) -> Path | None:
     """Returns the path that a flag names, or None."""
-    return Path(flag.value) if flag.value else None
+    return expanded(flag.value) if flag.value else None
 
 
 def cache_dir_of(flag: flags.FlagHolder[str | None]) -> Path:

@@ -9,13 +9,13 @@ becomes `a.flac.wav`, and the same command resumes what was stopped.
 """
 
 import sys
-from pathlib import Path
 
 from absl import flags
 
 from uap_jax.console import run_app
 from uap_jax.errors import UsageError
 from uap_jax.experiments import _flags
+from uap_jax.files import expanded
 
 PERTURBATION = _flags.define_perturbation()
 INPUT = flags.DEFINE_string(
@@ -62,9 +62,9 @@ def main(*arguments: str) -> int:
     from uap_jax.runs.apply import apply
 
     total, skipped = apply(
-        Path(str(source)),
-        Path(str(target)),
-        perturbation=Path(str(PERTURBATION.value)),
+        expanded(str(source)),
+        expanded(str(target)),
+        perturbation=expanded(str(PERTURBATION.value)),
         cache_dir=_flags.cache_dir_of(CACHE_DIR),
         placement=PLACEMENT.value,
         as_float=FLOAT.value,

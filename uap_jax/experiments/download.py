@@ -8,13 +8,13 @@ The same command resumes an interrupted download, and does nothing if all is the
 import shlex
 import sys
 import time
-from pathlib import Path
 
 from absl import flags
 
 from uap_jax.console import Console, run_app
 from uap_jax.data.download import ARCHIVES, DownloadError, install, part_path
 from uap_jax.errors import UsageError, user_mistakes
+from uap_jax.files import expanded
 from uap_jax.text import format_seconds
 
 CORPUS = flags.DEFINE_enum(
@@ -33,7 +33,7 @@ def main(*arguments: str) -> int:
         raise UsageError(f"expected a corpus, one of {', '.join(ARCHIVES)}, got {got}")
     if DATA_DIR.value is None:
         raise UsageError("--data_dir: expected a folder for the archive, got none")
-    name, data_dir = names[0], Path(DATA_DIR.value)
+    name, data_dir = names[0], expanded(DATA_DIR.value)
     archive, part = ARCHIVES[name], part_path(name, data_dir)
     console = Console()
     console.say(f"{name} from {URL.value or archive.url}, licence {archive.licence}")

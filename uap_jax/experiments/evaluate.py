@@ -5,13 +5,12 @@
 With --perturbation alone the numbers are those of the run.
 """
 
-from pathlib import Path
-
 from absl import flags
 
 from uap_jax.console import run_app
 from uap_jax.errors import UsageError
 from uap_jax.experiments import _flags
+from uap_jax.files import expanded
 from uap_jax.runs import config
 
 PERTURBATION = _flags.define_perturbation()
@@ -36,7 +35,7 @@ def main() -> int:
     from uap_jax.runs.evaluate import evaluate_stored
 
     evaluate_stored(
-        Path(PERTURBATION.value),
+        expanded(PERTURBATION.value),
         workdir=_flags.path_of(WORKDIR),
         cache_dir=_flags.cache_dir_of(CACHE_DIR),
         strict=STRICT.value,

@@ -5,12 +5,11 @@
 It covers every experiment that was run in that folder, as far as its trials are done.
 """
 
-from pathlib import Path
-
 from absl import flags
 
 from uap_jax.console import Console, run_app
 from uap_jax.errors import UsageError
+from uap_jax.files import expanded
 
 SWEEP = flags.DEFINE_string("sweep", None, "The work directory of a sweep.")
 
@@ -22,7 +21,7 @@ def main() -> int:
 
     if not SWEEP.value:
         raise UsageError("--sweep: expected the work directory of a sweep, got none")
-    workdir = Path(SWEEP.value)
+    workdir = expanded(SWEEP.value)
     data = gathering.gather(workdir)
     path = workdir / "report.html"
     pages.write(path, report.render(data))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -10,12 +11,14 @@ from typing import Any
 
 import jax
 
+from uap_jax import environment
 from uap_jax.attacks import checks
 from uap_jax.attacks.loop import resolve_config
 from uap_jax.attacks.methods import resolve_method
 from uap_jax.bridges import custom_models
 from uap_jax.data.corpora import BUILT_IN, CORPUS_NAMES, DEFAULT_CORPORA
 from uap_jax.errors import UsageError, user_mistakes
+from uap_jax.files import expanded
 from uap_jax.models.registry import (
     MODEL_NAMES,
     default_micro_batch_size,
@@ -46,6 +49,8 @@ def resolve(config: RunConfig, *, on_accelerator: bool | None = None) -> RunConf
     """
     if config.attack is not None:
         return config
+    environment.check_devices()
+    config = dataclasses.replace(config, model=os.path.expanduser(config.model))
     custom_models.check_model(config.model)
     is_own = config.model not in MODEL_NAMES
     with user_mistakes():
@@ -56,7 +61,7 @@ def resolve(config: RunConfig, *, on_accelerator: bool | None = None) -> RunConf
     filled = dataclasses.replace(
         config,
         dataset=config.dataset or _default_corpus(config, is_own),
-        data_dir=None if config.data_dir is None else str(Path(config.data_dir)),
+        data_dir=None if config.data_dir is None else str(expanded(config.data_dir)),
         split=config.split or "official",
         scaling=config.scaling or preset["scaling"],
         num_attack_clips=config.num_attack_clips or preset["num_attack_clips"],

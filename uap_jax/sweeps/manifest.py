@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from uap_jax.errors import UsageError
-from uap_jax.files import flatten
+from uap_jax.files import expanded, flatten
 from uap_jax.models.registry import MODEL_NAMES
 from uap_jax.runs.config import SETTINGS, RunConfig, as_json, type_of
 from uap_jax.runs.resolve import resolve
@@ -76,7 +76,7 @@ def names() -> list[str]:
 def locate(name: str) -> Path:
     """Returns the path of a manifest given by its path or as one of `names()`."""
     is_known = not Path(name).exists() and name in names()
-    return _FOLDER / f"{name}.toml" if is_known else Path(name)
+    return _FOLDER / f"{name}.toml" if is_known else expanded(name)
 
 
 def load(path: Path, *, scale: str) -> Manifest:
