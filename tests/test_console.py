@@ -1,10 +1,13 @@
 """What launchers say, where output takes little, nothing, or no more."""
 
+import logging
 import os
 import subprocess
 import sys
 
 import pytest
+
+from uap_jax import console
 
 # It says more than a pipe holds.
 LAUNCHER = """
@@ -78,3 +81,12 @@ def test_draws_without_a_home_and_with_the_settings_of_a_notebook(tmp_path):
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_warnings_of_the_package_are_said_and_those_of_libraries_logged(capsys):
+    records = console._Records()
+    for name in ("uap_jax", "jax"):
+        records.handle(
+            logging.makeLogRecord({"name": name, "levelno": 30, "msg": name})
+        )
+    assert capsys.readouterr() == ("", "warning: uap_jax\n")

@@ -1,5 +1,6 @@
 """Files written whole or not at all, locks, fingerprints, durations."""
 
+import errno
 import json
 import os
 import signal
@@ -84,6 +85,23 @@ def test_one_process_holds_a_folder_until_it_is_killed(tmp_path):
     started = time.monotonic()
     with files.locked(folder, wait=True):
         assert time.monotonic() - started < 10
+
+
+def test_file_system_without_locks_is_used_and_named_once(
+    monkeypatch, tmp_path, caplog
+):
+    def fail(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(files.fcntl, "flock", fail)
+    monkeypatch.setattr(files, "_unlocked", set())
+    for name in ("first", "second"):
+        with files.locked(tmp_path / name, wait=False):
+            pass
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("uap_jax", "WARNING")
+    expected = f"{tmp_path / 'first'}: no locks on this file system (Function not impl"
+    assert record.getMessage().startswith(expected)
 
 
 def test_default_cache_dir(monkeypatch, tmp_path):

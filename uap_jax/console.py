@@ -244,6 +244,8 @@ class _Records(logging.Handler):
         return self._path or Path(os.devnull)
 
     def emit(self, record: logging.LogRecord) -> None:
+        if (record.name, record.levelno) == ("uap_jax", logging.WARNING):
+            print(f"warning: {printable(record.getMessage())}", file=sys.stderr)
         self._write(self.format(record))
 
     def _write(self, text: str) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import logging
 import math
 import os
 import secrets
@@ -17,6 +18,9 @@ import numpy as np
 from uap_jax.errors import UsageError
 
 Record = TypeVar("Record")
+
+# Devices of file systems that are known to have no locks.
+_unlocked: set[int] = set()
 
 
 class InUseError(UsageError):
@@ -143,8 +147,8 @@ def locked(
 ) -> Generator[None, None, None]:
     """Locks a folder, made if needed, against other processes.
 
-    The lock ends with the process, so a killed one holds none. File systems without
-    locks are used unlocked.
+    The lock ends with the process, so a killed one holds none. A file system without
+    locks is used unlocked, which a warning says once.
 
     Raises:
         InUseError: Another process holds the lock, and `wait` is False.
@@ -155,9 +159,18 @@ def locked(
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise InUseError(f"{folder}: in use by another process") from None
-        except OSError:  # Some network file systems.
-            pass
+        except OSError as error:  # Some network file systems.
+            _warn_unlocked(os.fstat(file.fileno()).st_dev, folder, error)
         yield
+
+
+def _warn_unlocked(device: int, folder: Path, error: OSError) -> None:
+    if device not in _unlocked:
+        _unlocked.add(device)
+        logging.getLogger("uap_jax").warning(
+            "%s: no locks on this file system (%s); let one process at a time use it",
+            *(folder, error.strerror),
+        )
 
 
 def finite(value: Any) -> Any:
