@@ -179,6 +179,14 @@ def test_text_is_escaped():
     assert Outline(page).text.count(name) >= 10
 
 
+def test_names_that_are_not_utf8(tmp_path):
+    example = dataclasses.replace(make_data().examples[0], name="left/\udcff.wav")
+    data = make_data(config={"data_dir": "caf\udce9"}, examples=[example])
+    write_report(tmp_path / "report.html", data)
+    said = Outline((tmp_path / "report.html").read_text(encoding="utf-8")).text
+    assert "left/?.wav" in said and "caf?" in said
+
+
 def test_players_hold_the_waveforms(page):
     data = make_data()
     loud, true, clean, added, perturbed = players(page)

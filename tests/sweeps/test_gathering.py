@@ -63,12 +63,12 @@ class Sweep:
         self.workdir = folder / "w"
         self.folder = folder
 
-    def add(self, text, *, scale="paper"):
+    def add(self, text, *, scale="paper", more=""):
         path = self.folder / "m.toml"
         path.write_text(text)
         planned = plan_built_in(path, self.workdir, scale=scale)
         declared = manifest.load(path, scale=scale)
-        command = f"sweep --manifest={declared.name}"
+        command = f"sweep --manifest={declared.name}{more}"
         build.write_tables(declared, planned, workdir=self.workdir, command=command)
         return planned
 
@@ -230,6 +230,18 @@ def test_an_example_for_each_model_and_goal(sweep):
     ids = {each.audio.decode() for each in targeted.perturbed}
     assert ids == {t.id for t in planned if t.settings["target"] == "a"}
     assert targeted.perturbed[0].snr_ac_db is None
+
+
+def test_names_that_are_not_utf8(sweep):
+    planned = sweep.add(MANIFEST, more=" --data_dir=caf\udce9")
+    for trial in planned:
+        sweep.finish(trial)
+        sweep.add_examples(trial, name="a/\udcff.wav")
+    page = render(gathering.gather(sweep.workdir))
+    assert "a/?.wav" in page and "caf?" in page
+    page.encode()
+    table = sweep.workdir / "tables" / "table_2.md"
+    assert "caf?" in table.read_text(encoding="utf-8")
 
 
 def test_what_differs_or_is_damaged_stands_apart(sweep):

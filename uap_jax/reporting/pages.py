@@ -26,12 +26,14 @@ def render(template: str, **values: Any) -> str:
         number=text.format_number,
         audio_uri=audio_uri,
     )
-    return environment.get_template(template).render(values)
+    page = environment.get_template(template).render(values)
+    # Names of files may hold bytes that are not UTF-8.
+    return page.encode("utf-8", errors="replace").decode("utf-8")
 
 
 def write(path: str | os.PathLike[str], page: str) -> None:
     """Writes a page atomically."""
-    files.write_bytes(pathlib.Path(path), page.encode("utf-8", errors="replace"))
+    files.write_bytes(pathlib.Path(path), page.encode("utf-8"))
 
 
 def audio_uri(wav: bytes) -> str:

@@ -60,7 +60,9 @@ def write_tables(
         "tex": comments + formats.to_latex(table),
         "md": f"# {declared.title}\n\n{formats.to_markdown(table)}\n{listed}",
     }.items():
-        files.write_bytes(folder / f"{declared.name}.{suffix}", text.encode())
+        # The command may name folders in bytes that are not UTF-8.
+        content = text.encode(errors="replace")
+        files.write_bytes(folder / f"{declared.name}.{suffix}", content)
     return table, about
 
 
