@@ -11,7 +11,7 @@ from absl import flags as absl_flags
 from uap_jax.attacks import DDNConfig, GreedyConfig, PenaltyConfig
 from uap_jax.errors import UsageError
 from uap_jax.experiments import _flags
-from uap_jax.runs import config
+from uap_jax.runs import config, store
 from uap_jax.runs import resolve as resolving
 from uap_jax.training.recipes import Recipe
 
@@ -263,6 +263,19 @@ def test_every_flag_is_a_field(tmp_path):
     flags_given(words)
     assert config.RunConfig(**_flags.settings(flag_values=flags_given)) == given
     assert {*values, "model"} == set(config.FLAGS)
+
+
+def test_relative_data_dir_means_the_same_from_another_folder(monkeypatch, tmp_path):
+    for folder in (tmp_path, tmp_path / "elsewhere"):
+        (folder / "sounds").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    stored = config.as_json(resolve(data_dir="sounds"))
+    assert stored["data_dir"] == str(tmp_path / "sounds")
+    stored = json.loads(json.dumps(stored))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = store.config_of(store.StoredRun(tmp_path, stored, {}))
+    assert again.data_dir == str(tmp_path / "sounds")
+    assert resolve(data_dir="sounds").data_dir == str(tmp_path / "elsewhere" / "sounds")
 
 
 def test_tilde_is_the_home_though_no_shell_has_expanded_it(monkeypatch, tmp_path):

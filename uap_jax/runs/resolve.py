@@ -58,10 +58,14 @@ def resolve(config: RunConfig, *, on_accelerator: bool | None = None) -> RunConf
     for name, setting in SETTINGS.items():
         _check(name, getattr(config, name), setting)
     preset = PRESETS[config.preset]
+    data_dir = config.data_dir
+    if data_dir is not None:
+        # The run may be evaluated from another folder.
+        data_dir = str(expanded(data_dir).absolute())
     filled = dataclasses.replace(
         config,
         dataset=config.dataset or _default_corpus(config, is_own),
-        data_dir=None if config.data_dir is None else str(expanded(config.data_dir)),
+        data_dir=data_dir,
         split=config.split or "official",
         scaling=config.scaling or preset["scaling"],
         num_attack_clips=config.num_attack_clips or preset["num_attack_clips"],
