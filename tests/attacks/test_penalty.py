@@ -309,7 +309,11 @@ def test_stops_at_what_is_not_finite(expected, num_steps, fault):
 
 
 def test_stops_when_a_step_overflows():
-    result = run_linear(optimizer="sgd", learning_rate=3e38, penalty_coefficient=100.0)
+    result = run_linear(
+        optimizer=lambda rate: optax.sgd(1e38 * rate),
+        learning_rate=3.0,
+        penalty_coefficient=100.0,
+    )
     assert stop_reason(result) == "non_finite_gradient"
     np.testing.assert_array_equal(result.perturbation.value, 0.0)
 
