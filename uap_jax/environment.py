@@ -39,8 +39,11 @@ def check_devices() -> None:
 
 
 def cache_compilations(folder: Path) -> None:
-    """Caches compiled programs on disk for later processes."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Caches compiled programs on disk for later processes, if it can."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except PermissionError:  # A cache that another user shares.
+        return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import os
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -254,7 +255,13 @@ def _given(
 
 @contextlib.contextmanager
 def _locked(folder: Path, console: Console) -> Generator[None, None, None]:
-    """Locks the folder of a model; of several processes one trains it."""
+    """Locks the folder of a model; of several processes one trains it.
+
+    One that another user has trained, and only that user may write, needs no lock.
+    """
+    if (folder / "model.json").is_file() and not os.access(folder, os.W_OK):
+        yield
+        return
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(files.locked(folder, wait=False))
