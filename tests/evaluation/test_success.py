@@ -204,7 +204,14 @@ def test_logits_that_are_not_finite_are_never_a_success():
         np.testing.assert_array_equal(column, -1)
     for target in (None, 0):
         summary = summarize(result, target=target)
-        assert summary["test"]["asr"] == summary["control"]["asr"] == 0.0
+        for part in ("test", "control"):
+            assert (summary[part]["asr"], summary[part]["num_non_finite"]) == (0.0, 5)
+
+
+def test_no_class_differs_from_an_unknown_one():
+    clean, perturbed = np.array([-1, -1, 0, 0]), np.array([-1, 1, -1, 1])
+    assert attack_success_rate(perturbed, clean, target=None) == 0.25
+    assert attack_success_rate(perturbed, clean, target=1) == 0.5
 
 
 def test_blocks_do_not_matter(tmp_path):

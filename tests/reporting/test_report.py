@@ -265,6 +265,14 @@ def test_page_warns(changes, warning):
     assert warning in shown
 
 
+def test_clips_without_a_class_are_counted_where_there_are_any(page):
+    result = make_result()
+    result["control"]["num_non_finite"] = 7
+    counted = render_report(make_data(result=result, examples=[], passes=[]))
+    assert "with random noise: 7." in counted
+    assert "not finite" in counted and "not finite" not in page
+
+
 def test_headline_of_an_untargeted_run_louder_than_the_clips():
     test = {"asr": 0.86, "num_clips": 338, "snr_ac_db": -2.7}
     assert headline(make_result(target=None, test=test)).startswith(

@@ -6,6 +6,9 @@ import shutil
 from launching import launch, launch_here
 from tones import write_tones
 
+from uap_jax.console import Console
+from uap_jax.runs import evaluate
+
 
 def read(path):
     return json.loads(path.read_text())
@@ -70,6 +73,21 @@ def test_other_recordings_and_another_model(finished_run, tmp_path):
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     assert "its target: expected one of deep" in refused.stderr
     assert "'low'" in refused.stderr
+
+
+def test_clips_without_a_class_are_said(capsys):
+    part = {"asr": 0.5, "asr_ci95": [0.1, 0.9], "num_clips": 5, "snr_db": 1.0}
+    part |= {"snr_ac_db": 1.0, "asr_waveform": 0.5, "asr_shifted": 0.5}
+    # The first as in results of before.
+    for counts, line in (
+        (({}, {}), ""),
+        (({"num_non_finite": 0}, {"num_non_finite": 0}), ""),
+        (({"num_non_finite": 3}, {"num_non_finite": 2}), "3 clips with the per"),
+    ):
+        result = {"test": part | counts[0], "control": part | counts[1]}
+        evaluate.say_test(result, Console())
+        out = capsys.readouterr().out
+        assert out.count("\n") == 2 + bool(line) and line in out
 
 
 def test_mistakes_are_one_line(tmp_path):

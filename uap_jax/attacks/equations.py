@@ -85,7 +85,7 @@ def succeeds(predictions: Any, clean_predictions: Any, target: Any) -> Any:
     Args:
         predictions: `[B]` int32 from `classify`, of the perturbed clips; -1 is never a
             success. JAX or NumPy.
-        clean_predictions: `[B]` int32, likewise.
+        clean_predictions: `[B]` int32, likewise; no class differs from -1.
         target: `[]` int32, the class to say; None: any class but the clean prediction.
 
     Returns:
@@ -93,7 +93,8 @@ def succeeds(predictions: Any, clean_predictions: Any, target: Any) -> Any:
     """
     if target is not None:
         return predictions == target
-    return (predictions != clean_predictions) & (predictions >= 0)
+    are_known = (predictions >= 0) & (clean_predictions >= 0)
+    return (predictions != clean_predictions) & are_known
 
 
 def is_success(

@@ -132,6 +132,7 @@ def summarize(evaluation: Evaluation, *, target: int | None) -> dict[str, Any]:
             "asr": rate(predictions),
             "asr_ci95": list(wilson_interval(num_successes, num_clips)),
             "accuracy_perturbed": float(np.mean(predictions == labels)),
+            "num_non_finite": int(np.sum(predictions < 0)),
         }
 
     eligible = clean == labels

@@ -240,6 +240,13 @@ def say_test(result: dict[str, Any], console: Console) -> None:
         f"{format_decibel(test['snr_ac_db'])} without; as one sound on raw recordings "
         f"{test['asr_waveform']:.3f}, shifted {test['asr_shifted']:.3f}"
     )
+    # Earlier results do not count them.
+    counts = [part.get("num_non_finite", 0) for part in (test, control)]
+    if any(counts):
+        console.say(
+            f"logits that are not finite, never a success: {counts[0]} clips with the "
+            f"perturbation, {counts[1]} with noise"
+        )
 
 
 def _describe_point(entry: dict[str, Any]) -> str:
