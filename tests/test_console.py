@@ -4,10 +4,12 @@ import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from uap_jax import console
+from uap_jax.audio.files import AudioFileError
 
 # It says more than a pipe holds.
 LAUNCHER = """
@@ -43,6 +45,18 @@ def test_ends_well_whatever_output_takes(redirected, said, code):
     )
     assert (done.returncode, done.stderr) == (code, "")
     assert done.stdout.startswith(said) and done.stdout.count("\n") <= 1
+
+
+def test_names_that_are_not_utf8_are_said_and_logged(tmp_path, capsys):
+    outer = console.Console()
+    job = console.Console(outer)  # As a trial of a sweep has it.
+    job.log_to(tmp_path / "log.txt")
+    job.announce("skipped a/\udcff.wav: is empty")
+    line = job.fault(AudioFileError(Path("a/\udcff.wav"), "is empty"))
+    assert line.endswith("a/\ufffd.wav: is empty")
+    assert capsys.readouterr().out == "skipped a/\ufffd.wav: is empty\n"
+    logged = (tmp_path / "log.txt").read_text(encoding="utf-8")
+    assert r"skipped a/\udcff.wav: is empty" in logged
 
 
 # Numba caches where a package is, if it can write there, or in the user's home.

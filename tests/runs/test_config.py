@@ -275,7 +275,12 @@ def test_relative_data_dir_means_the_same_from_another_folder(monkeypatch, tmp_p
     monkeypatch.chdir(tmp_path / "elsewhere")
     again = store.config_of(store.StoredRun(tmp_path, stored, {}))
     assert again.data_dir == str(tmp_path / "sounds")
-    assert resolve(data_dir="sounds").data_dir == str(tmp_path / "elsewhere" / "sounds")
+    # As the first release stored it.
+    earlier = store.StoredRun(tmp_path, stored | {"data_dir": "sounds"}, {})
+    with pytest.raises(UsageError, match="--data_dir: expected the folder of speech_c"):
+        store.config_of(earlier)
+    given = store.config_of(earlier, data_dir=str(tmp_path / "sounds"))
+    assert given.data_dir == str(tmp_path / "sounds")
 
 
 def test_tilde_is_the_home_though_no_shell_has_expanded_it(monkeypatch, tmp_path):

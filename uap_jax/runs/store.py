@@ -217,6 +217,12 @@ def config_of(run: StoredRun, **changes: Any) -> RunConfig:
         if given.get("dataset", stored.dataset if fits else "") != stored.dataset:
             other: dict[str, Any] = dict.fromkeys(_CORPUS)
             stored = dataclasses.replace(stored, **other)
+        folder = stored.data_dir or "/"
+        if "data_dir" not in given and not Path(folder).is_absolute():
+            raise UsageError(
+                f"--data_dir: expected the folder of {stored.dataset}, since the run "
+                f"names {folder} as seen from where it was started"
+            )
         asked = dataclasses.replace(
             stored, attack=None, training=None, own_model=None, attack_class=None
         )
