@@ -20,8 +20,8 @@ LAYERS = (
     {"reporting", "evaluation", "training"},
     {"bridges", "models", "data", "attacks", "checkpoints"},
     {"audio"},
-    {"files", "console"},
-    {"errors", "text", "environment"},
+    {"files", "console", "environment"},
+    {"errors", "text"},
 )
 # And of these of its own layer.
 BESIDE = {
