@@ -271,6 +271,7 @@ def config_of(corpus, target, **given):
     return resolve(config)
 
 
+@pytest.mark.slow
 def test_a_group_is_its_runs(corpus, cache, tmp_path, monkeypatch):
     """Each run of a group has the result that it has alone, or its own error."""
     targets = ("low", "mid", "low", "x")

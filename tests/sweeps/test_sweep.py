@@ -78,6 +78,7 @@ def test_the_model_was_trained_once(finished):
     assert sum("training spchcmd" in log for log in logs) == 1
 
 
+@pytest.mark.slow
 def test_a_single_trial_can_be_run_again_by_its_command(finished):
     workdir, _, _ = finished
     folder = next((workdir / "trials").iterdir())
