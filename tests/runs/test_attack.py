@@ -111,13 +111,14 @@ def test_resumed_anywhere_gives_the_same_bits(
     )
 
 
-@pytest.mark.parametrize("num_segments", [3])
-def test_a_group_resumes_to_the_same_bits(whole, tmp_path, monkeypatch, num_segments):
+def test_a_group_resumes_but_for_rounding(whole, tmp_path, monkeypatch):
     method, expected = whole
     ready = prepare_all(tmp_path, method, TARGETS)
-    cut(monkeypatch, num_segments, *ready, width=2)
+    cut(monkeypatch, 3, *ready, width=2)
     for result, other in zip(attack(*ready, width=2), expected, strict=True):
-        assert_same(result, other)
+        # Which attacks run side by side, and which alone, depends on the cut.
+        for one, two in zip(*map(jax.tree.leaves, (result, other)), strict=True):
+            np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
     for run, result in zip(ready, expected, strict=True):
         assert len(passes_in(run.workdir)) == int(result.num_passes)
 
