@@ -441,6 +441,7 @@ def cases_of_refused_inputs():
     for wrong in (0, None, np.float32(0), "key", jax.random.split(jax.random.key(0))):
         yield "key", {"key": wrong if wrong is not None else False}
     yield "config", {"config": attacks.DDNConfig()}
+    yield "config", {"config": attacks.PassConfig()}
     yield "config", {"config": {"batch_size": 3}}
     yield "batch_size", {"config": sign_steps.SignConfig(batch_size=None)}
     for logits_fn in (

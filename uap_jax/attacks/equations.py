@@ -147,7 +147,7 @@ def soft_hinge(
 
     Args:
         logits: `[B, C]`, f.
-        classes: `[B]` int32, as for `margin`.
+        classes: `[B]` int32, the target, or the class to leave.
         temperature: `[]`, T > 0, in units of logits.
         give_up: `[]`, g > 0: from margins of g T on a clip counts as out of reach.
         targeted: Which of the two margins.

@@ -72,7 +72,9 @@ class PassConfig:
     @property
     def method(self) -> "Method":
         """The method that these are the settings of."""
-        raise NotImplementedError(f"{type(self).__name__} names no method")
+        raise ValueError(
+            f"config: expected the settings of a method, got {type(self).__name__}"
+        )
 
     @property
     def total_passes(self) -> int:

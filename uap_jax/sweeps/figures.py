@@ -55,7 +55,7 @@ def draw_curves(
 
 
 def draw_fronts(table: Table, *, series: Sequence[str], title: str) -> Curves:
-    """Draws a figure for each model and goal of a table, as for `fronts_of`."""
+    """Draws a figure for each model and goal of a table."""
     fronts = fronts_of(table, series)
     models = {model for model, _ in fronts}
     curves = []
