@@ -15,6 +15,7 @@ from absl import flags
 from uap_jax.console import Console, run_app
 from uap_jax.errors import UsageError
 from uap_jax.experiments import _flags
+from uap_jax.sweeps.manifest import SCALES
 
 _MANIFESTS = (Path(__file__).parents[1] / "sweeps" / "manifests").glob("*.toml")
 MANIFEST = flags.DEFINE_string(
@@ -26,7 +27,7 @@ MANIFEST = flags.DEFINE_string(
 SCALE = flags.DEFINE_enum(
     "scale",
     "paper",
-    ("paper", "smoke"),
+    SCALES,
     "The whole experiment, or the same path in minutes: few clips, passes and targets.",
 )
 DATASET = flags.DEFINE_multi_string(
