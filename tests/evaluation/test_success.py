@@ -20,6 +20,7 @@ from uap_jax.evaluation import (
 from uap_jax.evaluation.success import BLOCK_SIZE, PART_SIZE, predict_in_parts
 
 NUM_SAMPLES, NUM_CLASSES = 64, 3
+LEVELS = ("snr_db", "snr_ac_db", "relative_loudness_db")
 RNG = np.random.default_rng(11)
 TEMPLATES = RNG.standard_normal((NUM_CLASSES, NUM_SAMPLES)).astype(np.float32)
 VARIABLES = {"templates": TEMPLATES}
@@ -125,11 +126,11 @@ def test_against_plain_numpy(scaling, space):
     # The victim is right when clean, and the perturbation does something.
     assert np.mean(result.clean == result.labels) > 0.95
     assert np.mean(result.perturbed == 1) > 0.6
-    assert {column.dtype for column in result[:6]} == {np.dtype(np.int32)}
-    assert {column.dtype for column in result[6:]} == {np.dtype(np.float32)}
+    assert {column.dtype for column in result[:7]} == {np.dtype(np.int32)}
+    assert {column.dtype for column in result[7:]} == {np.dtype(np.float32)}
 
 
-def test_control_has_the_rms_of_the_perturbation():
+def test_controls_have_the_rms_of_the_perturbation():
     dataset = make_dataset()
     perturbation = make_perturbation("signal", 0.02)
     result = evaluate(dataset, perturbation)
@@ -140,6 +141,7 @@ def test_control_has_the_rms_of_the_perturbation():
     # Of 64 samples the RMS scatters by a few tenths of a dB; and no two are the same.
     assert np.max(np.abs(difference)) < 3 and abs(np.mean(difference)) < 0.3
     assert len(np.unique(difference.round(4))) > 60
+    np.testing.assert_allclose(result.same_spectrum_snr_db, expected, atol=1e-3)
     targeted = [np.mean(column == 1) for column in (result.control, result.perturbed)]
     assert targeted[0] < targeted[1]
 
@@ -187,6 +189,12 @@ def test_shifts():
     assert result.shifted.min() >= 0 and result.shifted.max() < NUM_SAMPLES
 
 
+def test_white_noise_is_of_each_clip_and_the_other_control_of_all():
+    result = evaluate_silence(place_of_peak, 200, clicks())
+    assert len(np.unique(result.control)) > 0.8 * NUM_SAMPLES
+    assert len(np.unique(result.same_spectrum)) == 1
+
+
 def test_waveform_is_clipped_at_full_scale():
     sound = clicks(at_7=1.5, at_9=3.0)
     result = evaluate_silence(place_of_peak, 3, sound, scaling="peak")
@@ -200,12 +208,13 @@ def test_logits_that_are_not_finite_are_never_a_success():
 
     result = evaluate_silence(broken, 5, clicks(at_7=0.5))
     np.testing.assert_array_equal(result.clean, 0)
-    for column in (result.perturbed, result.waveform, result.control):
+    for column in (*result[2:4], result.control, result.same_spectrum):
         np.testing.assert_array_equal(column, -1)
     for target in (None, 0):
         summary = summarize(result, target=target)
-        for part in ("test", "control"):
-            assert (summary[part]["asr"], summary[part]["num_non_finite"]) == (0.0, 5)
+        control = summary["control"]
+        for part in (summary["test"], control, control["same_spectrum"]):
+            assert (part["asr"], part["num_non_finite"]) == (0.0, 5)
 
 
 def test_no_class_differs_from_an_unknown_one():
@@ -260,7 +269,7 @@ def test_silent_clips_have_no_levels(scaling):
     dataset = make_dataset(8, silent=(2, 5))
     result = evaluate(dataset, make_perturbation(), scaling=scaling)
     silent = np.isin(np.arange(8), (2, 5))
-    for field in ("snr_db", "snr_ac_db", "relative_loudness_db", "control_snr_db"):
+    for field in ("control_snr_db", "same_spectrum_snr_db", *LEVELS):
         np.testing.assert_array_equal(np.isnan(getattr(result, field)), silent)
     test = summarize(result, target=None)["test"]
     assert test["num_silent"] == 2 and test["num_clips"] == 8
@@ -288,10 +297,12 @@ def hand_made(**changes):
         "waveform": [1, 1, 1, 1, 1],
         "shifted": [0, 1, 1, 1, 2],
         "control": [0, 1, 1, 1, 0],
+        "same_spectrum": [1, -1, 1, 0, 0],
         "snr_db": [10, 20, nan, 30, 40],
         "snr_ac_db": [1, 2, nan, 3, 4],
         "relative_loudness_db": [-1, -2, nan, -3, -4],
         "control_snr_db": [5, 5, nan, 5, 9],
+        "same_spectrum_snr_db": [5, 5, nan, 5, 5],
     }
     columns = columns | changes
     arrays = [np.asarray(columns[field]) for field in Evaluation._fields]
@@ -316,6 +327,13 @@ def test_summarize_untargeted():
     assert control["asr"] == 0.2
     assert control["accuracy_perturbed"] == 0.6
     assert control["snr_db"] == 6.0
+    assert control["same_spectrum"] == {
+        "asr": 0.6,
+        "asr_ci95": pytest.approx([0.230724, 0.882379], abs=1e-6),
+        "accuracy_perturbed": 0.2,
+        "num_non_finite": 1,
+        "snr_db": 5.0,
+    }
 
 
 def test_summarize_targeted():
@@ -326,6 +344,7 @@ def test_summarize_targeted():
     assert test["asr_clean_correct"] == 0.5
     assert (test["asr_waveform"], test["asr_shifted"]) == (1.0, 0.6)
     assert summary["control"]["asr"] == 0.6
+    assert summary["control"]["same_spectrum"]["asr"] == 0.4
 
 
 def test_summarize_without_eligible_or_audible_clips():
@@ -340,6 +359,7 @@ def test_summarize_without_eligible_or_audible_clips():
         snr_ac_db=silence,
         relative_loudness_db=silence,
         control_snr_db=silence,
+        same_spectrum_snr_db=silence,
     )
     summary = summarize(silent, target=None)
     assert summary["test"]["num_silent"] == 5

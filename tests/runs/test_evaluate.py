@@ -78,16 +78,38 @@ def test_other_recordings_and_another_model(finished_run, tmp_path):
 def test_clips_without_a_class_are_said(capsys):
     part = {"asr": 0.5, "asr_ci95": [0.1, 0.9], "num_clips": 5, "snr_db": 1.0}
     part |= {"snr_ac_db": 1.0, "asr_waveform": 0.5, "asr_shifted": 0.5}
+    weak = {"asr": 0.0, "asr_ci95": [0.0, 0.05]}
+
+    def said(ours, white, same):
+        control = part | weak | white
+        if same is not None:
+            control["same_spectrum"] = part | weak | same
+        evaluate.say_test({"test": part | ours, "control": control}, Console())
+        return capsys.readouterr().out
+
     # The first as in results of before.
-    for counts, line in (
-        (({}, {}), ""),
-        (({"num_non_finite": 0}, {"num_non_finite": 0}), ""),
-        (({"num_non_finite": 3}, {"num_non_finite": 2}), "3 clips with the per"),
-    ):
-        result = {"test": part | counts[0], "control": part | counts[1]}
-        evaluate.say_test(result, Console())
-        out = capsys.readouterr().out
-        assert out.count("\n") == 2 + bool(line) and line in out
+    for counts in (({}, {}, None), ({"num_non_finite": 0}, {}, {"num_non_finite": 0})):
+        assert said(*counts).count("\n") == 2
+    counted = said({"num_non_finite": 3}, {}, {"num_non_finite": 2})
+    assert counted.count("\n") == 3
+    assert (
+        "3 clips with the perturbation, 0 with white noise, 2 with noise of the same "
+        "spectrum" in counted
+    )
+
+
+def test_what_a_control_explains_is_said(capsys):
+    part = {"asr": 0.5, "asr_ci95": [0.4, 0.6], "num_clips": 99, "snr_db": 1.0}
+    part |= {"snr_ac_db": 1.0, "asr_waveform": 0.5, "asr_shifted": 0.5}
+    white = {"asr": 0.1, "asr_ci95": [0.05, 0.2]}
+    control = white | {"same_spectrum": {"asr": 0.45, "asr_ci95": [0.35, 0.55]}}
+    evaluate.say_test({"test": part, "control": control}, Console())
+    out = capsys.readouterr().out
+    assert "white noise of the same RMS 0.100, noise of the same spectrum 0.450" in out
+    assert "the success is the colour's, not the waveform's" in out
+    evaluate.say_test({"test": part, "control": white}, Console())
+    out = capsys.readouterr().out
+    assert "white noise of the same RMS 0.100\n" in out and "colour" not in out
 
 
 def test_mistakes_are_one_line(tmp_path):

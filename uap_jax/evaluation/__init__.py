@@ -1,5 +1,11 @@
 """Success of a perturbation on clips that the attack has not used."""
 
+from uap_jax.evaluation.controls import (
+    does_as_well,
+    explain_success,
+    same_spectrum,
+    white_noise,
+)
 from uap_jax.evaluation.intervals import wilson_interval
 from uap_jax.evaluation.significance import mcnemar_exact, two_proportion_z
 from uap_jax.evaluation.success import (
@@ -14,11 +20,15 @@ from uap_jax.evaluation.success import (
 __all__ = [
     "Evaluation",
     "attack_success_rate",
+    "does_as_well",
     "evaluate_perturbation",
+    "explain_success",
     "mcnemar_exact",
+    "same_spectrum",
     "select",
     "summarize",
     "two_proportion_z",
     "waveform_gain",
+    "white_noise",
     "wilson_interval",
 ]

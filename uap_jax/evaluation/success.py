@@ -13,12 +13,15 @@ from uap_jax.attacks.equations import classify, succeeds
 from uap_jax.audio import levels
 from uap_jax.audio.box import to_box
 from uap_jax.data.dataset import Dataset, ProgressFn, to_waveform
+from uap_jax.evaluation.controls import same_spectrum, white_noise
 from uap_jax.evaluation.intervals import wilson_interval
 
 # Clips that are read, and given their noise, at once.
 BLOCK_SIZE = 64
 # Clips classified at once: a gigabyte or two with the largest network here.
 PART_SIZE = 16
+# Tells the key of the phases from those of blocks, which are multiples of BLOCK_SIZE.
+_PHASES = 1
 
 
 class Evaluation(NamedTuple):
@@ -33,11 +36,13 @@ class Evaluation(NamedTuple):
     perturbed: np.ndarray  # on the perturbed ones
     waveform: np.ndarray  # on recordings with the single sound added, as PCM16
     shifted: np.ndarray  # the same, the sound circularly shifted at random
-    control: np.ndarray  # with Gaussian noise of the perturbation's RMS instead
+    control: np.ndarray  # with white noise of the perturbation's RMS instead
+    same_spectrum: np.ndarray  # with noise of the perturbation's spectrum instead
     snr_db: np.ndarray  # of the perturbed clips, in the box
     snr_ac_db: np.ndarray
     relative_loudness_db: np.ndarray
-    control_snr_db: np.ndarray  # of the clips with noise, in the box
+    control_snr_db: np.ndarray  # of the clips with white noise, in the box
+    same_spectrum_snr_db: np.ndarray  # of those with noise of the same spectrum
 
 
 def evaluate_perturbation(
@@ -53,7 +58,7 @@ def evaluate_perturbation(
     key: jax.Array,
     progress: ProgressFn | None = None,
 ) -> Evaluation:
-    """Runs the classifier on clean, perturbed and noisy clips.
+    """Runs the classifier on clean clips, perturbed ones and those of the controls.
 
     Only a block of clips is in memory at a time.
 
@@ -66,11 +71,12 @@ def evaluate_perturbation(
         scaling: Scaling of waveforms to the box.
         sound: `[N]` the perturbation as a waveform, see `perturbation_waveform`.
         gain: Factor applied to `sound` before it is added to recordings.
-        key: Random key for noise and shifts; consumed. The noise of a clip depends on
-            its position in `indices` only.
+        key: Random key for controls and shifts; consumed. The white noise of a clip
+            depends on its position in `indices` only.
         progress: Called after each block.
     """
     blocks = []
+    coloured = same_spectrum(perturbation, jax.random.fold_in(key, _PHASES))
     for start in range(0, len(indices), BLOCK_SIZE):
         index = indices[start : start + BLOCK_SIZE]
         clips = np.zeros((BLOCK_SIZE, dataset.num_samples), np.float32)
@@ -80,6 +86,7 @@ def evaluate_perturbation(
             variables,
             clips,
             perturbation,
+            coloured,
             jnp.asarray(gain * sound, jnp.float32),
             jax.random.fold_in(key, start),
             jnp.asarray(len(index), jnp.int32),
@@ -118,7 +125,8 @@ def summarize(evaluation: Evaluation, *, target: int | None) -> dict[str, Any]:
 
     `asr` is Eq. 3 over all clips. `asr_clean_correct` counts only clips that the clean
     model classifies correctly and, targeted, that are not of the target class; None if
-    there are none. Levels are means over the clips that are not silent.
+    there are none. Levels are means over the clips that are not silent. "control" is
+    white noise, and "same_spectrum" in it the second control with the same fields.
     """
     labels, clean = evaluation.labels, evaluation.clean
     num_clips = len(labels)
@@ -155,6 +163,10 @@ def summarize(evaluation: Evaluation, *, target: int | None) -> dict[str, Any]:
         "control": {
             **rates(evaluation.control),
             "snr_db": _mean_level(evaluation.control_snr_db),
+            "same_spectrum": {
+                **rates(evaluation.same_spectrum),
+                "snr_db": _mean_level(evaluation.same_spectrum_snr_db),
+            },
         },
     }
 
@@ -226,6 +238,7 @@ def _evaluate_block(
     variables: Any,
     waveform: jax.Array,
     perturbation: Perturbation,
+    coloured: Perturbation,
     sound: jax.Array,
     key: jax.Array,
     num_clips: jax.Array,
@@ -237,33 +250,31 @@ def _evaluate_block(
     x, _ = to_box(waveform, scaling=scaling)
     silent = jnp.max(waveform, axis=1) == jnp.min(waveform, axis=1)
 
-    def predict(x: jax.Array) -> jax.Array:
-        return predict_in_parts(logits_fn, variables, x, num_clips)
-
-    def predict_recording(recording: jax.Array) -> jax.Array:
-        pcm = jnp.clip(jnp.round(recording * 32768), -32768, 32767) / 32768
-        return predict(to_box(pcm, scaling=scaling)[0])
+    def recorded(sounds: jax.Array) -> jax.Array:
+        pcm = jnp.clip(jnp.round((waveform + sounds) * 32768), -32768, 32767) / 32768
+        return to_box(pcm, scaling=scaling)[0]
 
     def level(measure: Callable[..., jax.Array], delta: jax.Array) -> jax.Array:
         return jnp.where(silent, jnp.nan, measure(x, delta))
 
     perturbed = apply_perturbation(perturbation, x)
-    rms = levels.rms(perturbation.value)
-    noise = rms * jax.random.normal(noise_key, x.shape, x.dtype)
-    # A perturbation per clip.
-    noises = jax.tree.map(lambda _: noise, perturbation)
-    noisy = jax.vmap(apply_perturbation)(noises, x)
+    noise = white_noise(perturbation, noise_key, num_clips=len(x))
+    noisy = jax.vmap(apply_perturbation)(noise, x)
+    recoloured = apply_perturbation(coloured, x)
     num_samples = x.shape[1]
     shifts = jax.random.randint(shift_key, x.shape[:1], 0, num_samples)
     at = (jnp.arange(num_samples)[None] + shifts[:, None]) % num_samples
+    heard = (x, perturbed, recorded(sound[None]), recorded(sound[at]), noisy)
+    # The network is compiled once for all of them.
+    predictions = jax.lax.map(
+        lambda clips: predict_in_parts(logits_fn, variables, clips, num_clips),
+        jnp.stack([*heard, recoloured]),
+    )
     return (
-        predict(x),
-        predict(perturbed),
-        predict_recording(waveform + sound[None]),
-        predict_recording(waveform + sound[at]),
-        predict(noisy),
+        *predictions,
         level(levels.snr_db, perturbed - x),
         level(levels.snr_ac_db, perturbed - x),
         level(levels.relative_loudness_db, perturbed - x),
         level(levels.snr_db, noisy - x),
+        level(levels.snr_db, recoloured - x),
     )

@@ -34,7 +34,7 @@ def evaluate_transfer(
         scaling: Scaling of waveforms to the box, the same for both models.
         gain: Factor applied to the single sound, see `waveform_gain`.
         target: The class that it was made to say, or None.
-        key: Random key for noise and shifts; consumed.
+        key: Random key for controls and shifts; consumed.
         progress: Called after each block.
 
     Returns:

@@ -143,7 +143,7 @@ class RunConfig:
         "Random seed.",
         minimum=0,
         in_manifest=True,
-        re_evaluation="Random seed of the model's training, of noise and of shifts. "
+        re_evaluation="Random seed of the model's training, of controls and of shifts. "
         "Default: the run's.",
     )
     preset: str = _setting(

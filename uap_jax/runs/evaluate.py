@@ -12,7 +12,13 @@ from uap_jax import checkpoints, environment, files
 from uap_jax.attacks import Front, Perturbation, perturbation_waveform
 from uap_jax.console import Console
 from uap_jax.errors import UsageError, user_mistakes
-from uap_jax.evaluation import Evaluation, evaluate_perturbation, select, summarize
+from uap_jax.evaluation import (
+    Evaluation,
+    evaluate_perturbation,
+    explain_success,
+    select,
+    summarize,
+)
 from uap_jax.runs import store, victim
 from uap_jax.runs.config import RunConfig
 from uap_jax.runs.corpus import (
@@ -30,7 +36,7 @@ _TEST = ("asr", "asr_ci95", "snr_db", "snr_ac_db", "asr_waveform")
 
 
 class Evaluator(NamedTuple):
-    """What perturbations are evaluated with: `key` is of noise and shifts."""
+    """What perturbations are evaluated with: `key` is of controls and shifts."""
 
     config: RunConfig
     clips: Clips
@@ -122,6 +128,7 @@ def per_class(evaluation: Evaluation, clips: Clips) -> list[dict[str, Any]]:
                 "asr": summary["test"]["asr"],
                 "accuracy_perturbed": summary["test"]["accuracy_perturbed"],
                 "control_asr": summary["control"]["asr"],
+                "same_spectrum_asr": summary["control"]["same_spectrum"]["asr"],
             }
         )
     return rows
@@ -146,8 +153,8 @@ def evaluate_stored(
             work directory, where <model> names a training.
         cache_dir: Where clips, models and compiled programs are cached.
         strict: Whether one bad recording is an error.
-        **changes: See `store.config_of`. The seed is of the model's training, of noise
-            and of shifts.
+        **changes: See `store.config_of`. The seed is of the model's training, of
+            controls and of shifts.
 
     Raises:
         UsageError: The settings or the files of the run cannot be used.
@@ -230,22 +237,27 @@ def say_result(result: dict[str, Any], workdir: Path, console: Console) -> None:
 def say_test(result: dict[str, Any], console: Console) -> None:
     """Says the success on test clips; `result` as of `summarize`."""
     test, control = result["test"], result["control"]
+    # Earlier results have no second control, and count no clips without a class.
+    same = control.get("same_spectrum")
     low, high = test["asr_ci95"]
     console.say(
         f"test ASR {test['asr']:.3f} [{low:.3f}, {high:.3f}] on {test['num_clips']} "
-        f"clips; noise of the same RMS {control['asr']:.3f}"
+        f"clips; white noise of the same RMS {control['asr']:.3f}"
+        + (f", noise of the same spectrum {same['asr']:.3f}" if same else "")
     )
+    if explanation := explain_success(test, control):
+        console.say(explanation)
     console.say(
         f"SNR {format_decibel(test['snr_db'])} with the resting level, "
         f"{format_decibel(test['snr_ac_db'])} without; as one sound on raw recordings "
         f"{test['asr_waveform']:.3f}, shifted {test['asr_shifted']:.3f}"
     )
-    # Earlier results do not count them.
-    counts = [part.get("num_non_finite", 0) for part in (test, control)]
+    counts = [part.get("num_non_finite", 0) for part in (test, control, same or {})]
     if any(counts):
         console.say(
             f"logits that are not finite, never a success: {counts[0]} clips with the "
-            f"perturbation, {counts[1]} with noise"
+            f"perturbation, {counts[1]} with white noise, {counts[2]} with noise of "
+            "the same spectrum"
         )
 
 
@@ -254,11 +266,13 @@ def _describe_point(entry: dict[str, Any]) -> str:
     goal = f"quietest with training ASR {entry['asr_level']:g}"
     if "test" not in entry:
         return f"{goal}: not reached"
-    test = entry["test"]
+    test, control = entry["test"], entry["control"]
+    same = control.get("same_spectrum")
     return (
         f"{goal}: test ASR {test['asr']:.3f}, SNR {format_decibel(test['snr_db'])}, "
-        f"{format_decibel(test['snr_ac_db'])} without the resting level; noise "
-        f"{entry['control']['asr']:.3f}"
+        f"{format_decibel(test['snr_ac_db'])} without the resting level; white noise "
+        f"{control['asr']:.3f}"
+        + (f", noise of the same spectrum {same['asr']:.3f}" if same else "")
     )
 
 
