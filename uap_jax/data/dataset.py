@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from uap_jax.data.synthetic.rendered import RenderedClips
+
 # Called as progress(what, done, total); library code prints nothing.
 ProgressFn = Callable[[str, int, int], None]
 
@@ -18,7 +20,8 @@ class Dataset:
 
     Attributes:
         name: The corpus.
-        clips: `[M, N]` int16 PCM or float32 in [-1, 1]; an array or a memmap.
+        clips: `[M, N]` int16 PCM or float32 in [-1, 1]; an array, a memmap, or clips
+            that are rendered when they are first read.
         labels: `[M]` int32 class indices.
         class_names: In the order of the labels.
         groups: `[M]` strings; clips of one group (a speaker, a source recording)
@@ -33,7 +36,7 @@ class Dataset:
     """
 
     name: str
-    clips: np.ndarray
+    clips: np.ndarray | RenderedClips
     labels: np.ndarray
     class_names: tuple[str, ...]
     groups: np.ndarray
@@ -41,7 +44,7 @@ class Dataset:
     sample_rate_hz: int
     fingerprint: str
     official_splits: np.ndarray | None = None
-    noise: np.ndarray | None = None
+    noise: np.ndarray | RenderedClips | None = None
     skipped: tuple[str, ...] = ()
     groups_overlap: bool = False
 
@@ -68,6 +71,11 @@ class Dataset:
     def num_samples(self) -> int:
         return self.clips.shape[1]
 
+    def ensure(self, indices: np.ndarray) -> None:
+        """Renders what of these clips is missing, at once and in parallel."""
+        if isinstance(self.clips, RenderedClips):
+            self.clips.ensure(indices)
+
 
 class Splits(NamedTuple):
     """Indices of the clips of each split.
@@ -80,8 +88,9 @@ class Splits(NamedTuple):
     test: np.ndarray
 
 
-def to_waveform(clips: np.ndarray) -> np.ndarray:
+def to_waveform(clips: np.ndarray | RenderedClips) -> np.ndarray:
     """Returns clips as float32 waveforms in [-1, 1]; int16 is divided by 32768."""
+    clips = np.asarray(clips)
     if clips.dtype == np.int16:
         return clips.astype(np.float32) / np.float32(32768)
     return np.asarray(clips, np.float32)

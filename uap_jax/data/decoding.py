@@ -147,7 +147,7 @@ def load_listed(
 def with_fingerprint(dataset: Dataset, *facts: np.ndarray | None) -> Dataset:
     """Returns the dataset with a fingerprint of its content and of further arrays."""
     fingerprint = content_fingerprint(
-        *(dataset.clips, dataset.labels, np.array(dataset.class_names)),
+        *(np.asarray(dataset.clips), dataset.labels, np.array(dataset.class_names)),
         *(dataset.groups, dataset.names, *facts, np.array([dataset.sample_rate_hz])),
     )
     return dataclasses.replace(dataset, fingerprint=fingerprint)

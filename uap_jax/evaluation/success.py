@@ -75,6 +75,7 @@ def evaluate_perturbation(
             depends on its position in `indices` only.
         progress: Called after each block.
     """
+    dataset.ensure(indices)
     blocks = []
     coloured = same_spectrum(perturbation, jax.random.fold_in(key, _PHASES))
     for start in range(0, len(indices), BLOCK_SIZE):
@@ -217,6 +218,9 @@ def waveform_gain(dataset: Dataset, indices: np.ndarray, *, scaling: str) -> flo
     what the attack added to it. It is 1 for "fixed". Clips without variation, which
     have no scale, do not count.
     """
+    if scaling == "fixed":
+        return 1.0
+    dataset.ensure(indices)
     scales = []
     for start in range(0, len(indices), BLOCK_SIZE):
         clips = dataset.clips[indices[start : start + BLOCK_SIZE]]

@@ -118,6 +118,8 @@ def _prepare(
     clips = choose_clips(config, corpus)
     gain = sound_gain(config, corpus)
     model = victim.prepare(config, corpus, cache_dir=cache_dir, console=console)
+    # After a training, which renders most of a built-in corpus.
+    clips.dataset.ensure(np.concatenate([clips.attack, clips.test]))
     keys = jax.random.split(jax.random.key(config.seed))
     ready = Prepared(config, workdir, console, clips, model, gain, keys)
     check_problem(ready)

@@ -102,6 +102,8 @@ def train(
         else:
             # Its shapes are enough, and weights take seconds to compile.
             state = saved.restore(_shapes_of(first_state))
+        if int(state.epoch) < num_epochs:
+            dataset.ensure(np.concatenate([splits.train, splits.validation]))
         last_save, save_seconds = time.perf_counter(), 0.0
         while (epoch := int(state.epoch)) < num_epochs:
             epoch_started = time.perf_counter()
@@ -161,6 +163,7 @@ def evaluate_accuracy(
     scaling: str,
 ) -> float:
     """Returns the share of clips that are classified correctly, in [0, 1]."""
+    dataset.ensure(indices)
     num_right = 0
     for start in range(0, len(indices), EVALUATION_BATCH_SIZE):
         index = indices[start : start + EVALUATION_BATCH_SIZE]

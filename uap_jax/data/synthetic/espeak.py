@@ -6,12 +6,12 @@ import ctypes
 import importlib
 import importlib.metadata
 import os
+import threading
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import soxr
 
 SAMPLE_RATE_HZ = 22050
 
@@ -35,6 +35,9 @@ _INITIALIZE_DONT_EXIT = 0x8000
 _CHARS_UTF8 = 1
 _RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
 _SLOWEST_WPM, _FASTEST_WPM = 80, 450
+
+# The library is loaded for one synthesizer at a time.
+_lock = threading.Lock()
 
 _SynthCallback = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
@@ -73,12 +76,17 @@ def fresh_synthesizer() -> Generator[Speak, None, None]:
     """Loads the library, and unloads it at the end.
 
     Flutter and noise of the voices depend on static variables that no call resets, so a
-    word depends on what was spoken since the library was loaded, and on nothing else. A
-    process holds at most one synthesizer at a time.
+    word depends on what was spoken since the library was loaded, and on nothing else.
+    A process has one synthesizer at a time; other threads wait for it.
 
     Yields:
         A function that speaks; values that espeak-ng does not accept are clipped.
     """
+    with _lock:
+        yield from _load_and_unload()
+
+
+def _load_and_unload() -> Generator[Speak, None, None]:
     library_path, data_path = _library_and_data()
     library = ctypes.CDLL(str(library_path))
     library.espeak_Synth.argtypes = (
@@ -131,15 +139,13 @@ def fresh_synthesizer() -> Generator[Speak, None, None]:
         _ctypes.dlclose(library._handle)
 
 
-def say_word(
-    speak: Speak, word: str, voice: Voice, *, longest_s: float, sample_rate_hz: int
-) -> np.ndarray:
+def say_word(speak: Speak, word: str, voice: Voice, *, longest_s: float) -> np.ndarray:
     """Returns a word without the silence around it, faster if it would be too long.
 
     Slow voices may end a little after `longest_s`.
 
     Returns:
-        `[T]` float32 in about [-1, 1].
+        `[T]` float32 in [-1, 1] at `SAMPLE_RATE_HZ`.
 
     Raises:
         RuntimeError: The voice says nothing.
@@ -152,7 +158,7 @@ def say_word(
         sound = _trim(speak(word, voice._replace(rate_wpm=rate_wpm)))
     if not len(sound):
         raise RuntimeError(f"espeak-ng: {str(voice)!r} says nothing for {word!r}")
-    return soxr.resample(sound, SAMPLE_RATE_HZ, sample_rate_hz)
+    return sound
 
 
 def _trim(pcm: np.ndarray) -> np.ndarray:

@@ -1,13 +1,14 @@
 """The built-in corpus: the paper's 32 classes, spoken by espeak-ng."""
 
 import dataclasses
+import functools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import soxr
 
-from uap_jax.data.cache import load_or_build
 from uap_jax.data.dataset import Dataset, ProgressFn, Splits
 from uap_jax.data.speech_commands import PAPER32
 from uap_jax.data.synthetic import espeak
@@ -22,6 +23,7 @@ from uap_jax.data.synthetic.recording import (
     record_word,
     to_pcm,
 )
+from uap_jax.data.synthetic.rendered import RenderedClips, in_threads
 from uap_jax.files import fingerprint
 
 CLASS_NAMES = PAPER32
@@ -69,7 +71,7 @@ def load_synthetic_speech(
     conditions: Conditions | None = None,
     progress: ProgressFn | None = None,
 ) -> Dataset:
-    """Returns the built-in corpus, rendered once and then read from the cache.
+    """Returns the built-in corpus; clips are rendered once, when they are first read.
 
     The same arguments give the same bytes. No voice of the validation or the test is
     heard in training; a voice is a group.
@@ -93,41 +95,58 @@ def load_synthetic_speech(
     """
     check_at_least(len(Splits._fields), num_clips_per_class=num_clips_per_class)
     check_at_least(0, seed=seed)
-    conditions, report = conditions or Conditions(), progress or (lambda *_: None)
+    conditions = conditions or Conditions()
     key = fingerprint(
         *("synthetic_speech", _VERSION, espeak.espeak_version()),
         *(num_clips_per_class, seed, dataclasses.asdict(conditions)),
     )
 
-    def build(_: Path) -> Dataset:
-        variants = split_variants(seed)
-        babble = _make_babble(variants, seed)
-        turns = _plan(variants, num_clips_per_class, seed, conditions)
-        clips = np.empty((len(CLASS_NAMES), len(turns), NUM_SAMPLES), np.int16)
-        total = len(CLASS_NAMES) * len(turns)
-        for turn in turns:
-            report("synthetic speech", turn.number * len(CLASS_NAMES), total)
-            clips[:, turn.number] = _render(turn, babble[turn.split], seed, conditions)
-        report("synthetic speech", total, total)
-        rng = np.random.default_rng([seed, _NOISE])
-        kinds = np.resize(NOISE_KINDS, _NUM_NOISE_CLIPS)
-        noise = [to_pcm(make_noise(k, rng, babble["train"]), -3.0) for k in kinds]
-        named = [_describe(turn, name) for name in CLASS_NAMES for turn in turns]
-        groups, names = map(np.array, zip(*named, strict=True))
-        return Dataset(
-            name="synthetic_speech",
-            clips=clips.reshape(-1, NUM_SAMPLES),
-            labels=np.repeat(np.arange(len(CLASS_NAMES), dtype=np.int32), len(turns)),
-            class_names=CLASS_NAMES,
-            groups=groups,
-            names=names,
-            sample_rate_hz=SAMPLE_RATE_HZ,
-            fingerprint=key,
-            official_splits=np.array([turn.split for turn in turns] * len(CLASS_NAMES)),
-            noise=np.stack(noise),
-        )
+    variants = split_variants(seed)
+    turns = _plan(variants, num_clips_per_class, seed, conditions)
+    babble = functools.cache(lambda: _make_babble(variants, seed))
 
-    return load_or_build(Path(cache_dir) / f"synthetic_speech-{key}", build)
+    def render(indices: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        labels, numbers = np.divmod(indices, len(turns))
+
+        def render_turn(number: int) -> list[tuple[int, np.ndarray]]:
+            turn, chosen = turns[number], labels[numbers == number]
+            clips = _render(
+                turn, chosen.tolist(), babble()[turn.split], seed, conditions
+            )
+            return list(zip(chosen * len(turns) + number, clips, strict=True))
+
+        babble()
+        for rendered in in_threads(render_turn, np.unique(numbers).tolist()):
+            yield from rendered
+
+    def make_noises(_: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        rng = np.random.default_rng([seed, _NOISE])
+        for index, kind in enumerate(np.resize(NOISE_KINDS, _NUM_NOISE_CLIPS)):
+            yield index, to_pcm(make_noise(kind, rng, babble()["train"]), -3.0)
+
+    folder = Path(cache_dir) / f"synthetic_speech-{key}"
+    named = [_describe(turn, name) for name in CLASS_NAMES for turn in turns]
+    groups, names = map(np.array, zip(*named, strict=True))
+    return Dataset(
+        name="synthetic_speech",
+        clips=RenderedClips(
+            folder / "clips.npy",
+            (len(CLASS_NAMES) * len(turns), NUM_SAMPLES),
+            render,
+            progress=progress,
+            what="synthetic speech",
+        ),
+        labels=np.repeat(np.arange(len(CLASS_NAMES), dtype=np.int32), len(turns)),
+        class_names=CLASS_NAMES,
+        groups=groups,
+        names=names,
+        sample_rate_hz=SAMPLE_RATE_HZ,
+        fingerprint=key,
+        official_splits=np.array([turn.split for turn in turns] * len(CLASS_NAMES)),
+        noise=RenderedClips(
+            folder / "noise.npy", (_NUM_NOISE_CLIPS, NUM_SAMPLES), make_noises
+        ),
+    )
 
 
 def split_variants(seed: int) -> dict[str, tuple[str, ...]]:
@@ -187,28 +206,37 @@ def _describe(turn: _Turn, class_name: str) -> tuple[str, str]:
 
 
 def _render(
-    turn: _Turn, babble: np.ndarray, seed: int, conditions: Conditions
-) -> np.ndarray:
-    """Returns the clips of a turn, `[32, N]` int16."""
-    clips = []
+    turn: _Turn,
+    labels: list[int],
+    babble: np.ndarray,
+    seed: int,
+    conditions: Conditions,
+) -> list[np.ndarray]:
+    """Returns clips of a turn, `[N]` int16 each; `labels` ascend."""
+    rngs, words = {}, {}
     with espeak.fresh_synthesizer() as speak:
-        for label, class_name in enumerate(CLASS_NAMES):
-            rng = np.random.default_rng([seed, _CLIP, label, turn.number])
-            if class_name == "_silence_":
-                clips.append(record_silence(rng, babble, conditions))
-                continue
-            word = espeak.say_word(
-                speak,
-                turn.unknown_word if class_name == "_unknown_" else class_name,
-                turn.voice._replace(
-                    rate_wpm=turn.voice.rate_wpm * rng.uniform(*conditions.rate_change),
-                    pitch=turn.voice.pitch + rng.uniform(*conditions.pitch_change),
-                ),
-                longest_s=_LONGEST_WORD_S,
-                sample_rate_hz=SAMPLE_RATE_HZ,
-            )
-            clips.append(record_word(word[:NUM_SAMPLES], rng, babble, conditions))
-    return np.stack(clips)
+        # What a word sounds like depends on all that were spoken before.
+        for label, class_name in enumerate(CLASS_NAMES[: labels[-1] + 1]):
+            rngs[label] = rng = np.random.default_rng([seed, _CLIP, label, turn.number])
+            if class_name != "_silence_":
+                words[label] = espeak.say_word(
+                    speak,
+                    turn.unknown_word if class_name == "_unknown_" else class_name,
+                    turn.voice._replace(
+                        rate_wpm=turn.voice.rate_wpm
+                        * rng.uniform(*conditions.rate_change),
+                        pitch=turn.voice.pitch + rng.uniform(*conditions.pitch_change),
+                    ),
+                    longest_s=_LONGEST_WORD_S,
+                )
+    clips = []
+    for label in labels:
+        if label not in words:
+            clips.append(record_silence(rngs[label], babble, conditions))
+            continue
+        word = soxr.resample(words[label], espeak.SAMPLE_RATE_HZ, SAMPLE_RATE_HZ)
+        clips.append(record_word(word[:NUM_SAMPLES], rngs[label], babble, conditions))
+    return clips
 
 
 def _make_babble(

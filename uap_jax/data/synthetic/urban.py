@@ -1,15 +1,12 @@
 """The built-in corpus of city sounds: the ten classes of UrbanSound8K, computed."""
 
 import dataclasses
-import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from uap_jax.data.cache import load_or_build, write_rows
 from uap_jax.data.dataset import Dataset, ProgressFn
 from uap_jax.data.synthetic import synthesis
 from uap_jax.data.synthetic.recording import (
@@ -20,6 +17,7 @@ from uap_jax.data.synthetic.recording import (
     room_response,
     to_pcm,
 )
+from uap_jax.data.synthetic.rendered import RenderedClips, in_threads
 from uap_jax.data.synthetic.synthesis import (
     SAMPLE_RATE_HZ,
     Rng,
@@ -40,7 +38,6 @@ _VERSION = 2
 _VALIDATION_SHARE = 0.1
 _TEST_SHARE = 0.18
 _NUM_NOISE_CLIPS = 32
-_BLOCK_CLIPS = 64
 _FRAME = 320
 
 # Seeds are (seed, stream, ...), so streams are independent.
@@ -86,7 +83,7 @@ def load_synthetic_urban(
     num_workers: int | None = None,
     progress: ProgressFn | None = None,
 ) -> Dataset:
-    """Returns the built-in city sounds, computed once and then read from the cache.
+    """Returns the built-in city sounds; clips are computed once, when first read.
 
     A class has sources, such as dogs, each with a site, a recorder and a voice; clips
     of a source share these and differ in events, level and background. A source is a
@@ -109,12 +106,12 @@ def load_synthetic_urban(
     Raises:
         ValueError: A setting is out of its range.
     """
-    num_workers = os.cpu_count() or 1 if num_workers is None else num_workers
     check_at_least(5, num_sources_per_class=num_sources_per_class)
     check_at_least(1, num_clips_per_source=num_clips_per_source)
-    check_at_least(1, num_workers=num_workers)
+    if num_workers is not None:
+        check_at_least(1, num_workers=num_workers)
     check_at_least(0, seed=seed)
-    scenes, report = scenes or Scenes(), progress or (lambda *_: None)
+    scenes = scenes or Scenes()
     key = fingerprint(
         *("synthetic_urban", _VERSION, num_sources_per_class, num_clips_per_source),
         *(seed, dataclasses.asdict(scenes)),
@@ -126,36 +123,45 @@ def load_synthetic_urban(
         for take in range(num_clips_per_source)
     ]
 
-    def rows() -> Iterator[np.ndarray]:
-        with ThreadPoolExecutor(num_workers) as pool:
-            for start in range(0, len(plan), _BLOCK_CLIPS):
-                report("synthetic city sounds", start, len(plan))
-                block = plan[start : start + _BLOCK_CLIPS]
-                yield from pool.map(lambda clip: _record(clip, seed, scenes), block)
-        report("synthetic city sounds", len(plan), len(plan))
-
-    def build(folder: Path) -> Dataset:
-        num_test = max(1, round(_TEST_SHARE * num_sources_per_class))
-        num_validation = max(1, round(_VALIDATION_SHARE * num_sources_per_class))
-        splits = np.full(num_sources_per_class, "train", dtype="<U10")
-        splits[-num_test - num_validation :] = "validation"
-        splits[-num_test:] = "test"
-        return Dataset(
-            name="synthetic_urban",
-            clips=write_rows(folder / "clips.npy", rows(), num_samples=NUM_SAMPLES),
-            labels=np.array([clip.label for clip in plan], np.int32),
-            class_names=CLASS_NAMES,
-            groups=np.array([f"{CLASS_NAMES[c.label]}-{c.source}" for c in plan]),
-            names=np.array(
-                [f"synthetic/{CLASS_NAMES[c.label]}/{c.source}-{c.take}" for c in plan]
-            ),
-            sample_rate_hz=SAMPLE_RATE_HZ,
-            fingerprint=key,
-            official_splits=splits[[clip.source for clip in plan]],
-            noise=_make_noise(seed),
+    def render(indices: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        chosen = indices.tolist()
+        clips = in_threads(
+            lambda index: _record(plan[index], seed, scenes),
+            chosen,
+            num_workers=num_workers,
         )
+        yield from zip(chosen, clips, strict=True)
 
-    return load_or_build(Path(cache_dir) / f"synthetic_urban-{key}", build)
+    num_test = max(1, round(_TEST_SHARE * num_sources_per_class))
+    num_validation = max(1, round(_VALIDATION_SHARE * num_sources_per_class))
+    splits = np.full(num_sources_per_class, "train", dtype="<U10")
+    splits[-num_test - num_validation :] = "validation"
+    splits[-num_test:] = "test"
+    folder = Path(cache_dir) / f"synthetic_urban-{key}"
+    return Dataset(
+        name="synthetic_urban",
+        clips=RenderedClips(
+            folder / "clips.npy",
+            (len(plan), NUM_SAMPLES),
+            render,
+            progress=progress,
+            what="synthetic city sounds",
+        ),
+        labels=np.array([clip.label for clip in plan], np.int32),
+        class_names=CLASS_NAMES,
+        groups=np.array([f"{CLASS_NAMES[c.label]}-{c.source}" for c in plan]),
+        names=np.array(
+            [f"synthetic/{CLASS_NAMES[c.label]}/{c.source}-{c.take}" for c in plan]
+        ),
+        sample_rate_hz=SAMPLE_RATE_HZ,
+        fingerprint=key,
+        official_splits=splits[[clip.source for clip in plan]],
+        noise=RenderedClips(
+            folder / "noise.npy",
+            (_NUM_NOISE_CLIPS, NUM_SAMPLES),
+            lambda _: enumerate(_make_noise(seed)),
+        ),
+    )
 
 
 def _record(clip: _Clip, seed: int, scenes: Scenes) -> np.ndarray:
