@@ -1,4 +1,4 @@
-"""Hardware, versions, and the time of compiling."""
+"""Hardware, versions, and the time and memory of compiled programs."""
 
 import importlib.metadata
 import os
@@ -11,6 +11,10 @@ import jax.monitoring
 
 from uap_jax import __version__
 from uap_jax.errors import UsageError
+
+# Seconds of a segment: long enough to cost nothing and short enough to be lost.
+SHORT_SEGMENT_S, LONG_SEGMENT_S = 5.0, 20.0
+MAX_SEGMENT_STEPS = 2**20
 
 _compile_seconds = [0.0]
 
@@ -27,6 +31,20 @@ def _listen(event: str, duration_secs: float, **_: Any) -> None:
 
 
 jax.monitoring.register_event_duration_secs_listener(_listen)
+
+
+def segment_steps(max_steps: int, seconds: float) -> int:
+    """Returns how many steps the next segment has, after one of some seconds."""
+    if seconds < SHORT_SEGMENT_S:
+        return min(2 * max_steps, MAX_SEGMENT_STEPS)
+    return max(1, max_steps // 2) if seconds > LONG_SEGMENT_S else max_steps
+
+
+def memory_bytes() -> int:
+    """Returns the memory of the first device; on a CPU the machine's."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return stats.get("bytes_limit", machine)
 
 
 def check_devices() -> None:

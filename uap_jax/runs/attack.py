@@ -22,9 +22,6 @@ from uap_jax.text import format_seconds
 
 # A perturbation below this has not begun to change predictions.
 SILENT_DB = -50.0
-# Seconds of a segment: long enough to cost nothing and short enough to be lost.
-SHORT_SEGMENT_S, LONG_SEGMENT_S = 5.0, 20.0
-MAX_SEGMENT_STEPS = 2**20
 # Seconds of an attack between two of its checkpoints, at least.
 SAVE_EVERY_S = 10.0
 # Of the free memory; programs take more than they report.
@@ -140,13 +137,6 @@ def open_trail(
             state = place(saved.restore(state))
             ready.console.say(f"resuming after pass {int(state.num_passes)}")
         yield Trail(ready, state, saved)
-
-
-def segment_steps(max_steps: int, seconds: float) -> int:
-    """Returns how many steps the next segment has, after one of some seconds."""
-    if seconds < SHORT_SEGMENT_S:
-        return min(2 * max_steps, MAX_SEGMENT_STEPS)
-    return max(1, max_steps // 2) if seconds > LONG_SEGMENT_S else max_steps
 
 
 def fitting_width(

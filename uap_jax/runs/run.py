@@ -25,7 +25,6 @@ from uap_jax.runs.attack import (
     explain,
     fitting_width,
     open_trail,
-    segment_steps,
 )
 from uap_jax.runs.config import RunConfig, as_json, command, resume_from
 from uap_jax.runs.corpus import (
@@ -215,7 +214,7 @@ def run_attacks(
                 )
             jax.block_until_ready(new)
             seconds = time.perf_counter() - started
-            max_steps = segment_steps(max_steps, seconds)
+            max_steps = environment.segment_steps(max_steps, seconds)
             advanced = [i for i in running if new[i] is not states[i]]
             states = new
             for i in advanced:
