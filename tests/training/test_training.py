@@ -14,7 +14,7 @@ from uap_jax import models
 from uap_jax.audio.box import to_box
 from uap_jax.data.dataset import Dataset, Splits, to_waveform
 from uap_jax.models import registry
-from uap_jax.training import loop
+from uap_jax.training import epoch, loop
 from uap_jax.training.recipes import RECIPES, Recipe
 
 NUM_SAMPLES = 5_100
@@ -191,6 +191,45 @@ def test_killed_training_ends_with_the_same_bits(whole, resumed):
     assert resumed.result.best_epoch == whole.result.best_epoch
 
 
+@pytest.mark.parametrize("loaded_steps", [4, 100])
+def test_clips_that_do_not_fit_on_the_device_give_the_same_bits(
+    whole, architecture, dataset, splits, tmp_path, monkeypatch, loaded_steps
+):
+    monkeypatch.setattr(epoch, "RESIDENT_SHARE", 0.0)
+    monkeypatch.setattr(epoch, "LOADED_STEPS", loaded_steps)
+    loaded = train(architecture, dataset, splits, tmp_path / "new")
+    assert_same(loaded.result.variables, whole.result.variables)
+    assert [one["loss"] for one in loaded.epochs] == [
+        one["loss"] for one in whole.epochs
+    ]
+
+
+def test_segments_are_told_and_do_not_change_the_bits(
+    architecture, dataset, splits, monkeypatch
+):
+    recipe = Recipe(num_clips_seen=50, batch_size=8)
+    optimizer = recipe.optimizer(6)
+
+    def trained(segment_steps):
+        monkeypatch.setattr(epoch.environment, "segment_steps", segment_steps)
+        variables = architecture.init(jax.random.key(0))
+        steps = []
+        weights, loss = epoch.train_epoch(
+            epoch.compile_segment(architecture, optimizer, recipe, "fixed"),
+            (variables, optimizer.init(variables["params"])),
+            epoch.open_source(dataset, splits.train, batch_size=8),
+            seed=np.random.SeedSequence(0),
+            strength=1.0,
+            on_step=lambda done, total: steps.append((done, total)),
+        )
+        return weights, loss, steps
+
+    one_by_one, many = trained(lambda *_: 1), trained(lambda *_: 5)
+    assert one_by_one[2] == [(step, 6) for step in range(1, 7)]
+    assert many[2] == [(1, 6), (6, 6)]
+    assert_same(one_by_one[:2], many[:2])
+
+
 def test_finished_training_is_only_read(whole, architecture, dataset, splits, folder):
     again = train(architecture, dataset, splits, folder / "whole")
     assert again.epochs == []
@@ -236,10 +275,10 @@ def test_accuracy_counts_every_clip_once(whole, architecture, dataset, num_clips
 def test_non_finite_loss_is_an_error(
     architecture, dataset, splits, tmp_path, monkeypatch
 ):
-    def diverge(_step, state, *_args):
-        return state, float("nan")
+    def diverge(_segment, weights, _source, **_settings):
+        return weights, float("nan")
 
-    monkeypatch.setattr(loop, "_train_epoch", diverge)
+    monkeypatch.setattr(loop, "train_epoch", diverge)
     with pytest.raises(FloatingPointError, match="the loss of epoch 1 is nan"):
         train(architecture, dataset, splits, tmp_path / "new")
 

@@ -1,4 +1,4 @@
-"""One training loop for every model: jitted step, best epoch cached, resumable."""
+"""One training loop for every model; the best epoch is kept, a kill loses little."""
 
 import functools
 import time
@@ -11,19 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from uap_jax import checkpoints, environment
+from uap_jax import checkpoints
 from uap_jax.attacks import LogitsFn
 from uap_jax.audio.box import to_box
 from uap_jax.data.dataset import Dataset, Splits, to_waveform
 from uap_jax.models import Architecture
-from uap_jax.training.augmentation import augment
+from uap_jax.training.epoch import compile_segment, open_source, train_epoch
 from uap_jax.training.recipes import Recipe
 
 EVALUATION_BATCH_SIZE = 64
-# Of the device's memory; a training set within it stays on the device.
-RESIDENT_SHARE = 0.2
-# Steps whose clips are on the device at a time where the training set is larger.
-LOADED_STEPS = 64
 # Storing takes at most about this part of the time: 1 / SAVE_PAUSE.
 SAVE_PAUSE = 10.0
 
@@ -99,7 +95,7 @@ def train(
     batch_size = min(recipe.batch_size, len(splits.train))
     num_steps = len(splits.train) // batch_size
     optimizer = recipe.optimizer(num_epochs * num_steps)
-    segment = _compile_segment(architecture, optimizer, recipe, scaling)
+    segment = compile_segment(architecture, optimizer, recipe, scaling)
     first_state = functools.partial(
         _first_state, architecture, optimizer, jax.random.key(seed)
     )
@@ -109,23 +105,24 @@ def train(
         else:
             # Its shapes are enough, and weights take seconds to compile.
             state = saved.restore(_shapes_of(first_state))
-        resident = None
-        if int(state.epoch) < num_epochs:
-            dataset.ensure(np.concatenate([splits.train, splits.validation]))
-            resident = _resident(dataset, splits.train)
+        source = None
         last_save, save_seconds = time.perf_counter(), 0.0
         while (epoch := int(state.epoch)) < num_epochs:
+            if source is None:
+                dataset.ensure(np.concatenate([splits.train, splits.validation]))
+                source = open_source(dataset, splits.train, batch_size=batch_size)
             epoch_started = time.perf_counter()
-            state, loss = _train_epoch(
+            weights, loss = train_epoch(
                 segment,
-                state,
-                dataset,
-                splits.train,
-                resident,
-                batch_size,
-                np.random.SeedSequence([seed, epoch]),
-                recipe.strength((epoch + 1) / num_epochs),
-                functools.partial(on_step, epoch + 1),
+                (state.variables, state.opt_state),
+                source,
+                seed=np.random.SeedSequence([seed, epoch]),
+                strength=recipe.strength((epoch + 1) / num_epochs),
+                on_step=functools.partial(on_step, epoch + 1),
+            )
+            variables, opt_state = weights
+            state = state._replace(
+                variables=variables, opt_state=opt_state, epoch=state.epoch + 1
             )
             accuracy = evaluate_accuracy(
                 architecture.logits,
@@ -190,195 +187,6 @@ def _predict(
 ) -> jax.Array:
     x, _ = to_box(waveform, scaling=scaling)
     return jnp.argmax(logits_fn(variables, x), axis=1)
-
-
-class _Pool(NamedTuple):
-    """Clips on the device, of which a segment takes its batches."""
-
-    clips: jax.Array  # [P, N], int16 or float32
-    labels: jax.Array  # [P]
-    noise: jax.Array  # [K, N], as `clips`
-
-
-class _Plan(NamedTuple):
-    """What `S` steps take."""
-
-    rows: np.ndarray  # [S, B], of the clips of a pool
-    noise_rows: np.ndarray  # [S, B], of its noise
-    keys: jax.Array  # [S]
-
-
-# (variables, opt_state)
-_Weights = tuple[Any, Any]
-# (weights, losses [S], pool, plan, start, stop, strength) -> (weights, losses)
-_Segment = Callable[..., tuple[_Weights, jax.Array]]
-
-
-def _compile_segment(
-    architecture: Architecture,
-    optimizer: optax.GradientTransformation,
-    recipe: Recipe,
-    scaling: str,
-) -> _Segment:
-    """Returns the steps `start` to `stop` of an epoch as one program.
-
-    A program for each step would have its memory taken from the system, and given
-    back, at each step.
-    """
-
-    def step(
-        weights: _Weights,
-        clips: jax.Array,
-        background: jax.Array,
-        labels: jax.Array,
-        key: jax.Array,
-        strength: jax.Array,
-    ) -> tuple[_Weights, jax.Array]:
-        variables, opt_state = weights
-        augment_key, dropout_key = jax.random.split(key)
-        x = augment(
-            clips,
-            background,
-            augment_key,
-            strength=strength,
-            scaling=scaling,
-            sample_rate_hz=architecture.sample_rate_hz,
-            config=recipe.augmentation,
-        )
-        targets = optax.smooth_labels(
-            jax.nn.one_hot(labels, architecture.num_classes), recipe.label_smoothing
-        )
-        params = variables["params"]
-        frozen = {name: part for name, part in variables.items() if name != "params"}
-
-        def loss_fn(params: Any) -> tuple[jax.Array, Any]:
-            trained = {"params": params, **frozen}
-            logits, statistics = architecture.apply_train(trained, x, dropout_key)
-            return jnp.mean(optax.softmax_cross_entropy(logits, targets)), statistics
-
-        (loss, statistics), gradient = jax.value_and_grad(loss_fn, has_aux=True)(params)
-        with jax.numpy_dtype_promotion("standard"):
-            updates, opt_state = optimizer.update(gradient, opt_state, params)
-            params = optax.apply_updates(params, updates)
-        return ({**frozen, **statistics, "params": params}, opt_state), loss
-
-    def segment(
-        weights: _Weights,
-        losses: jax.Array,
-        pool: _Pool,
-        plan: _Plan,
-        start: jax.Array,
-        stop: jax.Array,
-        strength: jax.Array,
-    ) -> tuple[_Weights, jax.Array]:
-        def body(index: jax.Array, carry: Any) -> Any:
-            weights, losses = carry
-            rows = plan.rows[index]
-            weights, loss = step(
-                weights,
-                _to_waveform(pool.clips[rows]),
-                _to_waveform(pool.noise[plan.noise_rows[index]]),
-                pool.labels[rows],
-                plan.keys[index],
-                strength,
-            )
-            return weights, losses.at[index].set(loss)
-
-        return jax.lax.fori_loop(start, stop, body, (weights, losses))
-
-    return jax.jit(segment, donate_argnums=(0, 1))
-
-
-def _train_epoch(
-    segment: _Segment,
-    state: TrainState,
-    dataset: Dataset,
-    train: np.ndarray,
-    resident: _Pool | None,
-    batch_size: int,
-    seed: np.random.SeedSequence,
-    strength: float,
-    on_step: Callable[[int, int], None],
-) -> tuple[TrainState, float]:
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(train))
-    keys = jax.random.split(jax.random.key(int(rng.integers(2**31))), len(order))
-    num_steps = len(order) // batch_size
-    rows = order[: num_steps * batch_size].reshape(num_steps, batch_size)
-    plan = _Plan(
-        np.sort(rows, axis=1),
-        rng.integers(_num_noise(dataset), size=rows.shape),
-        keys[:num_steps],
-    )
-    carry, losses = (state.variables, state.opt_state), []
-    length = num_steps if resident is not None else min(LOADED_STEPS, num_steps)
-    max_steps = 1
-    for first in range(0, num_steps, length):
-        # The last part is filled up to the length of the others with steps not taken.
-        steps = np.minimum(first + np.arange(length), num_steps - 1)
-        part = _Plan(*(field[steps] for field in plan))
-        pool = resident
-        if pool is None:
-            pool, part = _load(dataset, train, part)
-        part_losses = jnp.zeros(length, jnp.float32)
-        start, num_part_steps = 0, min(length, num_steps - first)
-        while start < num_part_steps:
-            began = time.perf_counter()
-            stop = min(start + max_steps, num_part_steps)
-            carry, part_losses = jax.block_until_ready(
-                segment(
-                    *(carry, part_losses, pool, part),
-                    *(np.int32(start), np.int32(stop), np.float32(strength)),
-                )
-            )
-            max_steps = environment.segment_steps(
-                max_steps, time.perf_counter() - began
-            )
-            start = stop
-            on_step(first + start, num_steps)
-        losses.append(part_losses[:num_part_steps])
-    variables, opt_state = carry
-    return (
-        state._replace(variables=variables, opt_state=opt_state, epoch=state.epoch + 1),
-        float(np.mean(np.concatenate(losses))),
-    )
-
-
-def _resident(dataset: Dataset, train: np.ndarray) -> _Pool | None:
-    """Returns all training clips on the device, or None where they do not fit."""
-    num_clips = len(train) + _num_noise(dataset)
-    num_bytes = num_clips * dataset.num_samples * dataset.clips.dtype.itemsize
-    if num_bytes > RESIDENT_SHARE * environment.memory_bytes():
-        return None
-    return _pool(dataset, train, np.arange(_num_noise(dataset)))
-
-
-def _load(dataset: Dataset, train: np.ndarray, plan: _Plan) -> tuple[_Pool, _Plan]:
-    """Returns the clips of some steps on the device, and the plan on these."""
-    pool = _pool(dataset, train[plan.rows.ravel()], plan.noise_rows.ravel())
-    rows = np.arange(plan.rows.size).reshape(plan.rows.shape)
-    return pool, plan._replace(rows=rows, noise_rows=rows)
-
-
-def _pool(dataset: Dataset, indices: np.ndarray, noise_indices: np.ndarray) -> _Pool:
-    noise = dataset.noise
-    if noise is None or not len(noise):
-        noise = np.zeros((1, dataset.num_samples), dataset.clips.dtype)
-    return jax.device_put(
-        _Pool(dataset.clips[indices], dataset.labels[indices], noise[noise_indices])
-    )
-
-
-def _to_waveform(clips: jax.Array) -> jax.Array:
-    """`to_waveform`, within a program."""
-    if clips.dtype == jnp.int16:
-        return clips.astype(jnp.float32) / jnp.float32(32768)
-    return clips
-
-
-def _num_noise(dataset: Dataset) -> int:
-    # Without noise there is one clip of silence.
-    return max(1, 0 if dataset.noise is None else len(dataset.noise))
 
 
 def _first_state(
