@@ -28,6 +28,7 @@ BESIDE = {
     "bridges": {"attacks", "models"},
     "models": {"attacks"},
     "checkpoints": {"attacks"},
+    "reporting": {"evaluation"},
 }
 LIBRARIES_OF_ATTACKS = {"jax", "numpy", "optax"}
 HEAVY = ("flax", "orbax", "librosa", "matplotlib", "soundfile")

@@ -54,7 +54,7 @@ def read(name: str, sources: str) -> Points:
         return all(other is None or snr_db >= other for other in others)
 
     kept = [*map(is_quietest, every.snr_db, every.asr)]
-    return Points(name, every.snr_db[kept], every.asr[kept], every.control[kept])
+    return Points(name, *(column[kept] for column in every[1:]))
 
 
 def runs_of(name: str, sources: str) -> list[list[dict[str, Any]]]:

@@ -19,7 +19,7 @@ COLUMNS = (
     "passes",
     "training ASR",
     "test ASR [95 %]",
-    "noise",
+    "noise, same spectrum",
     "SNR, mean-free SNR, loudness (dB)",
     "one sound, shifted",
     "attack (s)",
@@ -53,6 +53,8 @@ def paper(published: Published, result: dict) -> str:
 
 def row(name: str, result: dict) -> list[str]:
     test, control = result["test"], result["control"]
+    # Earlier runs have no second control.
+    rates = [c["asr"] for c in (control, control.get("same_spectrum")) if c]
     low, high = test["asr_ci95"]
     passes = str(result["num_passes"])
     return [
@@ -61,7 +63,7 @@ def row(name: str, result: dict) -> list[str]:
         passes if result["converged"] else f"{passes}, goal not reached",
         f"{result['train']['asr']:.3f}",
         f"{test['asr']:.3f} [{low:.3f}, {high:.3f}]",
-        f"{control['asr']:.3f}",
+        ", ".join(f"{rate:.3f}" for rate in rates),
         f"{test['snr_db']:.1f}, {test['snr_ac_db']:.1f}, "
         f"{test['relative_loudness_db']:.1f}",
         f"{test['asr_waveform']:.3f}, {test['asr_shifted']:.3f}",

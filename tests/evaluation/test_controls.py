@@ -208,7 +208,7 @@ def test_does_as_well(test, control, expected):
             10,
             "White noise of the same RMS does as well: the success is the le",
         ),
-        (46, 73, "At least half of the success is not the waveform's"),
+        (46, 73, "Noise of the same spectrum reaches at least half"),
         (46, 44, ""),
         (8, 8, ""),
         # Of a run before the second control.

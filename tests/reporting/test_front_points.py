@@ -8,20 +8,22 @@ import pytest
 from uap_jax.reporting import fronts
 
 
-def entry(snr_ac_db, asr, control=0.1):
+def entry(snr_ac_db, asr, control=0.1, same_spectrum=None):
+    same = {} if same_spectrum is None else {"same_spectrum": {"asr": same_spectrum}}
     return {
         "test": {"asr": asr, "snr_ac_db": snr_ac_db, "snr_db": snr_ac_db + 18},
-        "control": {"asr": control},
+        "control": {"asr": control, **same},
     }
 
 
 def test_points_of_fronts_and_single_runs():
     front = {"front": [entry(10.0, 0.95), {"asr_level": 0.9}, entry(14.0, 0.8)]}
-    points = fronts.points_of("decoupled", [front, entry(12.0, 0.9, 0.2)])
+    points = fronts.points_of("decoupled", [front, entry(12.0, 0.9, 0.2, 0.3)])
     assert points.name == "decoupled"
     np.testing.assert_array_equal(points.snr_db, [14.0, 12.0, 10.0])
     np.testing.assert_array_equal(points.asr, [0.8, 0.9, 0.95])
     np.testing.assert_array_equal(points.control, [0.1, 0.2, 0.1])
+    np.testing.assert_array_equal(points.same_spectrum, [np.nan, 0.3, np.nan])
     with_rest = fronts.points_of("decoupled", [front], measure="snr_db")
     np.testing.assert_array_equal(with_rest.snr_db, [32.0, 28.0])
     assert not len(fronts.points_of("none", [{"front": [{"asr_level": 0.9}]}]).asr)
@@ -64,6 +66,8 @@ def test_noise_that_was_not_measured_does_not_cut_its_line():
     # The line itself and that of the legend.
     assert noise_lines(*measured) == 2
     assert noise_lines(*measured, entry(12.0, 0.85, np.nan)) == 2
+    both = [entry(14.0, 0.8, 0.1, 0.2), entry(10.0, 0.9, 0.1, 0.3)]
+    assert noise_lines(*both, *measured) == 4
 
 
 def test_what_another_point_beats_is_left_out():

@@ -105,11 +105,11 @@ def test_what_a_control_explains_is_said(capsys):
     control = white | {"same_spectrum": {"asr": 0.45, "asr_ci95": [0.35, 0.55]}}
     evaluate.say_test({"test": part, "control": control}, Console())
     out = capsys.readouterr().out
-    assert "white noise of the same RMS 0.100, noise of the same spectrum 0.450" in out
+    assert "at the same RMS white noise 0.100, noise of the same spectrum 0.450" in out
     assert "the success is the colour's, not the waveform's" in out
     evaluate.say_test({"test": part, "control": white}, Console())
     out = capsys.readouterr().out
-    assert "white noise of the same RMS 0.100\n" in out and "colour" not in out
+    assert "at the same RMS white noise 0.100\n" in out and "colour" not in out
 
 
 def test_mistakes_are_one_line(tmp_path):

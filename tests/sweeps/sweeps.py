@@ -38,7 +38,7 @@ RESULT = {
     "dataset": "synthetic_speech",
     "train": {"asr": 0.9, "num_clips": 20},
     "test": {"asr": 0.8, "num_clips": 18, "snr_db": 20.0},
-    "control": {"asr": 0.1},
+    "control": {"asr": 0.1, "same_spectrum": {"asr": 0.2}},
     "hardware": {
         **{"device": "cpu", "platform": "cpu", "num_devices": 1},
         **{"processor": "some", "num_cores": 2},

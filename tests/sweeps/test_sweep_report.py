@@ -40,6 +40,7 @@ def make_wav(num_samples=4000):
 def record(asr=None, **facts):
     facts = {"method": "penalty", "model": "spchcmd", "seed": 0, **facts}
     values = {"test.asr": asr, "control.asr": 0.12, "test.snr_db": 23.456}
+    values |= {"control.same_spectrum.asr": 0.34}
     return Record(facts, None if asr is None else values)
 
 
@@ -188,9 +189,9 @@ def test_cells_stand_beside_the_papers(page):
     grid = page[page.index('id="table_2"') : page.index('id="figure_2"')]
     (yes, no) = re.findall(r"<tr><th scope=\"row\".*?</tr>", grid)
     shown = [re.sub("<.*?>", "", cell) for cell in re.findall("<td.*?</td>", yes)]
-    assert shown == ["1", "1", "0.654", "0.120", "0.770", "23.5", "27.41"]
+    assert shown == ["1", "1", "0.654", "0.120", "0.340", "0.770", "23.5", "27.41"]
     assert '<td class="numeric paper">27.4<sup><a href="#table_2-remark-1">' in yes
-    assert re.findall(r">([^<>]+)</td>", no) == ["0", "1", *"-----"]
+    assert re.findall(r">([^<>]+)</td>", no) == ["0", "1", *"------"]
 
 
 def test_players_tell_class_and_level(page):
@@ -310,12 +311,12 @@ def test_curves_have_intervals_names_and_words():
     )
     assert [name for name, _ in drawn.legend] == ["greedy", "penalty"]
     asr, snr = drawn.curves
-    assert (asr.label, asr.has_noise, snr.label) == ("test ASR", True, "SNR (dB)")
+    assert (asr.label, asr.has_controls, snr.label) == ("test ASR", True, "SNR (dB)")
     assert (
         "greedy: 0.515 at 10 to 1.010 at 1000; penalty: 0.515 at 10" in asr.drawing.alt
     )
-    # Of each of two series three bars with two caps, and noise.
-    assert asr.drawing.svg.count("stroke-dasharray: 1.1") == 2
+    # Each of two series has three bars with two caps, and two controls.
+    assert asr.drawing.svg.count("stroke-width: 1.1") == 4
 
 
 @pytest.mark.parametrize(
@@ -338,7 +339,9 @@ def test_remarks_are_in_every_form():
     table, _ = make_table()
     remark = "the paper's number: is another one's"
     markdown = formats.to_markdown(table)
-    assert "| yes | 1 / 1 | 0.654 / 0.120 / 0.770 | 23.5 / 27.4 [1] |" in markdown
+    assert (
+        "| yes | 1 / 1 | 0.654 / 0.120 / 0.340 / 0.770 | 23.5 / 27.4 [1] |" in markdown
+    )
     assert f"- [1] {remark}" in markdown
     latex = formats.to_latex(table)
     assert "27.4 [1]" in latex and f"% [1] {remark}" in latex

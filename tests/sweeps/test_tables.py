@@ -15,6 +15,7 @@ from uap_jax.sweeps.tables.kinds import Record
 def trial(asr=None, *, noise=0.1, snr_db=20.0, **facts):
     facts = {"method": "penalty", "model": "spchcmd", "seed": 0, **facts}
     values = {"test.asr": asr, "control.asr": noise, "test.snr_db": snr_db}
+    values |= {"control.same_spectrum.asr": 0.2}
     values |= {"test.asr.low": 0.7, "test.asr.high": 0.9}
     return Record(facts, None if asr is None else values)
 
@@ -34,6 +35,7 @@ def test_means_over_what_is_there():
     assert (penalty["num_done"], penalty["num_trials"]) == (2, 3)
     assert penalty["test.asr"] == pytest.approx(0.7)
     assert penalty["control.asr"] == pytest.approx(0.1)
+    assert penalty["control.same_spectrum.asr"] == pytest.approx(0.2)
     assert penalty["test.snr_db"] == 24.0
     assert (greedy["num_done"], greedy["test.asr"]) == (0, None)
 
@@ -110,13 +112,21 @@ def test_transfer_is_a_matrix():
         Record({"model": "b", "victim": "b"}, None),
         Record(
             {"model": "a", "victim": "b"},
-            {"asr": 0.3, "control": 0.2, "chance": 0.1, "published": 0.4},
+            {
+                "asr": 0.3,
+                "control": 0.2,
+                "same_spectrum": 0.25,
+                "chance": 0.1,
+                "published": 0.4,
+            },
         ),
         Record({"model": "b", "victim": "a"}, None),
     ]
     table = kinds.transfer_table(records, rows=["model"], published=True)
     first, second = table.rows
     assert (first["a.asr"], first["b.asr"], first["b.control"]) == (0.9, 0.3, 0.2)
+    # Earlier results have no second control.
+    assert (first["a.same_spectrum"], first["b.same_spectrum"]) == (None, 0.25)
     assert (first["chance"], first["b.published"]) == (0.1, 0.4)
     assert set(second.values()) == {"b", None}
 
@@ -139,10 +149,10 @@ def table():
 def test_markdown(table):
     lines = formats.to_markdown(table).splitlines()
     assert lines == [
-        "| target | trials: done / of | test ASR: here / noise |",
+        "| target | trials: done / of | test ASR: here / noise / same spectrum |",
         "| --- | --- | --- |",
-        "| a\\|b_c | 1 / 1 | 0.812 / 0.100 |",
-        "| d&e% | 0 / 1 | - / - |",
+        "| a\\|b_c | 1 / 1 | 0.812 / 0.100 / 0.200 |",
+        "| d&e% | 0 / 1 | - / - / - |",
     ]
 
 
@@ -154,13 +164,13 @@ def test_csv_and_json_hold_all_digits(table):
     assert stored["name"] == "try"
     assert stored["rows"][0] == {
         **{"target": "a|b_c", "num_done": 1, "num_trials": 1},
-        **{"test.asr": 0.81234, "control.asr": 0.1},
+        **{"test.asr": 0.81234, "control.asr": 0.1, "control.same_spectrum.asr": 0.2},
     }
     assert stored["rows"][1]["test.asr"] is None
 
 
 def test_latex_is_escaped(table):
     text = formats.to_latex(table)
-    assert r"a|b\_c & 1 / 1 & 0.812 / 0.100 \\" in text
+    assert r"a|b\_c & 1 / 1 & 0.812 / 0.100 / 0.200 \\" in text
     assert r"d\&e\% & 0 / 1" in text
     assert text.count(r"\hline") == 3

@@ -1,6 +1,7 @@
 """Success of a perturbation on clips that the attack has not used."""
 
 from uap_jax.evaluation.controls import (
+    describe_controls,
     does_as_well,
     explain_success,
     same_spectrum,
@@ -20,6 +21,7 @@ from uap_jax.evaluation.success import (
 __all__ = [
     "Evaluation",
     "attack_success_rate",
+    "describe_controls",
     "does_as_well",
     "evaluate_perturbation",
     "explain_success",

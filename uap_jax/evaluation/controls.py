@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from uap_jax.attacks import Perturbation
 from uap_jax.audio import levels
-from uap_jax.text import format_percent, is_number
+from uap_jax.text import is_number
 
 
 def white_noise(
@@ -87,12 +87,24 @@ def does_as_well(control: Mapping[str, Any], test: Mapping[str, Any]) -> bool:
     return False
 
 
+def describe_controls(control: Mapping[str, Any]) -> str:
+    """Returns the success rates of both controls in words.
+
+    Args:
+        control: "control" of `summarize`; earlier results have no "same_spectrum".
+    """
+    words = f"white noise {control['asr']:.3f}"
+    if same := control.get("same_spectrum"):
+        words += f", noise of the same spectrum {same['asr']:.3f}"
+    return words
+
+
 def explain_success(test: Mapping[str, Any], control: Mapping[str, Any]) -> str:
     """Returns what of a success is not the waveform's, or nothing.
 
     Args:
         test: "test" of `summarize`.
-        control: "control" of it; earlier results have no "same_spectrum" in it.
+        control: As in `describe_controls`.
 
     Returns:
         A sentence, if a control does as well, see `does_as_well`, or if noise of the
@@ -118,7 +130,7 @@ def explain_success(test: Mapping[str, Any], control: Mapping[str, Any]) -> str:
     share = same.get("asr")
     if is_number(share) and is_number(test.get("asr")) and 2 * share >= test["asr"]:
         return (
-            "At least half of the success is not the waveform's: noise of the same "
-            f"spectrum reaches {format_percent(share)}."
+            "Noise of the same spectrum reaches at least half of that rate: much of "
+            "the success is not the waveform's."
         )
     return ""

@@ -18,13 +18,17 @@ class Points(NamedTuple):
         name: Name of the method.
         snr_db: `[P]` mean SNR on test clips, in dB.
         asr: `[P]` test success rates, in [0, 1].
-        control: `[P]` success rates of noise of the same RMS.
+        control: `[P]` success rates of white noise of the same RMS.
+        same_spectrum: `[P]` those of noise of the same spectrum.
+
+    A control that was not measured is NaN.
     """
 
     name: str
     snr_db: np.ndarray
     asr: np.ndarray
     control: np.ndarray
+    same_spectrum: np.ndarray
 
 
 def points_of(
@@ -49,15 +53,21 @@ def points_of(
     return sort_points(
         name,
         [
-            (e["test"][measure], e["test"]["asr"], e["control"]["asr"])
-            for e in evaluated
+            (
+                entry["test"][measure],
+                entry["test"]["asr"],
+                entry["control"]["asr"],
+                # Earlier results have no second control.
+                entry["control"].get("same_spectrum", {}).get("asr", np.nan),
+            )
+            for entry in evaluated
         ],
     )
 
 
 def sort_points(name: str, points: Sequence[tuple[float, ...]]) -> Points:
-    """Returns points of (SNR, success rate, success rate of noise), quietest first."""
-    columns = np.array(sorted(points), float).reshape(-1, 3)[::-1].T
+    """Returns points, each in the order of the fields of `Points`, quietest first."""
+    columns = np.array(sorted(points), float).reshape(-1, 4)[::-1].T
     return Points(name, *columns)
 
 
@@ -101,7 +111,7 @@ def draw_front(
         level_label: Label of the level's axis.
 
     Returns:
-        The figure; noise of the same RMS is a dotted line.
+        The figure; controls that were measured are thin lines without markers.
     """
     alt = f"{title}: test success rate along the level. " + "; ".join(
         f"{points.name}: {points.asr[0]:.0%} at {points.snr_db[0]:.1f} dB to "
@@ -115,20 +125,20 @@ def draw_front(
         for index, points in enumerate(series):
             look = svg.series_look(index)
             axes.plot(points.snr_db, 100 * points.asr, label=points.name, **look)
-        noise = np.concatenate(
-            [np.stack([points.snr_db, points.control]) for points in series], axis=1
-        )
-        # A point whose noise was not measured does not interrupt the line.
-        noise = noise[:, np.isfinite(noise[1])]
-        noise = noise[:, np.argsort(noise[0])]
-        axes.plot(
-            noise[0],
-            100 * noise[1],
-            label="random noise",
-            color=svg.INK,
-            linestyle=":",
-            linewidth=1.1,
-        )
+        levels = np.concatenate([points.snr_db for points in series])
+        for label, columns, dashes in zip(
+            ("white noise", "noise of the same spectrum"),
+            ([p.control for p in series], [p.same_spectrum for p in series]),
+            svg.CONTROL_DASHES,
+            strict=True,
+        ):
+            rates = np.concatenate(columns)
+            # A point that was not measured does not interrupt the line.
+            order = np.argsort(levels)
+            order = order[np.isfinite(rates[order])]
+            if len(order):
+                look = {"color": svg.INK, "linestyle": dashes, "linewidth": 1.1}
+                axes.plot(levels[order], 100 * rates[order], label=label, **look)
         axes.set_ylim(-2, 102)
         axes.set_xlabel(level_label)
         axes.set_ylabel("success on test clips (%)")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from uap_jax.audio import files
+from uap_jax.evaluation import explain_success
 from uap_jax.files import flatten
 from uap_jax.reporting import fronts, pages, plots
 from uap_jax.text import (
@@ -64,7 +65,7 @@ class ReportData:
         sample_rate_hz: Samples per second of all waveforms.
         examples: Clips to look at and to listen to.
         per_class: One mapping per class: class_name, num_clips, clean_accuracy, asr,
-            accuracy_perturbed, control_asr.
+            accuracy_perturbed, control_asr, same_spectrum_asr.
         bank_edges_hz: `[F, 2]` band edges of the model's learned filters, or None.
         initial_bank_edges_hz: The same before training.
     """
@@ -100,7 +101,9 @@ def render_report(data: ReportData) -> str:
         "report.html",
         result=result,
         headline=headline(result),
-        doubt=_doubt(result),
+        explanation=explain_success(
+            _section(result, "test"), _section(result, "control")
+        ),
         convergence=_convergence(result, target_asr),
         sound=_sound(data.perturbation, data.sample_rate_hz),
         examples=[_example(example, data.sample_rate_hz) for example in data.examples],
@@ -132,25 +135,14 @@ def headline(result: Mapping[str, Any]) -> str:
     if is_number(snr_db):
         side = "below" if snr_db >= 0 else "above"
         level = f", {format_decibel(abs(snr_db))} {side} the clips,"
+    same = _section(control, "same_spectrum")
     return (
         f"One sound{level} {effect} for {format_percent(test['asr'])} of "
         f"{format_number(test.get('num_clips'))} unseen clips (95 % interval "
-        f"{format_interval(test.get('asr_ci95'))}); random noise of the same level: "
-        f"{format_percent(control.get('asr'))}."
+        f"{format_interval(test.get('asr_ci95'))}); white noise of the same level: "
+        f"{format_percent(control.get('asr'))}, noise of the same spectrum: "
+        f"{format_percent(same.get('asr'))}."
     )
-
-
-def _doubt(result: Mapping[str, Any]) -> str:
-    """Returns a warning where random noise does as well as the sound."""
-    test, control = _section(result, "test"), _section(result, "control")
-    if not (is_number(test.get("asr")) and is_number(control.get("asr"))):
-        return ""
-    if test["asr"] <= control["asr"]:
-        return "The sound does no better than random noise."
-    ours, theirs = test.get("asr_ci95"), control.get("asr_ci95")
-    if ours and theirs and None not in (*ours, *theirs) and ours[0] <= theirs[1]:
-        return "The 95 % intervals of the sound and of random noise overlap."
-    return ""
 
 
 def _convergence(result: Mapping[str, Any], target_asr: float | None) -> str:

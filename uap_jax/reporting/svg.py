@@ -36,6 +36,8 @@ _STYLE = {
     "grid.alpha": 0.35,
     "grid.linewidth": 0.6,
 }
+# White noise and noise of the same spectrum, of which no line has a marker.
+CONTROL_DASHES = (":", (0, (4, 1.5, 1, 1.5, 1, 1.5)))
 _NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 # What a data URI in an attribute may hold as it is.
 _SAFE = " !$'()*+,/:;<=>?@[]{|}~"

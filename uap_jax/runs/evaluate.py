@@ -14,6 +14,7 @@ from uap_jax.console import Console
 from uap_jax.errors import UsageError, user_mistakes
 from uap_jax.evaluation import (
     Evaluation,
+    describe_controls,
     evaluate_perturbation,
     explain_success,
     select,
@@ -237,13 +238,10 @@ def say_result(result: dict[str, Any], workdir: Path, console: Console) -> None:
 def say_test(result: dict[str, Any], console: Console) -> None:
     """Says the success on test clips; `result` as of `summarize`."""
     test, control = result["test"], result["control"]
-    # Earlier results have no second control, and count no clips without a class.
-    same = control.get("same_spectrum")
     low, high = test["asr_ci95"]
     console.say(
         f"test ASR {test['asr']:.3f} [{low:.3f}, {high:.3f}] on {test['num_clips']} "
-        f"clips; white noise of the same RMS {control['asr']:.3f}"
-        + (f", noise of the same spectrum {same['asr']:.3f}" if same else "")
+        f"clips; at the same RMS {describe_controls(control)}"
     )
     if explanation := explain_success(test, control):
         console.say(explanation)
@@ -252,7 +250,9 @@ def say_test(result: dict[str, Any], console: Console) -> None:
         f"{format_decibel(test['snr_ac_db'])} without; as one sound on raw recordings "
         f"{test['asr_waveform']:.3f}, shifted {test['asr_shifted']:.3f}"
     )
-    counts = [part.get("num_non_finite", 0) for part in (test, control, same or {})]
+    # Earlier results do not count them.
+    parts = (test, control, control.get("same_spectrum") or {})
+    counts = [part.get("num_non_finite", 0) for part in parts]
     if any(counts):
         console.say(
             f"logits that are not finite, never a success: {counts[0]} clips with the "
@@ -266,13 +266,11 @@ def _describe_point(entry: dict[str, Any]) -> str:
     goal = f"quietest with training ASR {entry['asr_level']:g}"
     if "test" not in entry:
         return f"{goal}: not reached"
-    test, control = entry["test"], entry["control"]
-    same = control.get("same_spectrum")
+    test = entry["test"]
     return (
         f"{goal}: test ASR {test['asr']:.3f}, SNR {format_decibel(test['snr_db'])}, "
-        f"{format_decibel(test['snr_ac_db'])} without the resting level; white noise "
-        f"{control['asr']:.3f}"
-        + (f", noise of the same spectrum {same['asr']:.3f}" if same else "")
+        f"{format_decibel(test['snr_ac_db'])} without the resting level; "
+        f"{describe_controls(entry['control'])}"
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -19,10 +20,10 @@ _MAX_TICKS = 9
 
 
 class Curve(NamedTuple):
-    """One figure; thin dotted lines in it are those of random noise."""
+    """One figure; thin broken lines without markers are those of controls."""
 
     label: str
-    has_noise: bool
+    has_controls: bool
     drawing: svg.Drawing
 
 
@@ -90,9 +91,13 @@ def _draw_measure(
             )
             look, bars = svg.series_look(index), {"capsize": 3, "elinewidth": 1.0}
             axes.errorbar(at, mean, [mean - low, high - mean], **look, **bars)
-            if control := CONTROLS.get(measure):
-                noise = svg.as_floats([row[control] for row in ordered])
-                axes.plot(at, noise, color=look["color"], linestyle=":", linewidth=1.1)
+            thin = {"color": look["color"], "linewidth": 1.1}
+            for control, dashes in zip(
+                CONTROLS.get(measure, ()), svg.CONTROL_DASHES, strict=False
+            ):
+                rates = svg.as_floats([row[control] for row in ordered])
+                if np.isfinite(rates).any():
+                    axes.plot(at, rates, linestyle=dashes, **thin)
         if "asr" in measure or "accuracy" in measure:
             axes.set_ylim(-0.03, 1.03)
         axes.set_xlabel(x_label)

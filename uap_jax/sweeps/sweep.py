@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from uap_jax.console import Console
+from uap_jax.evaluation import describe_controls
 from uap_jax.runs import store
 from uap_jax.runs.run import LOG
 from uap_jax.sweeps import trials
@@ -111,10 +112,10 @@ def _carry_out(
                 # A model is trained once.
                 training = result.get("seconds", {}).get("train_model", 0.0)
                 spent[_work_of(job)].append(seconds - training)
-                rates = [result[name]["asr"] for name in ("test", "control")]
                 console.say(
                     f"{which}done in {format_seconds(seconds)}: test ASR "
-                    f"{rates[0]:.3f}, noise {rates[1]:.3f}"
+                    f"{result['test']['asr']:.3f}, "
+                    f"{describe_controls(result['control'])}"
                 )
             if left and spent:
                 at_once = min(len(running) + 1, len(left))

@@ -17,8 +17,12 @@ from uap_jax.sweeps.tables.formats import Table
 from uap_jax.sweeps.tables.kinds import Record
 from uap_jax.sweeps.trials import Trial, good_result, read_result, transfers
 
-# How tables name the success rates of a result.
-_RATES = {"asr": "test", "control": "control"}
+# How tables name the success rates of a result, and their paths in it.
+_RATES = {
+    "asr": "test.asr",
+    "control": "control.asr",
+    "same_spectrum": "control.same_spectrum.asr",
+}
 
 
 def write_tables(
@@ -157,7 +161,8 @@ def _build_transfer(
     }
 
     def rates(result: dict[str, Any] | None) -> dict[str, Any]:
-        return {name: result[of]["asr"] for name, of in _RATES.items() if result}
+        flat = flatten(result or {})
+        return {name: flat.get(path) for name, path in _RATES.items()}
 
     records = [
         Record(t.facts | {"victim": t.settings["model"]}, rates(results[t.id]))

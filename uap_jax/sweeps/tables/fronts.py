@@ -4,10 +4,10 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
+from uap_jax.reporting import svg
 from uap_jax.reporting.fronts import Points, snr_at_rate, sort_points, undominated
 from uap_jax.sweeps.tables.formats import Table
+from uap_jax.sweeps.tables.kinds import CONTROLS
 from uap_jax.text import is_number
 
 # What the table of a front has for each perturbation.
@@ -32,9 +32,9 @@ def fronts_of(
     fronts: dict[tuple[str, str], dict[str, list[tuple[float, ...]]]] = {}
     for row in rows:
         lines = fronts.setdefault((row["model"], row["target"]), {})
-        noise = row["control.asr"] if is_number(row["control.asr"]) else np.nan
         points = lines.setdefault(names[tuple(row[key] for key in series)], [])
-        points.append((row["test.snr_ac_db"], row["test.asr"], noise))
+        controls = svg.as_floats([row[name] for name in CONTROLS["test.asr"]])
+        points.append((row["test.snr_ac_db"], row["test.asr"], *controls))
     return {
         goal: [undominated(sort_points(name, points)) for name, points in lines.items()]
         for goal, lines in fronts.items()

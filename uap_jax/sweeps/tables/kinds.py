@@ -34,6 +34,7 @@ MEASURES = {
     "test.asr_waveform": Measure("one sound", ".3f"),
     "test.asr_shifted": Measure("shifted", ".3f"),
     "control.asr": Measure("noise", ".3f"),
+    "control.same_spectrum.asr": Measure("noise of the same spectrum", ".3f"),
     "test.snr_db": Measure("SNR (dB)", ".1f", "snr_db"),
     "test.snr_ac_db": Measure("mean-free SNR (dB)", ".1f"),
     "test.relative_loudness_db": Measure(
@@ -45,8 +46,10 @@ MEASURES = {
     "last.spl_db": Measure("final SPL of v' (dB)", ".1f"),
     "last.objective": Measure("final objective", ".2f"),
 }
-# No success rate without that of noise of the same RMS.
-CONTROLS = {"test.asr": "control.asr"}
+# No success rate without those of its controls; a label for each.
+CONTROLS = {
+    "test.asr": {"control.asr": "noise", "control.same_spectrum.asr": "same spectrum"}
+}
 
 # What tells the paper's cells apart, and the setting that it is.
 _PUBLISHED_KEYS = {
@@ -119,7 +122,7 @@ def curve_table(
         values: dict[str, float | None] = {}
         for name in measures:
             values |= _over_seeds(members, name)
-            if control := CONTROLS.get(name):
+            for control in CONTROLS.get(name, ()):
                 values[control] = mean_of(members, control)
         groups.append((key | _counts(members), [Record(key, values)]))
     columns = (*_keys([*series, x]), *_COUNTS)
@@ -154,10 +157,10 @@ def transfer_table(
     """Perturbations of one model (rows) evaluated on every model (columns).
 
     Records have the facts "model" and "victim" and the values "asr", "control",
-    "chance" and "published" (the paper's rate); `rows` has "model".
+    "same_spectrum", "chance" and "published" (the paper's rate); `rows` has "model".
     """
     victims = list(dict.fromkeys(record.facts["victim"] for record in records))
-    measured = {"asr": "ASR", "control": "noise"}
+    measured = {"asr": "ASR", "control": "noise", "same_spectrum": "same spectrum"}
     measured |= {"published": "paper"} if published else {}
     columns = [*_keys(rows), Column("chance", "class prior", ".3f")]
     columns += [
@@ -217,7 +220,7 @@ def _measured(
     intervals: Sequence[str] = (),
     published: Published | None = None,
 ) -> Table:
-    """Adds measures to groups of trials, with noise and the paper's numbers beside."""
+    """Adds measures to groups of trials; beside them controls and the paper's."""
     fields: dict[Column, str | None] = {}  # the paper's; None: measured here
     for name in measures:
         title, form, field = MEASURES[name]
@@ -225,8 +228,8 @@ def _measured(
         if name in intervals:
             for end in ("low", "high"):
                 beside[Column(f"{name}.{end}", end, form, title)] = None
-        if control := CONTROLS.get(name):
-            beside[Column(control, "noise", form, title)] = None
+        for control, short in CONTROLS.get(name, {}).items():
+            beside[Column(control, short, form, title)] = None
         if published and field and any(field in cell for cell in published.cells):
             beside[Column(f"paper.{name}", "paper", form, title)] = field
         alone, first = Column(name, title, form), Column(name, label, form, title)
