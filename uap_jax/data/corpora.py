@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from uap_jax.data.dataset import Dataset, ProgressFn
-from uap_jax.data.decoding import Decoding
+from uap_jax.data.decoding import CheckFn, Decoding
 from uap_jax.data.esc import load_esc
 from uap_jax.data.folder import load_folder
 from uap_jax.data.speech_commands import load_speech_commands
@@ -50,6 +50,7 @@ def load(
     group_pattern: str | None = None,
     strict: bool = False,
     progress: ProgressFn | None = None,
+    check_classes: CheckFn | None = None,
 ) -> Dataset:
     """Loads a corpus, from the cache if it is there.
 
@@ -61,6 +62,8 @@ def load(
         sample_rate_hz, num_samples: Rate and length of the clips.
         strict: Whether one unusable recording is an error.
         progress: Called as progress(what, done, total).
+        check_classes: Called with the names of the classes before recordings are
+            decoded; may raise.
         split: "official" (also None), the corpus's splits, or, for urbansound8k,
             "paper", random ones.
         group_pattern: For "folder" only, see `folder.load_folder`.
@@ -99,5 +102,6 @@ def load(
         num_samples=num_samples,
         strict=strict,
         progress=progress,
+        check_classes=check_classes,
     )
     return loader(data_dir, decoding, **settings)

@@ -19,6 +19,8 @@ from uap_jax.text import printable
 
 _BLOCK_FILES = 256
 
+CheckFn = Callable[[tuple[str, ...]], None]
+
 
 @dataclasses.dataclass(frozen=True)
 class Decoding:
@@ -34,6 +36,8 @@ class Decoding:
     strict: bool = False
     num_workers: int | None = None  # Threads; None: one a core.
     progress: ProgressFn | None = None  # Called as progress("decoding", done, total).
+    # Called with the names of the classes before recordings are decoded; may raise.
+    check_classes: CheckFn | None = None
 
     def __post_init__(self) -> None:
         check_positive("sample_rate_hz", self.sample_rate_hz)
@@ -75,6 +79,8 @@ def load_listed(
         ValueError: No recording can be used, or one is listed twice.
         AudioFileError: With `strict`, the first recording that cannot be used.
     """
+    if decoding.check_classes is not None:
+        decoding.check_classes(listing.class_names)
     root = listing.root
     fold_of = {recording.path: recording.fold for recording in listing.recordings}
     if len(fold_of) < len(listing.recordings):

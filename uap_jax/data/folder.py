@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 
 from uap_jax.data.dataset import Dataset, ProgressFn, Splits
-from uap_jax.data.decoding import Decoding, load_listed
+from uap_jax.data.decoding import CheckFn, Decoding, load_listed
 from uap_jax.data.folder_listing import find_recordings, format_counts, read_headers
 from uap_jax.data.listing import Listing, groups_by_class
 from uap_jax.files import fingerprint
@@ -70,18 +70,22 @@ def describe_folder(
     group_pattern: str | None = None,
     num_workers: int | None = None,
     progress: ProgressFn | None = None,
+    check_classes: CheckFn | None = None,
 ) -> list[str]:
     """Describes what `load_folder` would load; reads only the headers of recordings.
 
     Args:
         data_dir, group_pattern: See `load_folder`, which also says what is raised.
-        sample_rate_hz, num_samples, num_workers, progress: See `Decoding`.
+        sample_rate_hz, num_samples, num_workers, progress, check_classes: See
+            `Decoding`.
 
     Returns:
         Lines: recordings, duration and rates; classes with their counts; groups; share
         of the sound in the clips; what is ignored; what is skipped, and why.
     """
     listing = _find(data_dir, group_pattern)
+    if check_classes is not None:
+        check_classes(listing.class_names)
     listing, headers = read_headers(listing, num_workers, progress)
     recordings, names = listing.recordings, listing.class_names
     rates = Counter(f"{rate_hz} Hz" for _, rate_hz in headers)

@@ -13,6 +13,7 @@ from uap_jax.audio.box import to_box
 from uap_jax.console import Console
 from uap_jax.data import corpora
 from uap_jax.data.dataset import Dataset, Splits, leaked_share, split_clips, to_waveform
+from uap_jax.data.decoding import CheckFn
 from uap_jax.data.folder import describe_folder
 from uap_jax.data.tfsr import describe_tfsr
 from uap_jax.errors import UsageError, user_mistakes
@@ -59,7 +60,12 @@ _gains: Latest[float] = Latest(8)
 
 
 def load_corpus(
-    config: RunConfig, *, cache_dir: Path, strict: bool, console: Console
+    config: RunConfig,
+    *,
+    cache_dir: Path,
+    strict: bool,
+    console: Console,
+    target_flag: str = "--target",
 ) -> Corpus:
     """Returns the corpus of a run, prepared if it is not in the cache.
 
@@ -68,34 +74,42 @@ def load_corpus(
         cache_dir: Where prepared clips are cached.
         strict: Whether one bad recording is an error.
         console: Told of the progress.
+        target_flag: What named the target.
 
     Raises:
-        UsageError: The recordings cannot be used.
+        UsageError: The recordings cannot be used, or have no class that the config
+            names; the latter is known before anything is rendered or decoded.
     """
+
+    def check(class_names: tuple[str, ...]) -> None:
+        class_index(class_names, config.target, flag=target_flag)
+        class_index(class_names, config.attack_class, flag="--attack_class")
+
     key = (
         *(config.dataset, config.data_dir, config.split, config.group_pattern),
         *(config.sample_rate_hz, config.num_samples, str(config.own_model)),
         *(cache_dir, strict),
     )
-    return _corpora.get(key, lambda: _load(config, cache_dir, strict, console))
+    corpus = _corpora.get(key, lambda: _load(config, cache_dir, strict, console, check))
+    check(corpus.dataset.class_names)
+    return corpus
 
 
 def class_index(
-    corpus: Corpus, class_name: str | None, *, flag: str = "--target"
+    class_names: tuple[str, ...], class_name: str | None, *, flag: str = "--target"
 ) -> int | None:
     """Returns the index of a class that a flag names, or None for None.
 
     Raises:
-        UsageError: The corpus has no such class.
+        UsageError: There is no such class.
     """
-    names = corpus.dataset.class_names
     if class_name is None:
         return None
-    if class_name not in names:
+    if class_name not in class_names:
         raise UsageError(
-            f"{flag}: expected one of {', '.join(names)}, got {class_name!r}"
+            f"{flag}: expected one of {', '.join(class_names)}, got {class_name!r}"
         )
-    return names.index(class_name)
+    return class_names.index(class_name)
 
 
 def choose_clips(config: RunConfig, corpus: Corpus) -> Clips:
@@ -105,8 +119,8 @@ def choose_clips(config: RunConfig, corpus: Corpus) -> Clips:
         UsageError: The corpus has no such target or class of the attack's clips.
     """
     dataset = corpus.dataset
-    target = class_index(corpus, config.target)
-    start = class_index(corpus, config.attack_class, flag="--attack_class")
+    target = class_index(dataset.class_names, config.target)
+    start = class_index(dataset.class_names, config.attack_class, flag="--attack_class")
     candidates = corpus.splits.train
     if start is not None:
         candidates = candidates[dataset.labels[candidates] == start]
@@ -158,7 +172,21 @@ def sound_gain(config: RunConfig, corpus: Corpus) -> float:
     )
 
 
-def _load(config: RunConfig, cache_dir: Path, strict: bool, console: Console) -> Corpus:
+def _load(
+    config: RunConfig,
+    cache_dir: Path,
+    strict: bool,
+    console: Console,
+    check: CheckFn,
+) -> Corpus:
+    own = config.own_model or {}
+
+    def check_listed(class_names: tuple[str, ...]) -> None:
+        if own:
+            facts = own["num_classes"], own["class_names"]
+            class_names = _matched_names(class_names, str(config.dataset), *facts)
+        check(class_names)
+
     if config.data_dir is None:
         console.say(
             f"no --data_dir: using the built-in corpus {config.dataset}, "
@@ -166,7 +194,7 @@ def _load(config: RunConfig, cache_dir: Path, strict: bool, console: Console) ->
         )
     # A worker that renders or decodes can fail as a whole.
     with user_mistakes(ImportError, RuntimeError):
-        for line in _describe(config, console):
+        for line in _describe(config, console, check_listed):
             console.say(line)
         dataset = corpora.load(
             config.dataset,
@@ -178,11 +206,11 @@ def _load(config: RunConfig, cache_dir: Path, strict: bool, console: Console) ->
             group_pattern=config.group_pattern,
             strict=strict,
             progress=console.progress,
+            check_classes=check_listed,
         )
         splits = split_clips(dataset)
-    if config.own_model is not None:
-        facts = config.own_model
-        dataset = match_classes(dataset, facts["num_classes"], facts["class_names"])
+    if own:
+        dataset = match_classes(dataset, own["num_classes"], own["class_names"])
     corpus = Corpus(dataset, splits)
     _say(corpus, console)
     return corpus
@@ -198,26 +226,42 @@ def match_classes(
             the classifier names none, another number of them.
     """
     names = dataset.class_names
+    matched = _matched_names(names, dataset.name, num_classes, class_names)
+    if matched == names:
+        return dataset
+    indices = np.array([matched.index(name) for name in names], np.int32)
+    return dataclasses.replace(
+        dataset, labels=indices[dataset.labels], class_names=matched
+    )
+
+
+def _matched_names(
+    names: tuple[str, ...],
+    corpus: str,
+    num_classes: int,
+    class_names: tuple[str, ...] | None,
+) -> tuple[str, ...]:
+    """Returns the names of a classifier's classes; those of the corpus if it has none.
+
+    See `match_classes`.
+    """
     if class_names is None:
         if len(names) == num_classes:
-            return dataset
+            return names
         raise UsageError(
             f"--model: expected a corpus of {num_classes} classes, got "
-            f"{dataset.name} of {len(names)}: {', '.join(names)}"
+            f"{corpus} of {len(names)}: {', '.join(names)}"
         )
     unknown = [name for name in names if name not in class_names]
     if unknown:
         raise UsageError(
             f"--model: expected a corpus of classes among {', '.join(class_names)}, "
-            f"got {dataset.name} with {', '.join(unknown)}"
+            f"got {corpus} with {', '.join(unknown)}"
         )
-    indices = np.array([class_names.index(name) for name in names], np.int32)
-    return dataclasses.replace(
-        dataset, labels=indices[dataset.labels], class_names=tuple(class_names)
-    )
+    return tuple(class_names)
 
 
-def _describe(config: RunConfig, console: Console) -> list[str]:
+def _describe(config: RunConfig, console: Console, check: CheckFn) -> list[str]:
     """Returns what should be known of a folder before anything long begins."""
     if config.dataset == "tfsr" and config.data_dir is not None:
         return [describe_tfsr(config.data_dir)]
@@ -229,6 +273,7 @@ def _describe(config: RunConfig, console: Console) -> list[str]:
         num_samples=config.num_samples,
         group_pattern=config.group_pattern,
         progress=console.progress,
+        check_classes=check,
     )
 
 

@@ -25,7 +25,6 @@ from uap_jax.runs.config import RunConfig
 from uap_jax.runs.corpus import (
     Clips,
     choose_clips,
-    class_index,
     load_corpus,
     sound_gain,
 )
@@ -169,8 +168,13 @@ def evaluate_stored(
         perturbation = checkpoints.load_perturbation(run.workdir / store.PERTURBATION)
     _check_fit(perturbation, config)
     environment.cache_compilations(cache_dir / "compiled")
-    corpus = load_corpus(config, cache_dir=cache_dir, strict=strict, console=console)
-    class_index(corpus, config.target, flag="--perturbation: its target")
+    corpus = load_corpus(
+        config,
+        cache_dir=cache_dir,
+        strict=strict,
+        console=console,
+        target_flag="--perturbation: its target",
+    )
     clips = choose_clips(config, corpus)
     prepared = victim.prepare(config, corpus, cache_dir=cache_dir, console=console)
     # As in a run, where the other key is the attack's.

@@ -203,7 +203,9 @@ def _evaluate_transfer(
                 checkpoints.load_perturbation(sound),
                 scaling=config.scaling,
                 gain=sound_gain(config, corpus),
-                target=class_index(corpus, source.settings["target"]),
+                target=class_index(
+                    corpus.dataset.class_names, source.settings["target"]
+                ),
                 key=jax.random.fold_in(jax.random.key(config.seed), 1),
                 progress=log.progress,
             )
