@@ -115,6 +115,19 @@ def test_unusable_recordings_are_skipped_or_refused(name, root):
         load(name, root)
 
 
+def test_classes_can_be_refused_before_anything_is_decoded(name, root):
+    refused = []
+
+    def refuse(class_names):
+        refused.append(class_names)
+        raise ValueError("no such class")
+
+    with pytest.raises(ValueError, match="no such class"):
+        load(name, root, check_classes=refuse)
+    assert not (root.parent / "cache").exists()
+    assert refused == [load(name, root).class_names]
+
+
 def test_interrupted_decoding_leaves_nothing(name, root):
     def interrupt(*_):
         raise KeyboardInterrupt

@@ -195,11 +195,15 @@ def assert_same_result(one, other):
         (("--set=confidence=much",), "confidence"),
         (("--data_dir=/no/such/folder",), "/no/such/folder"),
         (("--method=greedy", "--asr_levels=0.5"), "use decoupled"),
+        (("--target=nobody",), "--target: expected one of _silence_, "),
+        (("--attack_class=nobody",), "--attack_class: expected one of _silence_, "),
+        (("--dataset=synthetic_urban",), "has clips of 50999 samples"),
     ],
 )
 def test_mistakes_are_one_line(flags, message, tmp_path):
     folders = (f"--workdir={tmp_path / 'w'}", f"--cache_dir={tmp_path}")
     assert_mistake(launch_here("run", *folders, *flags), message)
+    assert not list(tmp_path.rglob("*.npy")), "rendered or decoded before"
 
 
 def assert_mistake(done, message):

@@ -23,12 +23,14 @@ CACHE_DIR = _flags.define_cache_dir()
 
 
 def main() -> int:
-    # These load Flax and Orbax, for which --help and mistyped flags need not wait.
-    from uap_jax.runs import evaluate, store
+    # Mistakes in settings need not wait for what Orbax and Matplotlib take to load.
     from uap_jax.runs.resolve import resolve
-    from uap_jax.runs.run import run
 
     config = resolve(RunConfig(**_flags.settings()))
+
+    from uap_jax.runs import evaluate, store
+    from uap_jax.runs.run import run
+
     workdir = _flags.path_of(WORKDIR) or Path("runs") / config.run_name
     console = Console()
     (result,) = run(

@@ -18,12 +18,14 @@ CACHE_DIR = _flags.define_cache_dir()
 
 
 def main() -> int:
-    # These load Flax and Orbax, for which --help and mistyped flags need not wait.
-    from uap_jax import environment
-    from uap_jax.runs import corpus, victim
+    # Mistakes in settings need not wait for what Flax and Orbax take to load.
     from uap_jax.runs.resolve import resolve
 
     config = resolve(RunConfig(**_flags.settings(SETTINGS)))
+
+    from uap_jax import environment
+    from uap_jax.runs import corpus, victim
+
     cache_dir, console = _flags.cache_dir_of(CACHE_DIR), Console()
     environment.cache_compilations(cache_dir / "compiled")
     clips = corpus.load_corpus(
