@@ -35,6 +35,8 @@ def define_settings(
             flags.DEFINE_multi_string(flag, default, help_text, **where)
         elif type_of(name) is tuple:
             flags.DEFINE_list(flag, default, help_text, **where)
+        elif type_of(name) is bool:
+            flags.DEFINE_bool(flag, default, help_text, **where)
         elif type_of(name) is int:
             where |= {"lower_bound": setting.minimum, "upper_bound": 2**31 - 1}
             flags.DEFINE_integer(flag, default, help_text, **where)

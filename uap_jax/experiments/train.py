@@ -10,7 +10,7 @@ from uap_jax.runs.config import RunConfig
 # Those that a training depends on.
 SETTINGS = (
     *("model", "dataset", "data_dir", "split", "group_pattern", "scaling"),
-    *("seed", "preset", "overrides"),
+    *("seed", "preset", "retrain", "overrides"),
 )
 _flags.define_settings(SETTINGS)
 STRICT = _flags.define_strict()
@@ -32,7 +32,7 @@ def main() -> int:
         config, cache_dir=cache_dir, strict=STRICT.value, console=console
     )
     trained = victim.prepare(config, clips, cache_dir=cache_dir, console=console)
-    if config.own_model is None:
+    if "training" not in trained.facts:
         console.say(f"{victim.model_folder(config, clips, cache_dir)}")
     console.say(f"validation accuracy {trained.facts['validation_accuracy']:.3f}")
     return 0

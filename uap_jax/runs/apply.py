@@ -178,8 +178,10 @@ def _is_within(folder: Path, other: Path) -> bool:
 def _find_predictor(
     run: StoredRun, predict: bool | None, cache_dir: Path, console: Console
 ) -> Predictor | None:
-    weights = cache_dir / "models" / run.result["victim"]["name"] / "model.json"
-    if predict is False or (predict is None and not weights.is_file()):
+    victim = run.result["victim"]
+    weights = cache_dir / "models" / victim["name"] / "model.json"
+    is_there = victim.get("training") == "shipped" or weights.is_file()
+    if predict is False or (predict is None and not is_there):
         return None
     try:
         return load_predictor(run, cache_dir=cache_dir)

@@ -146,6 +146,12 @@ class RunConfig:
         re_evaluation="Random seed of the model's training, of controls and of shifts. "
         "Default: the run's.",
     )
+    retrain: bool | None = _setting(
+        None,
+        "Whether to train the classifier here although uap_jax comes with it trained.",
+        re_evaluation="Whether to train the classifier here although uap_jax comes "
+        "with it trained. Default: the run's.",
+    )
     preset: str = _setting(
         "default",
         "Base settings; paper: minmax scaling, 3000 clips, l2 radius 6.",
@@ -301,7 +307,7 @@ def trial_id(described: Mapping[str, Any]) -> str:
 
 
 def type_of(name: str) -> Any:
-    """Returns the type of a setting's values: str, int or tuple."""
+    """Returns the type of a setting's values: str, int, bool or tuple."""
     hint = typing.get_type_hints(RunConfig)[name]
     options = typing.get_args(hint) if type(None) in typing.get_args(hint) else (hint,)
     return next(typing.get_origin(option) or option for option in options)

@@ -53,6 +53,8 @@ def resolve(config: RunConfig, *, on_accelerator: bool | None = None) -> RunConf
     config = dataclasses.replace(config, model=os.path.expanduser(config.model))
     custom_models.check_model(config.model)
     is_own = config.model not in MODEL_NAMES
+    if is_own and config.retrain:
+        raise UsageError(f"--retrain: {config.model} is given with its weights")
     with user_mistakes():
         method = resolve_method(config.method)
     for name, setting in SETTINGS.items():

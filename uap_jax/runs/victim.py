@@ -26,12 +26,15 @@ from uap_jax.runs.config import RunConfig
 from uap_jax.runs.corpus import Corpus, Latest, load_corpus
 from uap_jax.runs.store import PROBLEM, StoredRun, config_of
 from uap_jax.text import format_seconds
+from uap_jax.training import shipped
 from uap_jax.training.loop import evaluate_accuracy, train
 
 # Raised when the same settings give other weights.
 _VERSION = 1
 # Clips whose logits are checked.
 NUM_CHECKED = 32
+# Tells the weights of the package from those of the same training on this machine.
+SHIPPED_SUFFIX = "-shipped"
 
 
 class Victim(NamedTuple):
@@ -123,6 +126,8 @@ def load_predictor(run: StoredRun, *, cache_dir: Path) -> Predictor:
         UsageError: The model is not in the cache, or its corpus has changed.
     """
     name = run.result["victim"]["name"]
+    if run.result["victim"].get("training") == "shipped":
+        return _shipped_predictor(name.removesuffix(SHIPPED_SUFFIX))
     folder = cache_dir / "models" / name
     is_own = run.config.get("own_model") is not None
     if not is_own and not (folder / "model.json").is_file():
@@ -154,6 +159,20 @@ def load_predictor(run: StoredRun, *, cache_dir: Path) -> Predictor:
     return Predictor(classifier, names, config.scaling)
 
 
+def _shipped_predictor(name: str) -> Predictor:
+    facts = shipped.describe(name)
+    if facts is None:
+        raise UsageError(f"--predict: this version does not come with {name}")
+    architecture = models.create(
+        facts["model"],
+        num_classes=len(facts["class_names"]),
+        num_samples=facts["num_samples"],
+    )
+    variables = shipped.load(architecture, name)
+    names = tuple(facts["class_names"])
+    return Predictor(architecture.classifier(variables, names), names, facts["scaling"])
+
+
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def _classify(
     logits_fn: Any, variables: Any, waveform: jax.Array, scaling: str
@@ -172,6 +191,23 @@ def _trained(
         num_samples=dataset.num_samples,
     )
     folder = model_folder(config, corpus, cache_dir)
+    if not config.retrain and (facts := shipped.describe(folder.name)):
+        console.say(
+            f"using {config.model} that comes with uap_jax, trained on "
+            f"{dataset.name} ({config.scaling}, seed {config.seed}); validation "
+            f"accuracy {facts['validation_accuracy']:.3f}; --retrain trains another"
+        )
+        told = ("validation_accuracy", "best_epoch", "num_epochs")
+        variables = shipped.load(architecture, folder.name)
+        return Victim(
+            architecture.classifier(variables, dataset.class_names),
+            {
+                "name": folder.name + SHIPPED_SUFFIX,
+                "training": "shipped",
+                **{key: facts[key] for key in told},
+            },
+            0.0,
+        )
     with _locked(folder, console):
         facts = files.read_json(folder / "model.json")
         if facts is None:

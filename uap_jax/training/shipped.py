@@ -1,0 +1,102 @@
+"""Victims that come with the package: trained weights in half precision.
+
+A victim is two files named after its training: NAME.npz has the weights, NAME.json says
+how they were trained and how accurate they are. Another machine trains other weights
+from the same seed, since sums round in another order; these are the same everywhere.
+"""
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from uap_jax import files
+from uap_jax.errors import UsageError
+from uap_jax.models import Architecture
+
+FOLDER = Path(__file__).parent / "victims"
+# Of the ten that float16 has; together the victims have to stay small.
+MANTISSA_BITS = 9
+
+
+def describe(name: str) -> dict[str, Any] | None:
+    """Returns the facts about a victim, or None where the package has none."""
+    return files.read_json(FOLDER / f"{name}.json")
+
+
+def load(architecture: Architecture, name: str) -> Any:
+    """Returns the variables of a victim.
+
+    Raises:
+        UsageError: The file is damaged.
+    """
+    path, facts = FOLDER / f"{name}.npz", describe(name) or {}
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != facts.get("sha256"):
+        raise UsageError(f"{path}: damaged; install uap_jax again")
+    return unpack(content, architecture)
+
+
+def store(folder: Path, name: str, variables: Any, facts: dict[str, Any]) -> None:
+    """Writes the two files of a victim."""
+    content = pack(variables)
+    sha256 = hashlib.sha256(content).hexdigest()
+    files.write_bytes(folder / f"{name}.npz", content)
+    files.write_json(folder / f"{name}.json", {**facts, "sha256": sha256})
+
+
+def pack(variables: Any) -> bytes:
+    """Returns variables as the content of a file.
+
+    Weights are rounded to float16 of a short mantissa. Their upper and lower bytes
+    stand apart, as the upper ones compress well. Statistics keep float32.
+    """
+    halves = _round_mantissa(_joined(variables["params"]).astype(np.float16))
+    planes = halves.view(np.uint8).reshape(-1, 2)
+    others = {key: part for key, part in variables.items() if key != "params"}
+    file = io.BytesIO()
+    np.savez_compressed(
+        file,
+        lower=np.ascontiguousarray(planes[:, 0]),
+        upper=np.ascontiguousarray(planes[:, 1]),
+        statistics=_joined(others),
+    )
+    return file.getvalue()
+
+
+def unpack(content: bytes, architecture: Architecture) -> Any:
+    """Returns the variables of `pack`, in float32."""
+    with np.load(io.BytesIO(content)) as stored:
+        planes = np.stack([stored["lower"], stored["upper"]], axis=1)
+        statistics = stored["statistics"]
+    weights = planes.view(np.float16)[:, 0].astype(np.float32)
+    shapes = jax.eval_shape(architecture.init, jax.random.key(0))
+    others = {key: part for key, part in shapes.items() if key != "params"}
+    return {"params": _split(weights, shapes["params"]), **_split(statistics, others)}
+
+
+def _joined(tree: Any) -> np.ndarray:
+    leaves = [np.zeros(0, np.float32), *map(np.asarray, jax.tree.leaves(tree))]
+    return np.concatenate([np.ravel(leaf) for leaf in leaves])
+
+
+def _split(values: np.ndarray, like: Any) -> Any:
+    leaves, structure = jax.tree.flatten(like)
+    ends = np.cumsum([leaf.size for leaf in leaves])
+    parts = np.split(values, ends[:-1]) if leaves else []
+    return structure.unflatten(
+        jax.numpy.asarray(part.reshape(leaf.shape))
+        for part, leaf in zip(parts, leaves, strict=True)
+    )
+
+
+def _round_mantissa(values: np.ndarray) -> np.ndarray:
+    """Rounds float16 to the nearest value of a mantissa of `MANTISSA_BITS`."""
+    num_dropped = 10 - MANTISSA_BITS
+    bits = values.view(np.uint16)
+    # A carry into the exponent is the next larger power of two, as it should be.
+    bits = bits + np.uint16(1 << (num_dropped - 1))
+    return (bits & np.uint16(-(1 << num_dropped) & 0xFFFF)).view(np.float16)
