@@ -40,6 +40,28 @@ def test_means_over_what_is_there():
     assert (greedy["num_done"], greedy["test.asr"]) == (0, None)
 
 
+def test_spread_is_that_of_the_means_of_seeds():
+    records = [
+        trial(asr, seed=seed, target=target, method=method)
+        for method, rates in (
+            ("penalty", {0: (0.8, 0.6), 1: (0.9, 0.7), 2: (0.5, 0.7)}),
+            ("greedy", {0: (0.8, 0.6), 1: (None, None)}),
+        )
+        for seed, pair in rates.items()
+        for target, asr in zip(("yes", "no"), pair, strict=True)
+    ]
+    table = kinds.mean_table(records, rows=["method"], measures=["test.asr"])
+    penalty, greedy = table.rows
+    assert penalty["test.asr"] == pytest.approx(0.7)
+    # Of 0.7, 0.8 and 0.6.
+    assert penalty["test.asr.spread"] == pytest.approx(0.1)
+    assert greedy["test.asr.spread"] is None
+    by_seed = kinds.mean_table(records, rows=["seed"], measures=["test.asr"])
+    one = kinds.mean_table(records[:2], rows=["method"], measures=["test.asr"])
+    for without in (by_seed, one):
+        assert "test.asr.spread" not in without.rows[0]
+
+
 def test_rows_stand_in_the_order_of_the_trials():
     records = [
         trial(0.5, model=model, method=method)

@@ -101,7 +101,9 @@ def _build(
             records, x=spec.x, series=spec.rows, measures=spec.measures
         )
     else:
-        note = "Means over the trials that are done."
+        note = "Means over the trials that are done"
+        several = len({record.facts.get("seed") for record in records}) > 1
+        note += "; spread: standard deviation over the seeds." if several else "."
         table = kinds.mean_table(
             records, rows=spec.rows, mean_over=spec.mean_over, **options
         )

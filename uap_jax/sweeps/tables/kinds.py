@@ -81,7 +81,9 @@ def mean_table(
 ) -> Table:
     """Means over the trials with results, a row for each value of the settings `rows`.
 
-    Over the settings `mean_over`, some of `rows`, there are rows of means too.
+    Over the settings `mean_over`, some of `rows`, there are rows of means too. Where
+    trials have several seeds, and with them several victims, the standard deviation of
+    the seeds' means stands beside each mean.
     """
     groups = list(_grouped(records, rows))
     if mean_over:
@@ -89,7 +91,16 @@ def mean_table(
         means = dict.fromkeys(mean_over, "mean")
         groups += [(key | means, members) for key, members in _grouped(records, others)]
     counted = [(key | _counts(members), members) for key, members in groups]
-    return _measured((*_keys(rows), *_COUNTS), counted, measures, published=published)
+    seeds = {record.facts.get("seed") for record in records}
+    spreads = () if "seed" in rows or len(seeds) < 2 else measures
+    return _measured(
+        (*_keys(rows), *_COUNTS),
+        counted,
+        measures,
+        label="mean" if spreads else "here",
+        spreads=spreads,
+        published=published,
+    )
 
 
 def list_table(
@@ -218,6 +229,7 @@ def _measured(
     *,
     label: str = "here",
     intervals: Sequence[str] = (),
+    spreads: Sequence[str] = (),
     published: Published | None = None,
 ) -> Table:
     """Adds measures to groups of trials; beside them controls and the paper's."""
@@ -228,6 +240,8 @@ def _measured(
         if name in intervals:
             for end in ("low", "high"):
                 beside[Column(f"{name}.{end}", end, form, title)] = None
+        if name in spreads:
+            beside[Column(f"{name}.spread", "spread", form, title)] = None
         for control, short in CONTROLS.get(name, {}).items():
             beside[Column(control, short, form, title)] = None
         if published and field and any(field in cell for cell in published.cells):
@@ -239,7 +253,12 @@ def _measured(
         cell = (any(fields.values()) and _published(published, members)) or {}
         row = dict(key)
         for column, field in fields.items():
-            row[column.key] = cell.get(field) if field else mean_of(members, column.key)
+            if field:
+                row[column.key] = cell.get(field)
+            elif column.key.endswith(".spread"):
+                row[column.key] = _spread(members, column.key.removesuffix(".spread"))
+            else:
+                row[column.key] = mean_of(members, column.key)
             if field and (error := cell.get("errors", {}).get(field)):
                 remarks[index, column.key] = PAPER_ERROR + error
         rows.append(row)
@@ -263,10 +282,20 @@ def _published(
     return published_cell(published, **keys)
 
 
+def _seed_means(members: Sequence[Record], name: str) -> list[float]:
+    by_seed = [mean_of(same, name) for _, same in _grouped(members, ["seed"])]
+    return [mean for mean in by_seed if mean is not None]
+
+
+def _spread(members: Sequence[Record], name: str) -> float | None:
+    """Returns the standard deviation of the seeds' means, None of fewer than two."""
+    means = _seed_means(members, name)
+    return statistics.stdev(means) if len(means) > 1 else None
+
+
 def _over_seeds(members: Sequence[Record], name: str) -> dict[str, float | None]:
     """Returns the mean over seeds, and the ends of its interval."""
-    by_seed = [mean_of(same, name) for _, same in _grouped(members, ["seed"])]
-    means = [mean for mean in by_seed if mean is not None]
+    means = _seed_means(members, name)
     mean = statistics.fmean(means) if means else None
     low = high = None
     if mean is not None and len(means) > 1:
