@@ -54,7 +54,7 @@ def pack(variables: Any) -> bytes:
     Weights are rounded to float16 of a short mantissa. Their upper and lower bytes
     stand apart, as the upper ones compress well. Statistics keep float32.
     """
-    halves = _round_mantissa(_joined(variables["params"]).astype(np.float16))
+    halves = _round_mantissa(_joined(variables["params"])).astype(np.float16)
     planes = halves.view(np.uint8).reshape(-1, 2)
     others = {key: part for key, part in variables.items() if key != "params"}
     file = io.BytesIO()
@@ -94,9 +94,7 @@ def _split(values: np.ndarray, like: Any) -> Any:
 
 
 def _round_mantissa(values: np.ndarray) -> np.ndarray:
-    """Rounds float16 to the nearest value of a mantissa of `MANTISSA_BITS`."""
-    num_dropped = 10 - MANTISSA_BITS
-    bits = values.view(np.uint16)
-    # A carry into the exponent is the next larger power of two, as it should be.
-    bits = bits + np.uint16(1 << (num_dropped - 1))
-    return (bits & np.uint16(-(1 << num_dropped) & 0xFFFF)).view(np.float16)
+    """Rounds numbers to `MANTISSA_BITS` beside the leading one; ties to even."""
+    mantissas, exponents = np.frexp(values)  # of [0.5, 1)
+    scale = 2.0 ** (MANTISSA_BITS + 1)
+    return np.ldexp(np.round(mantissas * scale) / scale, exponents)
