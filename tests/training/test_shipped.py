@@ -121,9 +121,9 @@ def test_victim_trained_anew_is_as_accurate(name, tmp_path):
     facts = shipped.describe(name)
     settings = {"dataset": facts["dataset"], "scaling": facts["scaling"]}
     if facts["dataset"] == "speech_commands":
-        settings["data_dir"] = os.environ.get("SPEECH_COMMANDS_DIR")
+        settings["data_dir"] = os.environ.get("UAP_JAX_SPEECH_COMMANDS_DIR")
         if settings["data_dir"] is None:
-            pytest.skip("SPEECH_COMMANDS_DIR: the folder of the recordings")
+            pytest.skip("UAP_JAX_SPEECH_COMMANDS_DIR: the folder of the recordings")
     config = resolve(
         RunConfig(model=facts["model"], seed=facts["seed"], retrain=True, **settings)
     )
