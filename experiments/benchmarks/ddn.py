@@ -1,77 +1,71 @@
-"""Times DDN on SpchCMD against foolbox, on JAX and on PyTorch, on the same CPU.
+"""Times DDN on SpchCMD against foolbox, on JAX and on PyTorch, on the same device.
 
 See the README beside this file.
 """
 
 import statistics
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
 
-import foolbox
 import harness
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
-import torch_twin
-from absl import app, flags
 
 from uap_jax import attacks, models
-
-_NUM_CLIPS = flags.DEFINE_integer("num_clips", 100, "Clips.", lower_bound=1)
-_NUM_STEPS = flags.DEFINE_integer("num_steps", 50, "Steps of DDN.", lower_bound=1)
-_NUM_REPEATS = flags.DEFINE_integer(
-    "num_repeats", 5, "Timings of each, in turns.", lower_bound=1
-)
-_OUTPUT = flags.DEFINE_string(
-    "output", None, "Where to write the results, without .json and .md; None: nowhere."
-)
 
 NUM_CLASSES = 32
 # Rounding takes 50 steps of a search apart that decides between larger and smaller.
 MAX_NORM_DIFFERENCE = 0.02
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"expected flags only, got {argv[1:]}")
-    machine = harness.use_all_cores()
-    spec = models.create("spchcmd", num_classes=NUM_CLASSES)
+def run(
+    num_clips: Annotated[int, "Clips."] = 100,
+    num_steps: Annotated[int, "Steps of DDN."] = 50,
+    num_repeats: Annotated[int, "Timings of each, in turns."] = 5,
+    num_samples: Annotated[int, "Samples of a clip."] = 16_000,
+) -> Iterator[harness.Results]:
+    results = harness.begin("torch", "foolbox")
+    spec = models.create("spchcmd", num_classes=NUM_CLASSES, num_samples=num_samples)
     variables = harness.random_variables(spec)
-    x = harness.random_clips(_NUM_CLIPS.value, spec.num_samples, seed=1)
+    x = harness.random_clips(num_clips, spec.num_samples, seed=1)
     labels = np.asarray(jnp.argmax(jax.jit(spec.logits)(variables, x), axis=1))
-    runs = {
-        "uap_jax": prepare_uap_jax(spec, variables, x, labels),
-        "foolbox on JAX": prepare_foolbox_jax(spec, variables, x, labels),
+    left_out: dict[str, str] = {}
+    makers: dict[str, Callable[[], harness.RunFn]] = {
+        "uap_jax": lambda: prepare_uap_jax(spec, variables, x, labels, num_steps),
+        "foolbox on JAX": lambda: prepare_foolbox_jax(
+            spec, variables, x, labels, num_steps
+        ),
+        **{
+            f"foolbox on PyTorch, {variant}": lambda v=variant: prepare_foolbox_torch(
+                spec, variables, x, labels, num_steps, variant=v
+            )
+            for variant in ("plain", "tuned")
+        },
     }
-    twin = torch_twin.twin_of(variables, num_samples=spec.num_samples)
-    for name, network in (("plain", twin), ("tuned", torch_twin.tuned(twin))):
-        runs[f"foolbox on PyTorch, {name}"] = prepare_foolbox_torch(network, x, labels)
-    first_s = {name: harness.seconds_of(run) for name, run in runs.items()}
-    norms = {name: np.linalg.norm(run() - x, axis=1) for name, run in runs.items()}
+    runs, first_s = harness.prepared(makers, left_out)
+    norms = {
+        name: float(np.median(np.linalg.norm(as_numpy(run()) - x, axis=1)))
+        for name, run in runs.items()
+    }
     check_equal_work(norms)
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(_NUM_REPEATS.value):
-        for name, run in runs.items():
-            seconds[name].append(harness.seconds_of(run))
-    results = {
-        "date": harness.today(),
-        "machine": machine,
-        "versions": harness.versions_of(("jax", "flax", "torch", "foolbox")),
+    seconds = harness.in_turns(runs, num_repeats)
+    yield results | {
         "settings": {
-            "num_clips": _NUM_CLIPS.value,
+            "num_clips": num_clips,
             "num_samples": spec.num_samples,
-            "num_steps": _NUM_STEPS.value,
-            "num_repeats": _NUM_REPEATS.value,
+            "num_steps": num_steps,
+            "num_repeats": num_repeats,
         },
         "seconds": seconds,
         "first_call_s": first_s,
-        "median_l2": {name: float(np.median(norm)) for name, norm in norms.items()},
+        "median_l2": norms,
         "ratios": {
-            name: [b / a for a, b in zip(seconds["uap_jax"], values, strict=True)]
+            name: harness.ratios(values, seconds["uap_jax"])
             for name, values in seconds.items()
         },
+        "left_out": left_out,
     }
-    harness.write_results(results, as_markdown(results), _OUTPUT.value)
 
 
 def prepare_uap_jax(
@@ -79,14 +73,15 @@ def prepare_uap_jax(
     variables: harness.Variables,
     x: np.ndarray,
     labels: np.ndarray,
+    num_steps: int,
 ) -> harness.RunFn:
-    variables, clips = jax.device_put(variables), jnp.asarray(x)
+    variables, clips = jax.device_put((variables, x))
     classes = jnp.asarray(labels, jnp.int32)
-    config = attacks.DDNConfig(num_steps=_NUM_STEPS.value)
+    config = attacks.DDNConfig(num_steps=num_steps)
 
-    def run() -> np.ndarray:
+    def run() -> jax.Array:
         found = attacks.ddn(spec.logits, variables, clips, classes, config=config)
-        return np.asarray(clips + found.delta)
+        return clips + found.delta
 
     return run
 
@@ -96,48 +91,62 @@ def prepare_foolbox_jax(
     variables: harness.Variables,
     x: np.ndarray,
     labels: np.ndarray,
+    num_steps: int,
 ) -> harness.RunFn:
+    import foolbox
+
     logits = jax.jit(spec.logits)
-    variables = jax.device_put(variables)
+    variables, clips, classes = jax.device_put((variables, x, labels))
     model = foolbox.JAXModel(lambda clips: logits(variables, clips), bounds=(0, 1))
-    clips, classes = jnp.asarray(x), jnp.asarray(labels)
-
-    def run() -> np.ndarray:
-        _, found, _ = foolbox_ddn()(model, clips, classes, epsilons=None)
-        return np.asarray(found)
-
-    return run
+    attack = foolbox_ddn(num_steps)
+    return lambda: attack(model, clips, classes, epsilons=None)[1]
 
 
 def prepare_foolbox_torch(
-    network: torch.nn.Module, x: np.ndarray, labels: np.ndarray
+    spec: models.Architecture,
+    variables: harness.Variables,
+    x: np.ndarray,
+    labels: np.ndarray,
+    num_steps: int,
+    *,
+    variant: str,
 ) -> harness.RunFn:
-    model = foolbox.PyTorchModel(network, bounds=(0, 1), device="cpu")
-    clips, classes = torch.from_numpy(x), torch.from_numpy(np.int64(labels))
+    import foolbox
+    import torch
+    from twins import variants_of
 
-    def run() -> np.ndarray:
-        _, found, _ = foolbox_ddn()(model, clips, classes, epsilons=None)
-        return found.numpy()
+    device = harness.torch_device()
+    networks = variants_of(
+        spec.name, variables, num_samples=spec.num_samples, device=device
+    )
+    model = foolbox.PyTorchModel(networks[variant], bounds=(0, 1), device=device)
+    clips = torch.from_numpy(x).to(device)
+    classes = torch.from_numpy(np.int64(labels)).to(device)
+    attack = foolbox_ddn(num_steps)
+    return lambda: attack(model, clips, classes, epsilons=None)[1]
 
-    return run
 
+def foolbox_ddn(num_steps: int) -> Any:
+    import foolbox
 
-def foolbox_ddn() -> Any:
     settings = attacks.DDNConfig()
     return foolbox.attacks.DDNAttack(
-        init_epsilon=settings.init_norm, steps=_NUM_STEPS.value, gamma=settings.gamma
+        init_epsilon=settings.init_norm, steps=num_steps, gamma=settings.gamma
     )
 
 
-def check_equal_work(norms: dict[str, np.ndarray]) -> None:
+def as_numpy(x: Any) -> np.ndarray:
+    return np.asarray(x.cpu() if hasattr(x, "cpu") else x)
+
+
+def check_equal_work(norms: dict[str, float]) -> None:
     """Asserts that all find perturbations of the same size."""
-    ours = np.median(norms["uap_jax"])
     for name, norm in norms.items():
-        difference = abs(np.median(norm) / ours - 1)
+        difference = abs(norm / norms["uap_jax"] - 1)
         assert difference < MAX_NORM_DIFFERENCE, (name, difference)
 
 
-def as_markdown(results: dict[str, Any]) -> str:
+def as_markdown(results: harness.Results) -> str:
     settings = results["settings"]
     rows = [
         f"| {name} | {min(values):.2f} | {statistics.median(values):.2f} | "
@@ -162,4 +171,4 @@ def as_markdown(results: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    harness.launch(run, as_markdown)

@@ -1,154 +1,169 @@
-"""Times the input gradient of the networks for environmental sounds against PyTorch.
+"""Times the input gradient of the networks against PyTorch, with random weights.
 
-On the same CPU, with random weights. See the README beside this file.
+See the README beside this file.
 """
 
-import copy
 import gc
 import statistics
-import types
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
+from typing import Annotated, Any, NamedTuple
 
 import harness
 import jax
-import jax.numpy as jnp
 import numpy as np
-import torch
-import torch_environmental
-from absl import app, flags, logging
-from environmental_agreement import (
-    MODULES,
-    NUM_CLASSES,
-    check_agreement,
-    loss_of,
-    random_variables,
-)
-from torch.nn import functional
+from absl import app, logging
 
-from uap_jax import models
-from uap_jax.models import kernels
+from uap_jax.models import Architecture, create, kernels
 
 # So many that a timing takes about a second.
 CLIPS_PER_TIMING = {
+    "spchcmd": 500,
     "cnn_rand": 50,
     "cnn_gamma": 8,
     "envnet_v2": 25,
     "sincnet": 8,
     "sincnet_vgg19": 2,
 }
-
-_MODELS = flags.DEFINE_list("models", list(MODULES), "Networks, in this order.")
-_CLIPS_PER_TIMING = flags.DEFINE_integer(
-    "clips_per_timing", None, "Clips; None: by network.", lower_bound=1
-)
-_MICRO_BATCH_SIZES = flags.DEFINE_list(
-    "micro_batch_sizes",
-    ["1", "2", "4", "8", "16", "25"],
-    "Clips taken at once; the fastest for each of the two is kept.",
-)
-_PLAIN = flags.DEFINE_list(
-    "plain",
-    ["cnn_rand", "cnn_gamma", "envnet_v2", "sincnet"],
-    "Networks whose plain form is timed as well.",
-)
-_NUM_REPEATS = flags.DEFINE_integer(
-    "num_repeats", 9, "Timings of each of the two, in turns.", lower_bound=1
-)
-_OUTPUT = flags.DEFINE_string(
-    "output", None, "Where to write the results, without .json and .md; None: nowhere."
-)
-
+ENVIRONMENTAL = tuple(CLIPS_PER_TIMING)[1:]
+SIZES = ("1", "2", "4", "8", "16", "25")
+NUM_CLASSES = 10
 NUM_SCOUTING_RUNS = 2
 NUM_PLAIN_REPEATS = 3
-# What is timed, how many clips it takes and how many seconds its compiling took.
-Run = tuple[harness.RunFn, int, float]
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"expected flags only, got {argv[1:]}")
-    unknown = {*_MODELS.value, *_PLAIN.value} - set(MODULES)
+class Inputs(NamedTuple):
+    """A network with random weights, and random clips and labels."""
+
+    spec: Architecture
+    variables: harness.Variables
+    x: np.ndarray
+    labels: np.ndarray
+
+
+class Timed(NamedTuple):
+    """What is timed, how many clips it takes, and how long its compiling took."""
+
+    run: harness.RunFn
+    num_clips: int
+    compile_s: float = 0.0
+
+
+def run(
+    models: Annotated[Sequence[str], "Networks, in this order."] = ENVIRONMENTAL,
+    clips_per_timing: Annotated[int | None, "Clips; None: by network."] = None,
+    micro_batch_sizes: Annotated[
+        Sequence[str], "Clips taken at once; the fastest for each of the two is kept."
+    ] = SIZES,
+    plain: Annotated[
+        Sequence[str], "Networks whose plain form is timed as well."
+    ] = ENVIRONMENTAL[:-1],
+    num_repeats: Annotated[int, "Timings of each of the two, in turns."] = 9,
+) -> Iterator[harness.Results]:
+    unknown = {*models, *plain} - set(CLIPS_PER_TIMING)
     if unknown:
-        raise app.UsageError(f"expected networks of {list(MODULES)}, got {unknown}")
-    results: dict[str, Any] = {
-        "date": harness.today(),
-        "machine": harness.use_all_cores(),
-        "versions": harness.versions_of(("jax", "flax", "torch")),
+        raise app.UsageError(f"expected networks of {[*CLIPS_PER_TIMING]}: {unknown}")
+    results = harness.begin("torch") | {
         "settings": {
             "num_classes": NUM_CLASSES,
-            "num_repeats": _NUM_REPEATS.value,
-            "micro_batch_sizes": _MICRO_BATCH_SIZES.value,
+            "num_repeats": num_repeats,
+            "micro_batch_sizes": micro_batch_sizes,
         },
         "models": {},
     }
-    for name in _MODELS.value:
-        results["models"][name] = measure(name)
-        # After each, so that a run that ends early leaves what it has.
-        harness.write_results(results, as_markdown(results), _OUTPUT.value)
+    for name in models:
+        num_clips = clips_per_timing or CLIPS_PER_TIMING[name]
+        inputs = random_inputs(name, num_clips)
+        differences = check_agreement(inputs)
+        logging.info("%s: relative differences %s", name, differences)
+        sizes = [int(size) for size in micro_batch_sizes if int(size) <= num_clips]
+        results["models"][name] = {"relative_differences": differences} | measure(
+            inputs,
+            sizes=sizes or [num_clips],
+            num_repeats=num_repeats,
+            plain=name in plain,
+        )
+        yield results
         jax.clear_caches()
         gc.collect()
 
 
-def measure(name: str) -> dict[str, Any]:
-    """Returns what is found out about one network."""
-    spec = models.create(name, num_classes=NUM_CLASSES)
-    variables = random_variables(name)
-    twin = torch_environmental.twin_of(name, variables)
-    differences = check_agreement(name, variables, twin, spec.num_samples)
-    logging.info("%s: relative differences %s", name, differences)
+def random_inputs(name: str, num_clips: int, num_samples: int | None = None) -> Inputs:
+    spec = create(name, num_classes=NUM_CLASSES, num_samples=num_samples)
+    return Inputs(
+        spec,
+        harness.random_variables(spec),
+        harness.random_clips(num_clips, spec.num_samples, seed=1),
+        np.random.default_rng(1).integers(0, NUM_CLASSES, num_clips),
+    )
 
-    num_clips = _CLIPS_PER_TIMING.value or CLIPS_PER_TIMING[name]
-    listed = map(int, _MICRO_BATCH_SIZES.value)
-    sizes = [size for size in listed if size <= num_clips] or [num_clips]
-    x = harness.random_clips(num_clips, spec.num_samples, seed=1)
-    labels = np.random.default_rng(1).integers(0, NUM_CLASSES, num_clips)
-    runs = prepare_jax(name, variables, x, labels, sizes=sizes, form=kernels.ops())
-    scouted, best = scout(runs)
-    runs_torch = prepare_torch(twin, x, labels, sizes=sizes)
-    scouted_torch, best_torch = scout(runs_torch)
-    run_jax, num_jax, compile_s = runs[best]
-    run_torch, num_torch, _ = runs_torch[best_torch]
-    ms, ms_torch = [], []
-    for _ in range(_NUM_REPEATS.value):
-        ms.append(harness.seconds_of(run_jax) / num_jax * 1e3)
-        ms_torch.append(harness.seconds_of(run_torch) / num_torch * 1e3)
-    found = {
-        "num_clips": {"uap_jax": num_jax, "pytorch": num_torch},
-        "num_samples": spec.num_samples,
-        "relative_differences": differences,
-        "ms_per_clip": {"uap_jax": ms, "pytorch": ms_torch},
-        "ratios": [b / a for a, b in zip(ms, ms_torch, strict=True)],
-        "variants": {"uap_jax": best, "pytorch": best_torch},
-        "scouted_ms_per_clip": {"uap_jax": scouted, "pytorch": scouted_torch},
-        "compile_s": compile_s,
+
+def check_agreement(inputs: Inputs) -> dict[str, float]:
+    from twins import environmental_agreement, variants_of
+
+    spec, variables = inputs.spec, inputs.variables
+    twin = variants_of(spec.name, variables, num_samples=spec.num_samples)["plain"]
+    return environmental_agreement.check_agreement(spec, variables, twin)
+
+
+def measure(
+    inputs: Inputs, *, sizes: Sequence[int], num_repeats: int, plain: bool = False
+) -> harness.Results:
+    """Returns what is found out about one network."""
+    left_out: dict[str, str] = {}
+    makers: dict[str, dict[str, Callable[[], Timed]]] = {
+        "uap_jax": jax_makers(inputs, sizes, kernels.ops())
     }
-    if name in _PLAIN.value:
-        runs = prepare_jax(name, variables, x, labels, sizes=sizes, form=kernels.plain)
-        scouted, best = scout(runs)
-        run, num, compile_s = runs[best]
-        found["plain"] = {
-            "ms_per_clip": [
-                harness.seconds_of(run) / num * 1e3 for _ in range(NUM_PLAIN_REPEATS)
-            ],
-            "variant": best,
-            "scouted_ms_per_clip": scouted,
-            "compile_s": compile_s,
-        }
+    torch_forms = harness.attempt(
+        "PyTorch", lambda: torch_makers(inputs, sizes), left_out
+    )
+    if torch_forms:
+        makers["pytorch"] = torch_forms
+    best, variants, scouted = {}, {}, {}
+    for framework, forms in makers.items():
+        timed = scout(forms, left_out)
+        if timed is not None:
+            best[framework], variants[framework], scouted[framework] = timed
+    seconds = harness.in_turns({n: timed.run for n, timed in best.items()}, num_repeats)
+    ms = {
+        n: [s / best[n].num_clips * 1e3 for s in values]
+        for n, values in seconds.items()
+    }
+    found: harness.Results = {
+        "num_clips": {name: timed.num_clips for name, timed in best.items()},
+        "num_samples": inputs.spec.num_samples,
+        "ms_per_clip": ms,
+        "variants": variants,
+        "scouted_ms_per_clip": scouted,
+        "left_out": left_out,
+    }
+    if "uap_jax" in best:
+        found["compile_s"] = best["uap_jax"].compile_s
+    if len(best) == 2:
+        found["ratios"] = harness.ratios(ms["pytorch"], ms["uap_jax"])
+        found["gradients_differ_by"] = difference(
+            *(timed.run() for timed in best.values())
+        )
+    if plain:
+        timed = scout(jax_makers(inputs, sizes, kernels.plain), left_out)
+        if timed is not None:
+            form, variant, scouted = timed
+            repeats = harness.in_turns({"": form.run}, NUM_PLAIN_REPEATS)[""]
+            found["plain"] = {
+                "ms_per_clip": [s / form.num_clips * 1e3 for s in repeats],
+                "variant": variant,
+                "scouted_ms_per_clip": scouted,
+                "compile_s": form.compile_s,
+            }
     return found
 
 
-def prepare_jax(
-    name: str,
-    variables: harness.Variables,
-    x: np.ndarray,
-    labels: np.ndarray,
-    *,
-    sizes: list[int],
-    form: types.ModuleType,
-) -> dict[str, Run]:
-    """Returns what takes the gradients, compiled, by micro-batch."""
-    variables = jax.device_put(variables)
-    gradient_of = jax.grad(loss_of(name, form), has_aux=True)
+def jax_makers(
+    inputs: Inputs, sizes: Sequence[int], form: ModuleType
+) -> dict[str, Callable[[], Timed]]:
+    """Returns what takes the gradients, compiled when it is called, by micro-batch."""
+    spec, variables, x, labels = inputs
+    gradient_of = jax.grad(harness.loss_of(spec, form), has_aux=True)
 
     @jax.jit
     def gradients(
@@ -158,67 +173,92 @@ def prepare_jax(
             lambda batch: gradient_of(batch[0], variables, batch[1])[0], (clips, labels)
         )
 
-    def prepared(size: int) -> Run:
+    def make(size: int) -> Timed:
         num_clips = len(x) // size * size
-        clips = jnp.asarray(x[:num_clips].reshape(-1, size, x.shape[1]))
-        classes = jnp.asarray(labels[:num_clips].reshape(-1, size), jnp.int32)
-        compiled = []
-        compile_s = harness.seconds_of(
-            lambda: compiled.append(
-                gradients.lower(variables, clips, classes).compile()
+        arguments = jax.device_put(
+            (
+                variables,
+                x[:num_clips].reshape(-1, size, x.shape[1]),
+                labels[:num_clips].reshape(-1, size).astype(np.int32),
             )
         )
+        compiled = []
+        compile_s = harness.seconds_of(
+            lambda: compiled.append(gradients.lower(*arguments).compile())
+        )
+        return Timed(lambda: compiled[0](*arguments), num_clips, compile_s)
 
-        def run() -> jax.Array:
-            return jax.block_until_ready(compiled[0](variables, clips, classes))
-
-        return run, num_clips, compile_s
-
-    return {f"micro-batches of {size}": prepared(size) for size in sizes}
+    return {f"micro-batches of {n}": lambda n=n: make(n) for n in sizes}
 
 
-def prepare_torch(
-    twin: torch.nn.Module, x: np.ndarray, labels: np.ndarray, *, sizes: list[int]
-) -> dict[str, Run]:
-    """Returns the same in PyTorch by variant; two-dimensional networks have two."""
-    networks = {"": twin}
-    if any(isinstance(module, torch.nn.Conv2d) for module in twin.modules()):
-        channels_last = copy.deepcopy(twin).to(memory_format=torch.channels_last)
-        networks["channels last, "] = channels_last
+def torch_makers(
+    inputs: Inputs, sizes: Sequence[int]
+) -> dict[str, Callable[[], Timed]]:
+    """Returns the same in PyTorch by variant."""
+    import torch
+    from torch.nn import functional
+    from twins import variants_of
 
-    def prepared(network: torch.nn.Module, size: int) -> Run:
+    spec, variables, x, labels = inputs
+    device = harness.torch_device()
+    networks = variants_of(
+        spec.name, variables, num_samples=spec.num_samples, device=device
+    )
+
+    def make(network: torch.nn.Module, size: int) -> Timed:
         num_clips = len(x) // size * size
-        clips = torch.from_numpy(x[:num_clips]).split(size)
-        classes = torch.from_numpy(labels[:num_clips]).split(size)
+        clips = torch.from_numpy(x[:num_clips]).to(device).split(size)
+        classes = torch.from_numpy(labels[:num_clips]).to(device).split(size)
 
         def gradient_of(batch: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
             batch = batch.detach().requires_grad_()
             loss = functional.cross_entropy(network(batch), classes, reduction="sum")
             return torch.autograd.grad(loss, batch)[0]
 
-        def run() -> torch.Tensor:
-            return torch.cat(list(map(gradient_of, clips, classes)))
-
-        return run, num_clips, 0.0
+        return Timed(
+            lambda: torch.cat(list(map(gradient_of, clips, classes))), num_clips
+        )
 
     return {
-        f"{variant}micro-batches of {size}": prepared(network, size)
+        f"{variant}, micro-batches of {size}": lambda n=network, s=size: make(n, s)
         for variant, network in networks.items()
         for size in sizes
     }
 
 
-def scout(runs: dict[str, Run]) -> tuple[dict[str, float], str]:
-    """Returns the best milliseconds per clip of a few runs each, and the fastest."""
-    scouted = {}
-    for name, (run, num_clips, _) in runs.items():
-        run()
-        seconds = min(harness.seconds_of(run) for _ in range(NUM_SCOUTING_RUNS))
-        scouted[name] = seconds / num_clips * 1e3
-    return scouted, min(scouted, key=scouted.__getitem__)
+def scout(
+    makers: dict[str, Callable[[], Timed]], left_out: dict[str, str]
+) -> tuple[Timed, str, dict[str, float]] | None:
+    """Returns the fastest form, its name, and the best milliseconds per clip of all."""
+    forms, ms = {}, {}
+
+    def first(make: Callable[[], Timed]) -> tuple[Timed, float]:
+        timed = make()
+        harness.wait_for(timed.run())
+        _, seconds = harness.fastest({"": timed.run}, num_runs=NUM_SCOUTING_RUNS)
+        return timed, seconds[""] / timed.num_clips * 1e3
+
+    for name, make in makers.items():
+        outcome = harness.attempt(name, lambda make=make: first(make), left_out)
+        if outcome is not None:
+            forms[name], ms[name] = outcome
+    if not forms:
+        return None
+    best = min(ms, key=ms.__getitem__)
+    return forms[best], best, ms
 
 
-def as_markdown(results: dict[str, Any]) -> str:
+def difference(ours: jax.Array, theirs: Any) -> float:
+    """The median over clips of the gradients' relative difference."""
+    mine = np.asarray(ours).reshape(-1, ours.shape[-1])
+    other = theirs.cpu().numpy()
+    num_clips = min(len(mine), len(other))
+    norms = np.linalg.norm(mine[:num_clips], axis=1)
+    by_clip = np.linalg.norm(mine[:num_clips] - other[:num_clips], axis=1) / norms
+    return float(np.median(by_clip))
+
+
+def as_markdown(results: harness.Results) -> str:
     rows, notes = [], []
     for name, found in results["models"].items():
         ms, ratios, variants = found["ms_per_clip"], found["ratios"], found["variants"]
@@ -238,7 +278,7 @@ def as_markdown(results: dict[str, Any]) -> str:
             values = "; ".join(f"{what} {ms:.2f}" for what, ms in scouted.items())
             notes.append(f"- {name}, {framework}: {values}.")
     lines = [
-        "# Input gradient of the networks for environmental sounds, float32",
+        "# Input gradient of the networks, float32",
         "",
         "| ms per clip | uap_jax | PyTorch | PyTorch / uap_jax | uap_jax takes | "
         "PyTorch takes | compile, s | plain form |",
@@ -258,4 +298,4 @@ def as_markdown(results: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    harness.launch(run, as_markdown)

@@ -10,47 +10,44 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import harness
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
 
-from uap_jax import attacks, models
+from uap_jax import attacks
+from uap_jax.models import create, registry
 
 NUM_CLIPS = 100
 NUM_CLASSES = 10
 
-_MODELS = flags.DEFINE_list("models", list(models.MODEL_NAMES), "Networks.")
-_METHODS = flags.DEFINE_list("methods", ["penalty", "greedy"], "Attacks.")
-_OUTPUT = flags.DEFINE_string(
-    "output", None, "Where to write the results, without .json and .md; None: nowhere."
-)
-_CHILD = flags.DEFINE_string("child", None, "METHOD,MODEL to run in this process.")
 
-
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"expected flags only, got {argv[1:]}")
-    if _CHILD.value:
-        attack(*_CHILD.value.split(","))
+def run(
+    models: Annotated[Sequence[str], "Networks."] = registry.MODEL_NAMES,
+    methods: Annotated[Sequence[str], "Attacks."] = ("penalty", "greedy"),
+    child: Annotated[str | None, "METHOD,MODEL to run in this process."] = None,
+) -> Iterator[harness.Results]:
+    if child:
+        attack(*child.split(","))
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         return
-    results: dict[str, Any] = {
-        "date": harness.today(),
-        "machine": harness.use_all_cores(),
-        "versions": harness.versions_of(("jax", "flax")),
-        "settings": {"num_clips": NUM_CLIPS, "batch_size": NUM_CLIPS},
+    results = harness.begin() | {
+        "settings": {
+            "num_clips": NUM_CLIPS,
+            "batch_size": NUM_CLIPS,
+            "methods": methods,
+        },
         "peak_gb": {},
     }
-    for model in _MODELS.value:
+    for model in models:
         results["peak_gb"][model] = {
-            method: peak_gb(method, model) for method in _METHODS.value
+            method: peak_gb(method, model) for method in methods
         }
-        harness.write_results(results, as_markdown(results), _OUTPUT.value)
+        yield results
 
 
 def peak_gb(method: str, model: str) -> float:
@@ -67,7 +64,7 @@ def peak_gb(method: str, model: str) -> float:
 
 def attack(method: str, model: str) -> None:
     """One pass of an attack on random clips."""
-    spec = models.create(model, num_classes=NUM_CLASSES)
+    spec = create(model, num_classes=NUM_CLASSES)
     variables = spec.init(jax.random.key(0))
     x = jnp.asarray(harness.random_clips(NUM_CLIPS, spec.num_samples, seed=0))
     labels = jnp.asarray(np.arange(NUM_CLIPS) % NUM_CLASSES, jnp.int32)
@@ -76,7 +73,7 @@ def attack(method: str, model: str) -> None:
         config = attacks.PenaltyConfig(
             batch_size=NUM_CLIPS,
             max_passes=1,
-            micro_batch_size=models.registry.default_micro_batch_size(model),
+            micro_batch_size=registry.default_micro_batch_size(model),
         )
     else:
         # The first clip alone has a DDN; what follows it needs no more.
@@ -94,8 +91,8 @@ def attack(method: str, model: str) -> None:
     )
 
 
-def as_markdown(results: dict[str, Any]) -> str:
-    methods = _METHODS.value
+def as_markdown(results: harness.Results) -> str:
+    methods = results["settings"]["methods"]
     rows = [
         f"| {model} | " + " | ".join(f"{found[m]:.2f}" for m in methods) + " |"
         for model, found in results["peak_gb"].items()
@@ -115,4 +112,4 @@ def as_markdown(results: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    harness.launch(run, as_markdown)

@@ -1,115 +1,120 @@
-"""Times a step of the penalty attack on SpchCMD against PyTorch on the same CPU.
+"""Times a step of the penalty attack on SpchCMD against PyTorch on the same device.
 
 One step is the gradient of SPL(v') + c sum_i G(w_i) over a batch, and Adam. See the
 README beside this file.
 """
 
-import math
 import statistics
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any
 
 import harness
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
-import torch_twin
-from absl import app, flags, logging
-from torch_agreement import check_agreement
+import rates
 
 from uap_jax import attacks, models
 from uap_jax.attacks import loop
 from uap_jax.audio.box import to_tanh_space
-
-_NUM_REPEATS = flags.DEFINE_integer(
-    "num_repeats", 9, "Timings of each of the two, in turns.", lower_bound=7
-)
-_NUM_STEPS = flags.DEFINE_integer(
-    "num_steps", 5, "Steps that one timing takes.", lower_bound=1
-)
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 100, "Clips of a step.", lower_bound=1)
-_TORCH_MICRO_BATCH_SIZE = flags.DEFINE_integer(
-    "torch_micro_batch_size",
-    25,
-    "Clips that PyTorch takes at once, besides the whole batch.",
-    lower_bound=1,
-)
-_TORCH_COMPILE = flags.DEFINE_bool(
-    "torch_compile", True, "Whether to try torch.compile as well; takes a minute."
-)
-_OUTPUT = flags.DEFINE_string(
-    "output", None, "Where to write the results, without .json and .md; None: nowhere."
-)
 
 NUM_CLASSES = 32
 TARGET = 9
 NUM_SCOUTING_RUNS = 3
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"expected flags only, got {argv[1:]}")
-    machine = harness.use_all_cores()
+def run(
+    num_repeats: Annotated[int, "Timings of each of the two, in turns."] = 9,
+    num_steps: Annotated[int, "Steps that one timing takes."] = 5,
+    batch_size: Annotated[int, "Clips of a step."] = 100,
+    torch_micro_batch_size: Annotated[
+        int, "Clips that PyTorch takes at once, besides the whole batch."
+    ] = 25,
+    torch_compile: Annotated[
+        bool, "Whether to try torch.compile as well; takes a minute."
+    ] = True,
+) -> Iterator[harness.Results]:
+    from twins import spchcmd_agreement, variants_of
+
+    results = harness.begin("torch")
     spec = models.create("spchcmd", num_classes=NUM_CLASSES)
-    num_clips = _NUM_STEPS.value * _BATCH_SIZE.value
-    config = loop.resolve_config(
-        attacks.PenaltyConfig(batch_size=_BATCH_SIZE.value),
-        targeted=True,
-        num_clips=num_clips,
-    )
     variables = harness.random_variables(spec)
-    twin = torch_twin.twin_of(variables, num_samples=spec.num_samples)
-    differences = check_agreement(spec, variables, twin, target=TARGET, config=config)
-
-    x = harness.random_clips(num_clips, spec.num_samples, seed=1)
-    run_jax = prepare_jax(spec, variables, x, config=config)
-    compile_s = harness.seconds_of(run_jax)
-    opponents, notes = prepare_torch(twin, x, config=config)
-    scouted = {
-        name: min(harness.seconds_of(run) for _ in range(NUM_SCOUTING_RUNS))
-        for name, run in opponents.items()
-    }
-    best = min(scouted, key=scouted.__getitem__)
-    matmul_flops = [harness.measure_matmul_flops()]
-    jax_s, torch_s = [], []
-    for _ in range(_NUM_REPEATS.value):
-        jax_s.append(harness.seconds_of(run_jax))
-        torch_s.append(harness.seconds_of(opponents[best]))
-    matmul_flops.append(harness.measure_matmul_flops())
-    compile_s -= statistics.median(jax_s)
-
-    to_ms = 1e3 / num_clips
-    num_multiply_adds = count_multiply_adds(spec, variables)
-    results = {
-        "date": harness.today(),
-        "machine": machine,
-        "versions": harness.versions_of(("jax", "flax", "torch")),
+    config = resolved(batch_size, num_clips=num_steps * batch_size)
+    networks = variants_of(
+        "spchcmd",
+        variables,
+        num_samples=spec.num_samples,
+        device=harness.torch_device(),
+    )
+    differences = spchcmd_agreement.check_agreement(
+        spec, variables, networks["plain"], target=TARGET, config=config
+    )
+    x = harness.random_clips(num_steps * batch_size, spec.num_samples, seed=1)
+    rate = rates.matmul_flops()
+    sizes = (config.batch_size, torch_micro_batch_size)
+    found = measure(
+        prepare_jax(spec, variables, x, config=config),
+        torch_makers(networks, x, config=config, sizes=sizes, compiles=torch_compile),
+        num_clips=len(x),
+        num_repeats=num_repeats,
+    )
+    rate = max(rate, rates.matmul_flops())
+    flops = rates.flops_per_clip(spec, variables)
+    yield results | {
         "settings": {
             "batch_size": config.batch_size,
             "micro_batch_size": config.micro_batch_size,
             "num_samples": spec.num_samples,
-            "num_steps": _NUM_STEPS.value,
-            "num_repeats": _NUM_REPEATS.value,
+            "num_steps": num_steps,
+            "num_repeats": num_repeats,
         },
         "relative_differences": differences,
-        "ms_per_clip": {
-            "uap_jax": [second * to_ms for second in jax_s],
-            "pytorch": [second * to_ms for second in torch_s],
-        },
-        "ratios": [b / a for a, b in zip(jax_s, torch_s, strict=True)],
-        "uap_jax_compile_s": compile_s,
-        "pytorch_variant": best,
-        "pytorch_scouted_ms_per_clip": {
-            name: second * to_ms for name, second in scouted.items()
-        },
+        **found,
         "floor": {
-            "multiply_adds_per_clip": num_multiply_adds,
-            "matmul_gflops_per_s": max(matmul_flops) / 1e9,
-            "ms_per_clip": 2 * num_multiply_adds / max(matmul_flops) * 1e3,
+            "flops_per_clip": flops,
+            "matmul_flops": rate,
+            "ms_per_clip": flops / rate * 1e3,
         },
-        "notes": notes,
     }
-    harness.write_results(results, as_markdown(results), _OUTPUT.value)
+
+
+def resolved(
+    batch_size: int, *, num_clips: int, micro_batch_size: int | None = None
+) -> attacks.PenaltyConfig:
+    config = attacks.PenaltyConfig(
+        batch_size=batch_size, micro_batch_size=micro_batch_size
+    )
+    return loop.resolve_config(config, targeted=True, num_clips=num_clips)
+
+
+def measure(
+    ours: harness.RunFn,
+    makers: Mapping[str, Callable[[], harness.RunFn]],
+    *,
+    num_clips: int,
+    num_repeats: int,
+) -> harness.Results:
+    """Returns the times of ours and of the fastest opponent, milliseconds per clip."""
+    to_ms = 1e3 / num_clips
+    compile_s = harness.seconds_of(ours)
+    left_out: dict[str, str] = {}
+    runs = {"uap_jax": ours}
+    opponents, _ = harness.prepared(makers, left_out)
+    found: harness.Results = {"left_out": left_out}
+    if opponents:
+        best, scouted = harness.fastest(opponents, num_runs=NUM_SCOUTING_RUNS)
+        runs["pytorch"] = opponents[best]
+        found["pytorch_variant"] = best
+        found["pytorch_scouted_ms_per_clip"] = {
+            n: s * to_ms for n, s in scouted.items()
+        }
+    seconds = harness.in_turns(runs, num_repeats)
+    compile_s -= statistics.median(seconds["uap_jax"])
+    found["uap_jax_compile_s"] = compile_s
+    found["ms_per_clip"] = {n: [s * to_ms for s in v] for n, v in seconds.items()}
+    if opponents:
+        found["ratios"] = harness.ratios(seconds["pytorch"], seconds["uap_jax"])
+    return found
 
 
 def prepare_jax(
@@ -130,97 +135,71 @@ def prepare_jax(
         target=TARGET,
         config=config,
     )
+    num_steps = len(x) // config.batch_size
 
     def run() -> jax.Array:
         after = attacks.advance(
-            spec.logits, variables, problem, state, max_steps=_NUM_STEPS.value
+            spec.logits, variables, problem, state, max_steps=num_steps
         )
-        return jax.block_until_ready(problem.method.value(after.own))
+        return problem.method.value(after.own)
 
     return run
 
 
-def prepare_torch(
-    twin: torch_twin.SpchCMD, x: np.ndarray, *, config: attacks.PenaltyConfig
-) -> tuple[dict[str, harness.RunFn], list[str]]:
-    """Returns the same in PyTorch by variant, each run once, and what did not work."""
-    x_tanh = torch.from_numpy(np.array(to_tanh_space(x)))
+def torch_makers(
+    networks: Mapping[str, Any],
+    x: np.ndarray,
+    *,
+    config: attacks.PenaltyConfig,
+    sizes: Sequence[int],
+    compiles: bool = False,
+) -> dict[str, Callable[[], harness.RunFn]]:
+    """Returns the same in PyTorch by variant; the last size is that of torch.compile.
 
-    def steps_with(network: torch.nn.Module, micro_batch_size: int) -> harness.RunFn:
-        return lambda: torch_twin.penalty_steps(
+    That may not work, for want of a C++ compiler and for much else.
+    """
+    import torch
+    from twins import spchcmd
+
+    x_tanh = torch.from_numpy(np.array(to_tanh_space(x))).to(harness.torch_device())
+
+    def make(network: Any, size: int) -> harness.RunFn:
+        return lambda: spchcmd.penalty_steps(
             network,
             x_tanh,
-            num_steps=_NUM_STEPS.value,
-            micro_batch_size=micro_batch_size,
+            num_steps=len(x) // config.batch_size,
+            micro_batch_size=size,
             target=TARGET,
             config=config,
         )
 
-    tuned = torch_twin.tuned(twin)
-    small, whole = _TORCH_MICRO_BATCH_SIZE.value, config.batch_size
-    runs, notes = {}, []
-    for name, network in (("plain", twin), ("tuned", tuned)):
-        runs[f"{name}, whole batch"] = steps_with(network, whole)
-        runs[f"{name}, micro-batches of {small}"] = steps_with(network, small)
-    for run in runs.values():
-        run()
-    if not _TORCH_COMPILE.value:
-        return runs, ["torch.compile: not tried"]
-    for name, network in (("plain", twin), ("tuned", tuned)):
-        run = steps_with(torch.compile(network), small)
-        try:
-            run()
-        # A missing C++ compiler and much else; the others are what counts then.
-        except Exception as error:
-            notes.append(f"torch.compile, {name}: {type(error).__name__}, left out")
-            logging.warning("torch.compile failed: %s", error)
-        else:
-            runs[f"{name}, compiled, micro-batches of {small}"] = run
-    return runs, notes
+    makers = {
+        f"{name}, micro-batches of {size}": lambda n=network, s=size: make(n, s)
+        for name, network in networks.items()
+        for size in sizes
+    }
+    if compiles:
+        makers |= {
+            f"{name}, compiled": lambda n=network: make(torch.compile(n), sizes[-1])
+            for name, network in networks.items()
+        }
+    return makers
 
 
-def count_multiply_adds(spec: models.Architecture, variables: harness.Variables) -> int:
-    """Counts those of all matrix products of one clip's logits and input gradient."""
-
-    def run(x: jax.Array, direction: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits, pull_back = jax.vjp(lambda x: spec.logits(variables, x), x)
-        return logits, pull_back(direction)[0]
-
-    def count(jaxpr: Any) -> int:
-        total = 0
-        for equation in jaxpr.eqns:
-            if equation.primitive.name == "dot_general":
-                (contracted, _), _ = equation.params["dimension_numbers"]
-                shape = equation.invars[0].aval.shape
-                total += math.prod(shape[axis] for axis in contracted) * math.prod(
-                    equation.outvars[0].aval.shape
-                )
-            for value in equation.params.values():
-                inner = getattr(value, "jaxpr", value)
-                if hasattr(inner, "eqns"):
-                    total += count(inner)
-        return total
-
-    x = jnp.zeros((1, spec.num_samples))
-    return count(jax.make_jaxpr(run)(x, jnp.zeros((1, spec.num_classes))).jaxpr)
-
-
-def as_markdown(results: dict[str, Any]) -> str:
+def as_markdown(results: harness.Results) -> str:
     settings, floor = results["settings"], results["floor"]
+    names = {
+        "uap_jax": "uap_jax",
+        "pytorch": f"PyTorch ({results.get('pytorch_variant')})",
+    }
     rows = [
-        f"| {name} | {min(values):.3f} | {statistics.median(values):.3f} |"
-        for name, values in (
-            ("uap_jax", results["ms_per_clip"]["uap_jax"]),
-            (
-                f"PyTorch ({results['pytorch_variant']})",
-                results["ms_per_clip"]["pytorch"],
-            ),
-        )
+        f"| {names[name]} | {min(values):.3f} | {statistics.median(values):.3f} |"
+        for name, values in results["ms_per_clip"].items()
     ]
-    ratios = results["ratios"]
+    ratios = results.get("ratios", [float("nan")])
     scouted = "; ".join(
         f"{name} {value:.3f}"
-        for name, value in results["pytorch_scouted_ms_per_clip"].items()
+        for name, value in results.get("pytorch_scouted_ms_per_clip", {}).items()
     )
     lines = [
         "# Step of the penalty attack, SpchCMD, float32, targeted",
@@ -228,7 +207,7 @@ def as_markdown(results: dict[str, Any]) -> str:
         "| ms per clip | min | median |",
         "| --- | --- | --- |",
         *rows,
-        f"| floor: the matrix products alone | {floor['ms_per_clip']:.3f} | |",
+        f"| floor: the network's operations alone | {floor['ms_per_clip']:.3f} | |",
         "",
         f"- PyTorch / uap_jax, pair by pair: median {statistics.median(ratios):.2f}, "
         f"from {min(ratios):.2f} to {max(ratios):.2f} ({len(ratios)} pairs).",
@@ -238,13 +217,13 @@ def as_markdown(results: dict[str, Any]) -> str:
         f"- Compiling took uap_jax {results['uap_jax_compile_s']:.1f} s, once; it is "
         "not in the times above.",
         f"- PyTorch's variants, ms per clip, best of {NUM_SCOUTING_RUNS}: {scouted}.",
-        f"- The floor: {floor['multiply_adds_per_clip'] / 1e6:.1f} million "
-        f"multiply-adds a clip at {floor['matmul_gflops_per_s']:.0f} GFLOP/s.",
+        f"- The floor: {floor['flops_per_clip'] / 1e6:.0f} million operations a clip "
+        f"at {floor['matmul_flops'] / 1e9:.0f} GFLOP/s, the rate of a large matrix "
+        "product.",
         *harness.machine_lines(results),
-        *(f"- {note}" for note in results["notes"]),
     ]
     return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
-    app.run(main)
+    harness.launch(run, as_markdown)

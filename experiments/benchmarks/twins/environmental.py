@@ -43,14 +43,16 @@ class SincBank(nn.Module):
         self.width = nn.Parameter(torch.empty(num_filters))
         half = sinc.KERNEL_SIZE // 2
         self.register_buffer("t", torch.arange(-half, half + 1.0), persistent=False)
-        # No buffer: it would be rounded once and then be short of digits in float64.
+        # In float64 also where the weights are float32: rounded once, it would be short
+        # of digits when they are float64.
         self.window = torch.from_numpy(np.hamming(sinc.KERNEL_SIZE))
 
     def forward(self, x: Tensor) -> Tensor:
         low = self.low.abs()[:, None] + sinc.MIN_EDGE_HZ / SAMPLE_RATE_HZ
         width = self.width.abs()[:, None] + sinc.MIN_WIDTH_HZ / SAMPLE_RATE_HZ
         carrier = torch.cos(torch.pi * self.t * (2 * low + width))
-        filters = self.window.to(x.dtype) * carrier * torch.sinc(self.t * width)
+        window = self.window.to(x.device, x.dtype)
+        filters = window * carrier * torch.sinc(self.t * width)
         return functional.conv1d(x, filters[:, None])
 
 

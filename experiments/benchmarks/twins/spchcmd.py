@@ -1,4 +1,4 @@
-"""SpchCMD and the step of the penalty attack as one would write them in PyTorch."""
+"""SpchCMD and the penalty attack's step as one would write them in PyTorch."""
 
 import copy
 import math
@@ -143,7 +143,7 @@ def hinge_sum(
 ) -> Tensor:
     """The sum of the hinges of these clips, Eq. 10 (targeted)."""
     logits = network(0.5 * (torch.tanh(x_tanh + value) + 1))
-    is_target = torch.arange(logits.shape[1]) == target
+    is_target = torch.arange(logits.shape[1], device=logits.device) == target
     margin = logits.masked_fill(is_target, -math.inf).amax(dim=1) - logits[:, target]
     return margin.clamp(min=-config.confidence).sum()
 
@@ -163,9 +163,10 @@ def penalty_steps(
     config: PenaltyConfig,
 ) -> Tensor:
     """Takes steps of the attack from v' = 0 over random batches; returns v' `[N]`."""
-    value = torch.zeros(x_tanh.shape[1], requires_grad=True)
+    value = torch.zeros_like(x_tanh[0], requires_grad=True)
     optimizer = torch.optim.Adam([value], lr=config.learning_rate)
-    batches = torch.randperm(len(x_tanh)).split(config.batch_size)[:num_steps]
+    order = torch.randperm(len(x_tanh), device=x_tanh.device)
+    batches = order.split(config.batch_size)[:num_steps]
     for batch in batches:
         optimizer.zero_grad()
         for index in batch.split(micro_batch_size):

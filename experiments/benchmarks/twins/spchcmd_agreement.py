@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-import torch_twin
 
+from twins import spchcmd
 from uap_jax.attacks import PenaltyConfig, begin
 from uap_jax.attacks.penalty import batch_objective
 from uap_jax.audio.box import to_tanh_space
@@ -25,7 +25,7 @@ LARGEST_DIFFERENCE_FLOAT32 = 1e-4
 def check_agreement(
     spec: Architecture,
     variables: Any,
-    twin: torch_twin.SpchCMD,
+    twin: spchcmd.SpchCMD,
     *,
     target: int,
     config: PenaltyConfig,
@@ -46,7 +46,7 @@ def check_agreement(
     x = rng.uniform(0, 1, (NUM_CLIPS, spec.num_samples))
     direction = rng.normal(size=(NUM_CLIPS, spec.num_classes))
     value = (0.05 * rng.normal(size=spec.num_samples)).astype(np.float32)
-    tuned = torch_twin.tuned(twin)
+    tuned = spchcmd.tuned(twin)
 
     with jax.enable_x64(True):
         ours = _logits_and_gradients(spec, variables, x, direction)
@@ -145,10 +145,10 @@ def _objective_gradients_torch(
     gradients = []
     for clip in x_tanh:
         value_torch = torch.tensor(value, requires_grad=True)
-        hinges = torch_twin.hinge_sum(
+        hinges = spchcmd.hinge_sum(
             network, clip[None], value_torch, target=target, config=config
         )
-        objective = torch_twin.spl_db(value_torch) + config.penalty_coefficient * hinges
+        objective = spchcmd.spl_db(value_torch) + config.penalty_coefficient * hinges
         objective.backward()
         gradients.append(value_torch.grad.numpy())
     return np.stack(gradients)

@@ -1,0 +1,495 @@
+"""The six parts of `accelerator.py`; each runs in a process of its own.
+
+A part yields its results whenever there are more of them.
+"""
+
+import dataclasses
+import gc
+import json
+import math
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ddn
+import greedy
+import harness
+import input_gradient
+import jax
+import jax.numpy as jnp
+import numpy as np
+import penalty_step
+import rates
+
+from uap_jax import attacks, models
+from uap_jax.audio.box import to_box
+from uap_jax.data.dataset import Dataset, Splits, split_clips, to_waveform
+from uap_jax.data.synthetic.urban import load_synthetic_urban
+from uap_jax.models import registry
+from uap_jax.runs.config import RunConfig
+from uap_jax.runs.resolve import resolve
+from uap_jax.training.loop import train
+from uap_jax.training.recipes import recipe_for
+
+README_COMMAND = ("--method=penalty", "--model=spchcmd")
+SMALL_README = ("--num_attack_clips=100", "--num_test_clips=96")
+# Samples of clips with --small: little more than the networks need.
+SMALL_CLIPS = {
+    "spchcmd": 5_081,
+    "cnn_rand": 17_438,
+    "cnn_gamma": 9_199,
+    "envnet_v2": 11_354,
+    "sincnet": 3_000,
+    "sincnet_vgg19": 7_226,
+}
+NETWORKS = tuple(SMALL_CLIPS)
+WIDTHS = (1, 8, 32)
+ART_ATTACKS = ("pgd, eps 0.002", "fgsm, eps 0.02")
+NUM_TRAINING_EPOCHS = 4
+
+
+class Settings(NamedTuple):
+    """What a part is told."""
+
+    small: bool
+    seed: int
+    deadline: float  # of `time.monotonic`; measurements begin before it
+    folder: Path  # for caches and checkpoints
+
+    def choose(self, full: Any, small: Any) -> Any:
+        return small if self.small else full
+
+    def is_over(self) -> bool:
+        return time.monotonic() > self.deadline
+
+
+def run_readme(settings: Settings) -> Iterator[harness.Results]:
+    """Runs the README's first command with empty caches."""
+    arguments = (*README_COMMAND, *settings.choose((), SMALL_README))
+    module = ("-m", "uap_jax.experiments.run")
+    workdir = settings.folder / "readme"
+    # As a person has it.
+    environment = dict(os.environ)
+    environment.pop("XLA_PYTHON_CLIENT_PREALLOCATE", None)
+    started = time.perf_counter()
+    subprocess.run(
+        [
+            *(sys.executable, *module, *arguments, f"--workdir={workdir}"),
+            f"--cache_dir={settings.folder / 'cache'}",
+        ],
+        check=True,
+        env=environment,
+    )
+    wall_s = time.perf_counter() - started
+    result = json.loads((workdir / "result.json").read_text())
+    names = ("clean_accuracy", "num_passes", "train", "test", "control", "seconds")
+    yield {
+        "command": " ".join(("python", *module, *arguments)),
+        "wall_s": wall_s,
+        **{name: result[name] for name in names},
+    }
+
+
+def time_networks(settings: Settings) -> Iterator[harness.Results]:
+    """Times input gradient and penalty step of each network against PyTorch."""
+    device = jax.devices()[0]
+    results: harness.Results = {"peak": {}, "models": {}, "left_out": {}}
+    for precision in rates.precisions(device.device_kind, device.platform):
+        with harness.precision(precision):
+            results["peak"][precision] = peak = rates.peak(precision)
+            found = results["models"][precision] = {}
+            for name in NETWORKS:
+                if settings.is_over():
+                    results["left_out"][f"{name}, {precision}"] = "no time was left"
+                    continue
+                network = harness.attempt(
+                    f"{name}, {precision}",
+                    lambda name=name, peak=peak: time_network(name, peak, settings),
+                    results["left_out"],
+                )
+                if network is not None:
+                    found[name] = network
+                yield results
+                free_memory()
+
+
+def time_network(
+    name: str, peak: harness.Results, settings: Settings
+) -> harness.Results:
+    """Returns times and shares of the peak; the largest batch that fits is taken."""
+    sizes = settings.choose((100, 25), (2,))
+    num_samples = settings.choose(None, SMALL_CLIPS[name])
+    repeats = settings.choose(7, 2)
+    num_steps = settings.choose(5, 2)
+    for size in sizes:
+        inputs = input_gradient.random_inputs(name, size, num_samples)
+        gradient = input_gradient.measure(inputs, sizes=[size], num_repeats=repeats)
+        if "uap_jax" in gradient["ms_per_clip"]:
+            break
+    else:
+        raise RuntimeError(str(gradient["left_out"]))
+    free_memory()
+    spec, variables = inputs.spec, inputs.variables
+    micro_batch_size = size
+    if jax.default_backend() == "cpu":
+        micro_batch_size = registry.default_micro_batch_size(name) or size
+    config = penalty_step.resolved(
+        size, num_clips=num_steps * size, micro_batch_size=micro_batch_size
+    )
+    x = harness.random_clips(num_steps * size, spec.num_samples, seed=2)
+    # The form of the network in PyTorch that was faster for the gradient.
+    variant, _, _ = gradient["variants"].get("pytorch", "").partition(",")
+    left_out: dict[str, str] = {}
+    makers = harness.attempt(
+        "PyTorch", lambda: step_makers(inputs, variant, x, config), left_out
+    )
+    step = penalty_step.measure(
+        penalty_step.prepare_jax(spec, variables, x, config=config),
+        makers or {},
+        num_clips=len(x),
+        num_repeats=repeats,
+    )
+    step["left_out"] |= left_out
+    flops = rates.flops_per_clip(spec, variables)
+    for found in (gradient, step):
+        found["shares_of_peak"] = {
+            framework: flops / (statistics.median(ms) / 1e3) / peak["flops"]
+            for framework, ms in found["ms_per_clip"].items()
+        }
+    return {
+        "batch_size": size,
+        "num_samples": spec.num_samples,
+        "flops_per_clip": flops,
+        "gradient": gradient,
+        "step": step,
+    }
+
+
+def step_makers(
+    inputs: input_gradient.Inputs,
+    variant: str,
+    x: np.ndarray,
+    config: attacks.PenaltyConfig,
+) -> dict[str, Callable[[], harness.RunFn]]:
+    from twins import variants_of
+
+    networks = variants_of(
+        inputs.spec.name,
+        inputs.variables,
+        num_samples=inputs.spec.num_samples,
+        device=harness.torch_device(),
+    )
+    chosen = {variant: networks[variant]} if variant in networks else networks
+    return penalty_step.torch_makers(
+        chosen, x, config=config, sizes=[config.batch_size]
+    )
+
+
+def attack_targets(settings: Settings) -> Iterator[harness.Results]:
+    """Attacks SpchCMD towards 1, 8 and 32 targets in one program."""
+    num_samples = settings.choose(None, SMALL_CLIPS["spchcmd"])
+    spec = models.create("spchcmd", num_classes=max(WIDTHS), num_samples=num_samples)
+    variables = jax.device_put(harness.random_variables(spec, seed=settings.seed))
+    results: harness.Results = {"num_samples": spec.num_samples, "left_out": {}}
+    # What a pass costs does not depend on weights for penalty; for greedy it does.
+    for method, num_clips, changes in (
+        ("penalty", settings.choose(3000, 8), {}),
+        ("greedy", settings.choose(100, 4), {"ddn": settings.choose(50, 3)}),
+    ):
+        config = resolve(
+            RunConfig(
+                method=method,
+                model="spchcmd",
+                preset="paper",
+                target="yes",
+                num_attack_clips=num_clips,
+                overrides=tuple(f"{k}.num_steps={v}" for k, v in changes.items()),
+            )
+        ).attack
+        config = dataclasses.replace(config, max_passes=1, target_asr=1.0)
+        found = results[method] = {"num_clips": num_clips, "widths": {}}
+        for width in WIDTHS:
+            if settings.is_over():
+                results["left_out"][f"{method}, {width}"] = "no time was left"
+                continue
+            x = harness.random_clips(num_clips, spec.num_samples, seed=settings.seed)
+            measured = harness.attempt(
+                f"{method}, {width}",
+                lambda width=width, x=x, config=config: time_together(
+                    spec, variables, x, config, width, settings
+                ),
+                results["left_out"],
+            )
+            if measured is not None:
+                found["widths"][width] = measured
+            yield results
+
+
+def time_together(
+    spec: models.Architecture,
+    variables: harness.Variables,
+    x: np.ndarray,
+    config: Any,
+    width: int,
+    settings: Settings,
+) -> harness.Results:
+    """Returns seconds and memory of one pass for each target."""
+    problems, first = attacks.begin_together(
+        spec.logits,
+        variables,
+        jnp.asarray(x),
+        jnp.zeros(len(x), jnp.int32),
+        keys=jax.random.split(jax.random.key(settings.seed), width),
+        targets=range(width),
+        configs=config,
+    )
+
+    def run() -> Any:
+        states = first
+        while any(attacks.is_running(state) for state in states):
+            states = attacks.advance_together(
+                spec.logits, variables, problems, states, width=width
+            )
+        return states
+
+    first_s = harness.seconds_of(run)
+    seconds = harness.in_turns({"": run}, settings.choose(3, 1))[""]
+    return {
+        "seconds": seconds,
+        "compile_s": first_s - statistics.median(seconds),
+        # Of the process so far, and each width needs more than the one before it.
+        **peak_memory(),
+    }
+
+
+def compare_toolboxes(settings: Settings) -> Iterator[harness.Results]:
+    """Compares DDN with foolbox and the greedy attack with ART."""
+    sizes = settings.choose(
+        {"num_clips": 100, "num_steps": 50, "num_repeats": 3},
+        {"num_clips": 4, "num_steps": 5, "num_repeats": 1}
+        | {"num_samples": SMALL_CLIPS["spchcmd"]},
+    )
+    results: harness.Results = {"left_out": {}}
+    results["ddn"] = harness.attempt(
+        "ddn", lambda: next(ddn.run(**sizes)), results["left_out"]
+    )
+    yield results
+    attacked = harness.attempt(
+        "greedy", lambda: greedy_inputs(settings), results["left_out"]
+    )
+    if attacked is None:
+        return
+    for found in greedy.compare(
+        *attacked,
+        batch_sizes=[8] if not settings.small else [],
+        limit_s=settings.choose(20, 3),
+        art_attacks=list(ART_ATTACKS),
+        num_repeats=0,
+        ddn_steps=settings.choose(50, 3),
+    ):
+        results["greedy"] = found
+        yield results
+
+
+def greedy_inputs(
+    settings: Settings,
+) -> tuple[Any, jax.Array, jax.Array, harness.Results]:
+    """Returns a victim and clips: the built-in ones, or with --small random ones."""
+    if not settings.small:
+        config = RunConfig(method="greedy", num_attack_clips=200)
+        return greedy.prepare_victim(config, settings.folder / "cache")
+    inputs = input_gradient.random_inputs("spchcmd", 6, SMALL_CLIPS["spchcmd"])
+    classifier = inputs.spec.classifier(jax.device_put(inputs.variables))
+    facts = {"name": "random weights", "validation_accuracy": math.nan}
+    return classifier, *jax.device_put((inputs.x, np.int32(inputs.labels))), facts
+
+
+def attack_sincnet_vgg19(settings: Settings) -> Iterator[harness.Results]:
+    """Attacks the largest network with the paper's settings on the built-in corpus."""
+    config = resolve(RunConfig(method="penalty", model="sincnet_vgg19", preset="paper"))
+    num_sources = settings.choose(150, 5)
+    started = time.perf_counter()
+    dataset = load_synthetic_urban(
+        cache_dir=settings.folder / "cache" / "corpora",
+        num_sources_per_class=num_sources,
+        num_clips_per_source=settings.choose(2, 1),
+    )
+    splits = split_clips(dataset)
+    results: harness.Results = {"corpus_s": time.perf_counter() - started}
+    attack = config.attack
+    if settings.small:
+        dataset = cropped(dataset, SMALL_CLIPS["sincnet_vgg19"])
+        splits = Splits(*(split[::8] for split in splits))
+        attack = dataclasses.replace(attack, max_passes=1)
+    spec = models.create(
+        "sincnet_vgg19",
+        num_classes=len(dataset.class_names),
+        num_samples=dataset.num_samples,
+    )
+    if settings.small:
+        variables = jax.device_put(harness.random_variables(spec))
+        results["weights"] = "random, untrained"
+    else:
+        trained = train(
+            spec,
+            dataset,
+            splits,
+            scaling=config.scaling,
+            recipe=config.training,
+            seed=settings.seed,
+            workdir=settings.folder / "sincnet_vgg19",
+        )
+        variables = trained.variables
+        results |= {
+            "train_s": trained.seconds,
+            "weights": f"trained for {trained.num_epochs} epoch of "
+            f"{len(splits.train)} clips, validation accuracy "
+            f"{trained.validation_accuracy:.3f}",
+        }
+    chosen = splits.train[: config.num_attack_clips]
+    x, _ = to_box(jnp.asarray(to_waveform(dataset.clips[chosen])), scaling="minmax")
+    problem, state = attacks.begin(
+        spec.logits,
+        variables,
+        x,
+        jnp.asarray(dataset.labels[chosen], jnp.int32),
+        key=jax.random.key(settings.seed),
+        config=attack,
+    )
+
+    def advance(state: Any, max_steps: int) -> Any:
+        return attacks.advance(
+            spec.logits, variables, problem, state, max_steps=max_steps
+        )
+
+    results |= {
+        "num_clips": len(chosen),
+        "num_samples": spec.num_samples,
+        "compile_s": harness.seconds_of(lambda: advance(state, 1)),
+        "passes": [],
+    }
+    started = time.perf_counter()
+    while attacks.is_running(state) and not settings.is_over():
+        num_passes = int(state.num_passes)
+        state = jax.block_until_ready(advance(state, 4))
+        if int(state.num_passes) > num_passes:
+            now = time.perf_counter()
+            values = {k: float(v[num_passes]) for k, v in state.history.items()}
+            results["passes"].append({"seconds": now - started, **values})
+            started = now
+            yield results
+    reason = attacks.STOP_REASONS[int(state.stop_reason)]
+    results["stopped"] = "time limit" if attacks.is_running(state) else reason
+    results |= peak_memory()
+    yield results
+
+
+def train_spchcmd(settings: Settings) -> Iterator[harness.Results]:
+    """Trains SpchCMD on tones; an epoch takes as long on speech."""
+    num_samples = settings.choose(16_000, SMALL_CLIPS["spchcmd"])
+    dataset, splits = tones(
+        settings.choose(7_680, 64), settings.choose(960, 32), num_samples
+    )
+    recipe = recipe_for("spchcmd", "synthetic_speech")
+    num_epochs = settings.choose(NUM_TRAINING_EPOCHS, 2)
+    recipe = dataclasses.replace(recipe, num_clips_seen=num_epochs * len(splits.train))
+    results: harness.Results = {
+        "num_clips": len(splits.train),
+        "num_samples": num_samples,
+        "batch_size": recipe.batch_size,
+        "epochs": [],
+    }
+    cpu_s = [time.process_time()]
+
+    def on_epoch(entry: dict[str, float]) -> None:
+        cpu_s.append(time.process_time())
+        results["epochs"].append(entry | {"cpu_seconds": cpu_s[-1] - cpu_s[-2]})
+
+    train(
+        models.create(
+            "spchcmd", num_classes=len(dataset.class_names), num_samples=num_samples
+        ),
+        dataset,
+        splits,
+        scaling="fixed",
+        recipe=recipe,
+        seed=settings.seed,
+        workdir=settings.folder / "spchcmd",
+        on_epoch=on_epoch,
+    )
+    yield results | peak_memory()
+
+
+def tones(num_train: int, num_validation: int, num_samples: int) -> Any:
+    """Returns clips of 32 tones in noise, a class each, and their splits."""
+    rng = np.random.default_rng(0)
+    num_clips = num_train + num_validation
+    labels = np.arange(num_clips, dtype=np.int32) % 32
+    turns = np.arange(num_samples) / 16_000
+    clips = rng.normal(0, 0.05, (num_clips, num_samples)).astype(np.float32)
+    for label in range(32):
+        tone = 0.2 * np.sin(2 * np.pi * 200 * 1.1**label * turns)
+        clips[labels == label] += tone.astype(np.float32)
+    names = np.array([f"clip {index}" for index in range(num_clips)])
+    dataset = Dataset(
+        name="tones",
+        clips=np.int16(clips.clip(-1, 1) * 32767),
+        labels=labels,
+        class_names=tuple(f"tone {label}" for label in range(32)),
+        groups=names,
+        names=names,
+        sample_rate_hz=16_000,
+        fingerprint="tones",
+        noise=rng.integers(-2000, 2000, (16, num_samples)).astype(np.int16),
+    )
+    index = np.arange(num_clips)
+    return dataset, Splits(index[:num_train], index[num_train:], index[num_train:])
+
+
+def cropped(dataset: Dataset, num_samples: int) -> Dataset:
+    noise = None if dataset.noise is None else dataset.noise[:, :num_samples]
+    return dataclasses.replace(
+        dataset, clips=np.ascontiguousarray(dataset.clips[:, :num_samples]), noise=noise
+    )
+
+
+def peak_memory() -> harness.Results:
+    """Returns the most memory so far: of the device, or where unknown the process's."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in stats:
+        return {"peak_gb": stats["peak_bytes_in_use"] / 1e9, "memory": "device"}
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"peak_gb": resident / 1e9, "memory": "process"}
+
+
+def free_memory() -> None:
+    """Gives back what programs and PyTorch keep."""
+    jax.clear_caches()
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+class Part(NamedTuple):
+    """A part, and its share of the time."""
+
+    title: str
+    run: Callable[[Settings], Iterator[harness.Results]]
+    weight: int
+
+
+PARTS = {
+    1: Part("The README's command", run_readme, 95),
+    2: Part("The networks against PyTorch", time_networks, 170),
+    3: Part("Targets of Table 11 in one program", attack_targets, 50),
+    4: Part("DDN and greedy against foolbox and ART", compare_toolboxes, 70),
+    5: Part("The largest network", attack_sincnet_vgg19, 60),
+    6: Part("Training", train_spchcmd, 35),
+}
