@@ -3,8 +3,8 @@
     python experiments/benchmarks/accelerator.py
 
 Each part runs in a process of its own: what fails, is missing or takes too long is
-recorded with its reason, and the other parts run. `--small` is the same at reduced sizes
-for a CPU. Exit code 0: everything was measured; 1: something was not.
+recorded with its reason, and the other parts run. `--small` is the same at reduced
+sizes for a CPU. Exit code 0: everything was measured; 1: something was not.
 """
 
 import contextlib

@@ -13,7 +13,7 @@ REACHED, MISSED, UNKNOWN = "reached", "not reached", "not measured"
 
 
 def aims(results: harness.Results) -> list[harness.Results]:
-    """Returns the aims on a GPU, what was measured of each, and whether it is reached."""
+    """Returns the aims on a GPU, what was measured, and whether they are reached."""
     parts = {int(number): part["results"] for number, part in results["parts"].items()}
     listed = [_aim_networks(parts.get(2, {})), _aim_targets(parts.get(3, {}))]
     listed.append(_aim_attack(parts.get(1, {})))
@@ -120,8 +120,8 @@ def as_markdown(results: harness.Results) -> str:
         "",
         f"- `{results['command']}`, seed {results['seed']}, {results['date']}; at most "
         f"{results['limit_s']} s.",
-        f"- {machine['device']}; {machine.get('cpu')}, {machine.get('num_cores')} cores; "
-        f"load average before: {machine.get('load_average_before', 0):.2f}.",
+        f"- {machine['device']}; {machine.get('cpu')}, {machine.get('num_cores')} "
+        f"cores; load average before: {machine.get('load_average_before', 0):.2f}.",
         f"- {versions}.",
     ]
     return "\n".join(lines) + "\n"
@@ -131,7 +131,8 @@ def _readme(part: harness.Results) -> list[str]:
     seconds = ", ".join(f"{name} {s:.1f} s" for name, s in part["seconds"].items())
     test, noise = part["test"], part["control"]
     return [
-        f"`{part['command']}` took {part['wall_s']:.1f} s with empty caches: {seconds}.",
+        f"`{part['command']}` took {part['wall_s']:.1f} s with empty caches: "
+        f"{seconds}.",
         f"Clean accuracy {part['clean_accuracy']:.3f}, {part['num_passes']} passes, "
         f"test ASR {test['asr']:.3f}, noise {noise['asr']:.3f}.",
     ]
@@ -166,8 +167,8 @@ def _networks(part: harness.Results) -> list[str]:
         "Random weights and clips, batches of one size in both. Gradient: of the "
         "cross-entropy in the clips. Step: of the penalty attack. Medians, timed in "
         "turns; the ratio is taken pair by pair (median, smallest to largest). PyTorch "
-        "is the fastest of its layouts, without compilation. Operations are XLA's count "
-        "of the network's plain form.",
+        "is the fastest of its layouts, without compilation. Operations are XLA's "
+        "count of the network's plain form.",
     ]
 
 
@@ -264,8 +265,8 @@ def _largest(part: harness.Results) -> list[str]:
 
 def _training(part: harness.Results) -> list[str]:
     lines = [
-        f"SpchCMD on {part['num_clips']} clips of {part['num_samples']} samples (tones), "
-        f"batches of {part['batch_size']}.",
+        f"SpchCMD on {part['num_clips']} clips of {part['num_samples']} samples "
+        f"(tones), batches of {part['batch_size']}.",
         "",
         "| epoch | seconds | CPU seconds | loss | validation accuracy |",
         "| --- | --- | --- | --- | --- |",

@@ -198,9 +198,14 @@ def attack_targets(settings: Settings) -> Iterator[harness.Results]:
     variables = jax.device_put(harness.random_variables(spec, seed=settings.seed))
     results: harness.Results = {"num_samples": spec.num_samples, "left_out": {}}
     # What a pass costs does not depend on weights for penalty; for greedy it does.
-    for method, num_clips, changes in (
-        ("penalty", settings.choose(3000, 8), {}),
-        ("greedy", settings.choose(100, 4), {"ddn": settings.choose(50, 3)}),
+    for method, num_clips, overrides, widths in (
+        ("penalty", settings.choose(3000, 8), (), WIDTHS),
+        (
+            "greedy",
+            settings.choose(100, 4),
+            settings.choose((), ("ddn.num_steps=3",)),
+            settings.choose(WIDTHS, WIDTHS[:2]),
+        ),
     ):
         config = resolve(
             RunConfig(
@@ -209,12 +214,12 @@ def attack_targets(settings: Settings) -> Iterator[harness.Results]:
                 preset="paper",
                 target="yes",
                 num_attack_clips=num_clips,
-                overrides=tuple(f"{k}.num_steps={v}" for k, v in changes.items()),
+                overrides=overrides,
             )
         ).attack
         config = dataclasses.replace(config, max_passes=1, target_asr=1.0)
         found = results[method] = {"num_clips": num_clips, "widths": {}}
-        for width in WIDTHS:
+        for width in widths:
             if settings.is_over():
                 results["left_out"][f"{method}, {width}"] = "no time was left"
                 continue

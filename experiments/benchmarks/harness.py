@@ -102,11 +102,7 @@ def write_results(results: Results, table: str, output: Path) -> None:
 
 
 def begin(*packages: str) -> Results:
-    """Returns the first entries of results: the day, the machine, versions.
-
-    PyTorch, where it is installed, gets all cores, as JAX does.
-    """
-    num_cores = len(os.sched_getaffinity(0))
+    """Returns the first entries of results: the day, the machine, versions."""
     device = jax.devices()[0]
     load = os.getloadavg()[0]
     if load > 0.3:
@@ -115,16 +111,9 @@ def begin(*packages: str) -> Results:
         "device": cpu_name() if device.platform == "cpu" else device.device_kind,
         "platform": device.platform,
         "cpu": cpu_name(),
-        "num_cores": num_cores,
+        "num_cores": num_cores(),
         "load_average_before": load,
     }
-    with contextlib.suppress(ImportError):
-        import torch
-
-        torch.set_num_threads(num_cores)
-        torch.manual_seed(0)
-        # XLA tries several algorithms of a convolution too.
-        torch.backends.cudnn.benchmark = True
     names = ("jax", "jaxlib", "flax", *packages)
     return {
         "date": datetime.date.today().isoformat(),
@@ -132,6 +121,10 @@ def begin(*packages: str) -> Results:
         "versions": {"python": platform.python_version()}
         | {name: version_of(name) for name in names},
     }
+
+
+def num_cores() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 def version_of(package: str) -> str:
@@ -142,13 +135,17 @@ def version_of(package: str) -> str:
 
 
 def torch_device() -> Any:
-    """Returns PyTorch's name of the device that JAX computes on.
+    """Returns PyTorch's name of the device that JAX computes on, ready for timing.
 
     Raises:
         RuntimeError: PyTorch does not reach it.
     """
     import torch
 
+    torch.manual_seed(0)
+    torch.set_num_threads(num_cores())
+    # XLA tries several algorithms of a convolution too.
+    torch.backends.cudnn.benchmark = True
     if jax.default_backend() == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -232,11 +229,9 @@ def timed_alone(run: RunFn) -> float:
 def wait_for(result: Any) -> None:
     """Waits until both frameworks have computed what they were asked for."""
     jax.block_until_ready(result)
-    with contextlib.suppress(ImportError):
-        import torch
-
-        if torch.cuda.is_initialized():
-            torch.cuda.synchronize()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def fastest(

@@ -59,7 +59,7 @@ class PassConfig:
     Attributes:
         batch_size: S, clips per step; at most the number of attack clips is used.
         micro_batch_size: Clips that the classifier gets at once; None: a share of the
-            batch of at most 32.
+            batch of at most 32 on a CPU, 128 on an accelerator.
         max_passes: Passes over the attack clips.
         target_asr: 1 - delta, the success rate at which the attack stops.
     """
