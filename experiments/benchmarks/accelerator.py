@@ -60,6 +60,8 @@ def run(
     if child is not None:
         run_part(child, folder, small=small, seed=seed, limit_s=limit_s)
         return 0
+    # So that a part does not outlive this process.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     folder.mkdir(parents=True, exist_ok=True)
     results: harness.Results = {
         "command": shlex.join(["python", Path(__file__).name, *sys.argv[1:]]),

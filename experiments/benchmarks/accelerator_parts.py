@@ -318,26 +318,21 @@ def greedy_inputs(
 def attack_sincnet_vgg19(settings: Settings) -> Iterator[harness.Results]:
     """Attacks the largest network with the paper's settings on the built-in corpus."""
     config = resolve(RunConfig(method="penalty", model="sincnet_vgg19", preset="paper"))
-    num_sources = settings.choose(150, 5)
-    started = time.perf_counter()
-    dataset = load_synthetic_urban(
-        cache_dir=settings.folder / "cache" / "corpora",
-        num_sources_per_class=num_sources,
-        num_clips_per_source=settings.choose(2, 1),
-    )
+    dataset = load_synthetic_urban(cache_dir=settings.folder / "cache" / "corpora")
     splits = split_clips(dataset)
+    num_clips = min(settings.choose(config.num_attack_clips, 6), len(splits.train))
+    rng = np.random.default_rng(settings.seed)
+    chosen = np.sort(rng.choice(splits.train, num_clips, replace=False))
+    num_samples = settings.choose(dataset.num_samples, SMALL_CLIPS["sincnet_vgg19"])
+    started = time.perf_counter()
+    dataset.ensure(chosen)
     results: harness.Results = {"corpus_s": time.perf_counter() - started}
     attack = config.attack
-    if settings.small:
-        dataset = cropped(dataset, SMALL_CLIPS["sincnet_vgg19"])
-        splits = Splits(*(split[::8] for split in splits))
-        attack = dataclasses.replace(attack, max_passes=1)
     spec = models.create(
-        "sincnet_vgg19",
-        num_classes=len(dataset.class_names),
-        num_samples=dataset.num_samples,
+        "sincnet_vgg19", num_classes=len(dataset.class_names), num_samples=num_samples
     )
     if settings.small:
+        attack = dataclasses.replace(attack, max_passes=1)
         variables = jax.device_put(harness.random_variables(spec))
         results["weights"] = "random, untrained"
     else:
@@ -357,8 +352,8 @@ def attack_sincnet_vgg19(settings: Settings) -> Iterator[harness.Results]:
             f"{len(splits.train)} clips, validation accuracy "
             f"{trained.validation_accuracy:.3f}",
         }
-    chosen = splits.train[: config.num_attack_clips]
-    x, _ = to_box(jnp.asarray(to_waveform(dataset.clips[chosen])), scaling="minmax")
+    clips = to_waveform(dataset.clips[chosen][:, :num_samples])
+    x, _ = to_box(jnp.asarray(clips), scaling=config.scaling)
     problem, state = attacks.begin(
         spec.logits,
         variables,
@@ -455,13 +450,6 @@ def tones(num_train: int, num_validation: int, num_samples: int) -> Any:
     )
     index = np.arange(num_clips)
     return dataset, Splits(index[:num_train], index[num_train:], index[num_train:])
-
-
-def cropped(dataset: Dataset, num_samples: int) -> Dataset:
-    noise = None if dataset.noise is None else dataset.noise[:, :num_samples]
-    return dataclasses.replace(
-        dataset, clips=np.ascontiguousarray(dataset.clips[:, :num_samples]), noise=noise
-    )
 
 
 def peak_memory() -> harness.Results:

@@ -67,8 +67,8 @@ class DDNConfig:
         gamma: The norm shrinks by this share after a success, else it grows.
         quantization_levels: delta is rounded to this many levels in [0, 1] after each
             step (the authors: 65536); None: not at all.
-        micro_batch_size: Clips that are attacked at once; None: at most 32 on a CPU, 128
-            on an accelerator.
+        micro_batch_size: Clips that are attacked at once; None: at most 32 on a CPU,
+            128 on an accelerator.
     """
 
     num_steps: int = static(50)
