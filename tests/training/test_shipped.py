@@ -17,7 +17,7 @@ from uap_jax.runs.resolve import resolve
 from uap_jax.training import shipped
 from uap_jax.training.loop import evaluate_accuracy
 
-NAMES = sorted(path.stem for path in shipped.FOLDER.glob("*.json"))
+NAMES = shipped.names()
 
 
 @pytest.fixture(scope="module")
@@ -69,14 +69,23 @@ def test_mantissa_is_rounded_to_the_nearest(value, rounded):
 def test_damaged_file_is_the_users_to_mend(
     architecture, variables, tmp_path, monkeypatch
 ):
-    shipped.store(tmp_path, "one", variables, {"name": "one"})
+    facts = {"model": "spchcmd", "class_names": ["a", "b", "c"], "num_samples": 5_100}
+    shipped.store(tmp_path, "one", variables, facts)
     monkeypatch.setattr(shipped, "FOLDER", tmp_path)
     assert shipped.describe("none") is None
-    shipped.load(architecture, "one")
+    with pytest.raises(UsageError, match="expected one of one, got none"):
+        shipped.load("none")
+    classifier = shipped.load("one")
+    assert classifier.class_names == ("a", "b", "c")
+    x = np.full((2, 5_100), 0.5, np.float32)
+    logits = classifier.logits(classifier.variables, x)
+    np.testing.assert_allclose(
+        logits, architecture.logits(variables, x), rtol=0.02, atol=1e-3
+    )
     path = tmp_path / "one.npz"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(UsageError, match=r"one\.npz: damaged; install uap_jax again"):
-        shipped.load(architecture, "one")
+        shipped.load("one")
 
 
 def test_package_has_the_default_victims_and_three_of_real_speech():
@@ -106,13 +115,10 @@ def test_victim_says_where_it_is_from(name):
     assert facts["recipe"] == files.fingerprint(dataclasses.asdict(recipe))
     both = facts["in_full_precision"]
     assert facts["validation_accuracy"] == pytest.approx(both["validation"], abs=0.01)
-    architecture = models.create(
-        facts["model"],
-        num_classes=len(facts["class_names"]),
-        num_samples=facts["num_samples"],
-    )
-    variables = shipped.load(architecture, name)
-    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(variables))
+    classifier = shipped.load(name)
+    assert classifier.class_names == tuple(facts["class_names"])
+    for leaf in jax.tree.leaves(classifier.variables):
+        assert np.all(np.isfinite(leaf))
 
 
 @pytest.mark.slow

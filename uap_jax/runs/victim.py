@@ -63,7 +63,7 @@ def prepare(
         key = (config.model, config.own_model["fingerprint"], str(corpus_key(corpus)))
         make = _given
     else:
-        key = (model_folder(config, corpus, cache_dir),)
+        key = (model_folder(config, corpus, cache_dir), config.retrain)
         make = _trained
     started = time.perf_counter()
     with user_mistakes():
@@ -127,7 +127,9 @@ def load_predictor(run: StoredRun, *, cache_dir: Path) -> Predictor:
     """
     name = run.result["victim"]["name"]
     if run.result["victim"].get("training") == "shipped":
-        return _shipped_predictor(name.removesuffix(SHIPPED_SUFFIX))
+        classifier = shipped.load(name.removesuffix(SHIPPED_SUFFIX))
+        names = classifier.class_names or ()
+        return Predictor(classifier, names, config_of(run).scaling)
     folder = cache_dir / "models" / name
     is_own = run.config.get("own_model") is not None
     if not is_own and not (folder / "model.json").is_file():
@@ -159,20 +161,6 @@ def load_predictor(run: StoredRun, *, cache_dir: Path) -> Predictor:
     return Predictor(classifier, names, config.scaling)
 
 
-def _shipped_predictor(name: str) -> Predictor:
-    facts = shipped.describe(name)
-    if facts is None:
-        raise UsageError(f"--predict: this version does not come with {name}")
-    architecture = models.create(
-        facts["model"],
-        num_classes=len(facts["class_names"]),
-        num_samples=facts["num_samples"],
-    )
-    variables = shipped.load(architecture, name)
-    names = tuple(facts["class_names"])
-    return Predictor(architecture.classifier(variables, names), names, facts["scaling"])
-
-
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def _classify(
     logits_fn: Any, variables: Any, waveform: jax.Array, scaling: str
@@ -198,9 +186,8 @@ def _trained(
             f"accuracy {facts['validation_accuracy']:.3f}; --retrain trains another"
         )
         told = ("validation_accuracy", "best_epoch", "num_epochs")
-        variables = shipped.load(architecture, folder.name)
         return Victim(
-            architecture.classifier(variables, dataset.class_names),
+            shipped.load(folder.name),
             {
                 "name": folder.name + SHIPPED_SUFFIX,
                 "training": "shipped",
@@ -225,6 +212,9 @@ def _trained(
             seed=config.seed,
             workdir=folder / "checkpoints",
             on_epoch=log,
+            on_step=lambda epoch, done, total: console.progress(
+                f"training, epoch {epoch}", done, total
+            ),
         )
         current = {
             "name": folder.name,

@@ -15,7 +15,7 @@ import numpy as np
 
 from uap_jax import files
 from uap_jax.errors import UsageError
-from uap_jax.models import Architecture
+from uap_jax.models import Architecture, Classifier, create
 
 FOLDER = Path(__file__).parent / "victims"
 # Of the ten that float16 has; together the victims have to stay small.
@@ -27,17 +27,31 @@ def describe(name: str) -> dict[str, Any] | None:
     return files.read_json(FOLDER / f"{name}.json")
 
 
-def load(architecture: Architecture, name: str) -> Any:
-    """Returns the variables of a victim.
+def names() -> list[str]:
+    """Returns the names of all victims of the package."""
+    return sorted(path.stem for path in FOLDER.glob("*.json"))
+
+
+def load(name: str) -> Classifier:
+    """Returns a victim of the package.
 
     Raises:
-        UsageError: The file is damaged.
+        UsageError: The package has no such victim, or its file is damaged.
     """
-    path, facts = FOLDER / f"{name}.npz", describe(name) or {}
+    facts = describe(name)
+    if facts is None:
+        raise UsageError(f"expected one of {', '.join(names())}, got {name}")
+    path = FOLDER / f"{name}.npz"
     content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != facts.get("sha256"):
+    if hashlib.sha256(content).hexdigest() != facts["sha256"]:
         raise UsageError(f"{path}: damaged; install uap_jax again")
-    return unpack(content, architecture)
+    architecture = create(
+        facts["model"],
+        num_classes=len(facts["class_names"]),
+        num_samples=facts["num_samples"],
+    )
+    variables = unpack(content, architecture)
+    return architecture.classifier(variables, tuple(facts["class_names"]))
 
 
 def store(folder: Path, name: str, variables: Any, facts: dict[str, Any]) -> None:
