@@ -251,6 +251,7 @@ def test_every_flag_is_a_field(tmp_path):
         "num_test_clips": 8,
         "attack_class": "up",
         "seed": 9,
+        "retrain": True,
         "preset": "paper",
         "asr_levels": ("0.5", "0.9"),
         "overrides": ("batch_size=5", "training.batch_size=6"),
