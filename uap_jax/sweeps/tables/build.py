@@ -23,6 +23,10 @@ _RATES = {
     "control": "control.asr",
     "same_spectrum": "control.same_spectrum.asr",
 }
+_CONTROLS = (
+    "noise: white noise of the same RMS; same spectrum: the perturbation with its "
+    "phases drawn anew."
+)
 
 
 def write_tables(
@@ -44,6 +48,8 @@ def write_tables(
         table, notes = _build(declared, trials, results, workdir)
     except ValueError as error:
         raise UsageError(f"{declared.path}: table: {error}") from error
+    if any("same_spectrum" in column.key for column in table.columns):
+        notes = [*notes, _CONTROLS]
     about = {
         "name": declared.name,
         "title": declared.title,
