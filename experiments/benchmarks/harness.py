@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 import typing
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType, UnionType
 from typing import Any
@@ -146,6 +146,9 @@ def torch_device() -> Any:
     torch.set_num_threads(num_cores())
     # XLA tries several algorithms of a convolution too.
     torch.backends.cudnn.benchmark = True
+    allow_tf32 = jax.config.jax_default_matmul_precision is None
+    torch.backends.cuda.matmul.allow_tf32 = allow_tf32
+    torch.backends.cudnn.allow_tf32 = allow_tf32
     if jax.default_backend() == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -153,20 +156,14 @@ def torch_device() -> Any:
     return torch.device("cuda")
 
 
-@contextlib.contextmanager
-def precision(name: str) -> Generator[None, None, None]:
-    """Has both frameworks round factors alike: "float32", not at all, or "tf32".
+def precision(name: str) -> contextlib.AbstractContextManager[Any]:
+    """How factors of products are rounded: "float32", not at all, or "tf32".
 
-    On a CPU both are float32. "tf32" is JAX's default on a GPU that has it.
+    "tf32" is JAX's default on a GPU that has it; a CPU does not round. `torch_device`
+    has PyTorch do the same.
     """
-    with contextlib.suppress(ImportError):
-        import torch
-
-        torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
-        torch.backends.cudnn.allow_tf32 = name == "tf32"
     is_default = name == "tf32" or jax.default_backend() == "cpu"
-    with jax.default_matmul_precision(None if is_default else "highest"):
-        yield
+    return jax.default_matmul_precision(None if is_default else "highest")
 
 
 def attempt(name: str, run: RunFn, left_out: dict[str, str]) -> Any:
