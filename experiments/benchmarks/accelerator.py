@@ -20,14 +20,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import accelerator_page
-import accelerator_parts
 import harness
 from absl import app
+from parts import PARTS, Settings, page
 
 from uap_jax import files
 
-PARTS = accelerator_parts.PARTS
 RESULTS = Path(__file__).parent / "results" / "accelerator"
 PACKAGES = ("torch", "foolbox", "adversarial-robustness-toolbox")
 # A part stops measuring so long before its process is ended.
@@ -84,13 +82,13 @@ def run(
             if name in record:
                 results.setdefault(name, record.pop(name))
         results["parts"][part] = record
-        print(f"  {accelerator_page.outcome(record)}", flush=True)
-    results["aims"] = accelerator_page.aims(results)
-    page = accelerator_page.as_markdown(results)
-    print(page)
+        print(f"  {page.outcome(record)}", flush=True)
+    results["aims"] = page.aims(results)
+    text = page.as_markdown(results)
+    print(text)
     path = Path(output) if output else None if small else RESULTS
     if path is not None:
-        harness.write_results(files.finite(results), page, path)
+        harness.write_results(files.finite(results), text, path)
         print(f"written: {path}.json, {path}.md")
     is_whole = all(is_done(record) for record in results["parts"].values())
     if not is_whole:
@@ -99,7 +97,7 @@ def run(
 
 
 def is_done(record: harness.Results) -> bool:
-    return record["reason"] is None and not accelerator_page.gaps(record)
+    return record["reason"] is None and not page.gaps(record)
 
 
 def start_part(
@@ -148,9 +146,7 @@ def run_part(
     """Runs a part in this process, and writes what it yields."""
     if small:
         harness.CPU_PAUSE_S = 0.05
-    settings = accelerator_parts.Settings(
-        small, seed, time.monotonic() + limit_s - GRACE_S, folder
-    )
+    settings = Settings(small, seed, time.monotonic() + limit_s - GRACE_S, folder)
     path = folder / f"part_{part}.json"
     path.unlink(missing_ok=True)
     for results in PARTS[part].run(settings):

@@ -14,55 +14,51 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import harness
-import jax
 import numpy as np
-from absl import app, flags
 
 from uap_jax import models
 from uap_jax.data.dataset import Dataset, Splits
 from uap_jax.training import loop
 from uap_jax.training.recipes import recipe_for
 
-_AGAINST = flags.DEFINE_string("against", None, "The other checkout.")
-_NUM_CLIPS = flags.DEFINE_integer("num_clips", 1920, "Training clips.")
-_NUM_EPOCHS = flags.DEFINE_integer("num_epochs", 3, "Timed, after one to warm up.")
-_NUM_REPEATS = flags.DEFINE_integer("num_repeats", 3, "Processes of each checkout.")
-_OUTPUT = flags.DEFINE_string("output", None, "Where results go, without a suffix.")
-
 NUM_CLASSES = 12
 NUM_VALIDATION = 64
 HERE = Path(__file__).resolve().parents[2]
 
 
-def main(argv: list[str]) -> None:
-    if argv[1:] == ["one"]:
-        print(json.dumps(measure()))
+def run(
+    against: Annotated[str | None, "The other checkout."] = None,
+    num_clips: Annotated[int, "Training clips."] = 1920,
+    num_epochs: Annotated[int, "Timed, after one to warm up."] = 3,
+    num_repeats: Annotated[int, "Processes of each checkout."] = 3,
+    child: Annotated[bool, "Whether this process trains."] = False,
+) -> Iterator[harness.Results]:
+    if child:
+        print(json.dumps(measure(num_clips, num_epochs + 1)))
         return
-    machine = harness.use_all_cores()
-    trees = {"here": HERE} | ({"there": Path(_AGAINST.value)} if _AGAINST.value else {})
-    found: dict[str, list[Any]] = {name: [] for name in trees}
-    for _ in range(_NUM_REPEATS.value):
-        for name, tree in trees.items():
-            found[name].append(in_process(tree))
-    results = {
-        "machine": machine,
-        "date": harness.today(),
-        "versions": harness.versions_of(["jax", "flax", "optax", "numpy"]),
+    trees = {"here": HERE} | ({"there": Path(against)} if against else {})
+    results = harness.begin("optax", "numpy") | {
         "command": " ".join(["python", *sys.argv]),
-        "num_clips": _NUM_CLIPS.value,
-        "runs": found,
+        "num_clips": num_clips,
+        "runs": {name: [] for name in trees},
     }
-    harness.write_results(results, table_of(results), _OUTPUT.value)
+    for _ in range(num_repeats):
+        for name, tree in trees.items():
+            found = in_process(tree, num_clips, num_epochs)
+            # The first epoch compiles.
+            results["runs"][name].append(found | {"epochs": found["epochs"][1:]})
+    yield results
 
 
-def in_process(tree: Path) -> dict[str, Any]:
-    sizes = [f"--num_clips={_NUM_CLIPS.value}", f"--num_epochs={_NUM_EPOCHS.value}"]
+def in_process(tree: Path, num_clips: int, num_epochs: int) -> harness.Results:
+    sizes = [f"--num_clips={num_clips}", f"--num_epochs={num_epochs}"]
     done = subprocess.run(
-        [sys.executable, __file__, *sizes, "one"],
+        [sys.executable, __file__, *sizes, "--child"],
         env=os.environ | {"PYTHONPATH": str(tree)},
         check=True,
         capture_output=True,
@@ -71,16 +67,18 @@ def in_process(tree: Path) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure() -> dict[str, Any]:
+def measure(
+    num_clips: int, num_epochs: int, *, num_samples: int = 16_000, seed: int = 0
+) -> harness.Results:
     """Trains on noise; returns the use of each epoch, and the last loss."""
-    rng = np.random.default_rng(0)
-    num_clips = _NUM_CLIPS.value + NUM_VALIDATION
-    clips = (3000 * rng.normal(size=(num_clips, 16_000))).astype(np.int16)
-    names = np.array([f"{index:05}" for index in range(num_clips)])
+    rng = np.random.default_rng(seed)
+    num_all = num_clips + NUM_VALIDATION
+    clips = (3000 * rng.normal(size=(num_all, num_samples))).astype(np.int16)
+    names = np.array([f"{index:05}" for index in range(num_all)])
     dataset = Dataset(
         name="noise",
         clips=clips,
-        labels=(np.arange(num_clips) % NUM_CLASSES).astype(np.int32),
+        labels=(np.arange(num_all) % NUM_CLASSES).astype(np.int32),
         class_names=tuple("abcdefghijkl"),
         groups=names,
         names=names,
@@ -88,10 +86,8 @@ def measure() -> dict[str, Any]:
         fingerprint="noise",
         noise=clips[:20],
     )
-    train, rest = np.split(np.arange(num_clips), [_NUM_CLIPS.value])
-    num_epochs = _NUM_EPOCHS.value + 1
+    train, rest = np.split(np.arange(num_all), [num_clips])
     recipe = recipe_for("spchcmd", "speech_commands")
-    seen = num_epochs * len(train)
     used, losses = [_used()], []
 
     def note(record: dict[str, float]) -> None:
@@ -100,19 +96,19 @@ def measure() -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as folder:
         loop.train(
-            models.create("spchcmd", num_classes=NUM_CLASSES),
+            models.create("spchcmd", num_classes=NUM_CLASSES, num_samples=num_samples),
             dataset,
             Splits(train, rest, rest),
             scaling="peak",
-            recipe=dataclasses.replace(recipe, num_clips_seen=seen),
-            seed=0,
+            recipe=dataclasses.replace(recipe, num_clips_seen=num_epochs * num_clips),
+            seed=seed,
             workdir=Path(folder),
             on_epoch=note,
         )
-    jax.effects_barrier()
-    epochs = (np.diff(used, axis=0)[1:]).tolist()
     names_of = ("cpu_s", "system_s", "page_faults", "wall_s")
-    rows = [dict(zip(names_of, row, strict=True)) for row in epochs]
+    rows = [
+        dict(zip(names_of, row, strict=True)) for row in np.diff(used, axis=0).tolist()
+    ]
     return {"epochs": rows, "loss": losses[-1]}
 
 
@@ -122,7 +118,7 @@ def _used() -> list[float]:
     return [cpu_s, now.ru_stime, now.ru_minflt, time.perf_counter()]
 
 
-def table_of(results: dict[str, Any]) -> str:
+def as_markdown(results: harness.Results) -> str:
     lines = [
         "# A training epoch of SpchCMD",
         "",
@@ -153,4 +149,4 @@ def table_of(results: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    harness.launch(run, as_markdown)

@@ -21,17 +21,17 @@ def benchmarks():
     """The scripts as modules of their folder."""
     sys.path.insert(0, str(FOLDER))
     import accelerator
-    import accelerator_page
     import harness
     import rates
+    from parts import page
 
-    yield {m.__name__: m for m in (accelerator, accelerator_page, harness, rates)}
+    yield {m.__name__: m for m in (accelerator, harness, page, rates)}
     sys.path.remove(str(FOLDER))
 
 
 @pytest.fixture
 def page(benchmarks):
-    return benchmarks["accelerator_page"]
+    return benchmarks["parts.page"]
 
 
 @pytest.mark.parametrize(

@@ -18,21 +18,21 @@ import harness
 import jax
 import jax.numpy as jnp
 import numpy as np
-from accelerator_opponents import (
+import training_epoch
+
+from parts.opponents import (
     SMALL_CLIPS,
     Settings,
     compare_toolboxes,
     time_networks,
 )
-
 from uap_jax import attacks, models
 from uap_jax.audio.box import to_box
-from uap_jax.data.dataset import Dataset, Splits, split_clips, to_waveform
+from uap_jax.data.dataset import split_clips, to_waveform
 from uap_jax.data.synthetic.urban import load_synthetic_urban
 from uap_jax.runs.config import RunConfig
 from uap_jax.runs.resolve import resolve
 from uap_jax.training.loop import train
-from uap_jax.training.recipes import recipe_for
 
 README_COMMAND = ("--method=penalty", "--model=spchcmd")
 SMALL_README = ("--num_attack_clips=100", "--num_test_clips=96")
@@ -225,65 +225,17 @@ def attack_sincnet_vgg19(settings: Settings) -> Iterator[harness.Results]:
 
 
 def train_spchcmd(settings: Settings) -> Iterator[harness.Results]:
-    """Trains SpchCMD on tones; an epoch takes as long on speech."""
+    """Trains SpchCMD on noise; an epoch takes as long on speech."""
+    num_clips = settings.choose(7_680, 64)
     num_samples = settings.choose(16_000, SMALL_CLIPS["spchcmd"])
-    dataset, splits = tones(
-        settings.choose(7_680, 64), settings.choose(960, 32), num_samples
-    )
-    recipe = recipe_for("spchcmd", "synthetic_speech")
-    num_epochs = settings.choose(NUM_TRAINING_EPOCHS, 2)
-    recipe = dataclasses.replace(recipe, num_clips_seen=num_epochs * len(splits.train))
-    results: harness.Results = {
-        "num_clips": len(splits.train),
-        "num_samples": num_samples,
-        "batch_size": recipe.batch_size,
-        "epochs": [],
-    }
-    cpu_s = [time.process_time()]
-
-    def on_epoch(entry: dict[str, float]) -> None:
-        cpu_s.append(time.process_time())
-        results["epochs"].append(entry | {"cpu_seconds": cpu_s[-1] - cpu_s[-2]})
-
-    train(
-        models.create(
-            "spchcmd", num_classes=len(dataset.class_names), num_samples=num_samples
-        ),
-        dataset,
-        splits,
-        scaling="fixed",
-        recipe=recipe,
+    found = training_epoch.measure(
+        num_clips,
+        settings.choose(NUM_TRAINING_EPOCHS, 2),
+        num_samples=num_samples,
         seed=settings.seed,
-        workdir=settings.folder / "spchcmd",
-        on_epoch=on_epoch,
     )
-    yield results | peak_memory()
-
-
-def tones(num_train: int, num_validation: int, num_samples: int) -> Any:
-    """Returns clips of 32 tones in noise, a class each, and their splits."""
-    rng = np.random.default_rng(0)
-    num_clips = num_train + num_validation
-    labels = np.arange(num_clips, dtype=np.int32) % 32
-    turns = np.arange(num_samples) / 16_000
-    clips = rng.normal(0, 0.05, (num_clips, num_samples)).astype(np.float32)
-    for label in range(32):
-        tone = 0.2 * np.sin(2 * np.pi * 200 * 1.1**label * turns)
-        clips[labels == label] += tone.astype(np.float32)
-    names = np.array([f"clip {index}" for index in range(num_clips)])
-    dataset = Dataset(
-        name="tones",
-        clips=np.int16(clips.clip(-1, 1) * 32767),
-        labels=labels,
-        class_names=tuple(f"tone {label}" for label in range(32)),
-        groups=names,
-        names=names,
-        sample_rate_hz=16_000,
-        fingerprint="tones",
-        noise=rng.integers(-2000, 2000, (16, num_samples)).astype(np.int16),
-    )
-    index = np.arange(num_clips)
-    return dataset, Splits(index[:num_train], index[num_train:], index[num_train:])
+    sizes = {"num_clips": num_clips, "num_samples": num_samples}
+    yield sizes | found | peak_memory()
 
 
 def peak_memory() -> harness.Results:
