@@ -1,9 +1,13 @@
 """What launchers say, where output takes little, nothing, or no more."""
 
+import contextlib
 import logging
 import os
+import pty
+import re
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -45,6 +49,81 @@ def test_ends_well_whatever_output_takes(redirected, said, code):
     )
     assert (done.returncode, done.stderr) == (code, "")
     assert done.stdout.startswith(said) and done.stdout.count("\n") <= 1
+
+
+WORKING = """
+import time
+from uap_jax import terminal
+from uap_jax.console import Console, run_app
+
+def main():
+    console = Console()
+    terminal.PLAIN_EVERY_S = 0.2
+    for done in range(10):
+        console.progress("rendering", done, 10)
+        if done == 5:
+            console.say("a line that stays")
+        time.sleep(0.1)
+    console.progress("rendering", 10, 10)
+    console.progress("downloading", 10**6, 10**7, in_bytes=True)
+    console.say("the end")
+    console.progress("counting", 1, 3)
+    return 0
+
+run_app(main)
+"""
+
+
+def output_on_terminal(**settings) -> str:
+    end, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 80))
+    process = subprocess.Popen(
+        [sys.executable, "-c", WORKING], stdout=terminal, stderr=terminal, env=settings
+    )
+    os.close(terminal)
+    output = b""
+    with contextlib.suppress(OSError):  # Where the other end is closed.
+        while piece := os.read(end, 4096):
+            output += piece
+    os.close(end)
+    assert process.wait() == 0
+    return output.decode().replace("\r\n", "\n")
+
+
+ENVIRONMENT = {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUTF8": "1"}
+
+
+@pytest.mark.parametrize("settings", [{}, {"NO_COLOR": "1"}])
+def test_a_terminal_shows_a_bar_that_leaves_nothing(settings):
+    output = output_on_terminal(**ENVIRONMENT, TERM="xterm", **settings)
+    drawn = re.split("[\r\n]", output)
+    assert any(re.fullmatch(r"rendering \|█.* 3/10, 00:0\d left", s) for s in drawn)
+    assert any(s.startswith("downloading |") and "1.00M/10.0MB" in s for s in drawn)
+    assert max(map(len, drawn)) < 80 and "\x1b" not in output
+    # As a terminal leaves it: what follows a return replaces what is before it.
+    left = [re.sub(r".*\r(?=.)", "", line).strip() for line in output.split("\n")]
+    assert left == ["a line that stays", "the end", ""]
+
+
+@pytest.mark.parametrize("is_pipe", [True, False])
+def test_elsewhere_progress_is_a_plain_line_now_and_then(is_pipe):
+    if is_pipe:
+        done = subprocess.run(
+            [sys.executable, "-c", WORKING],
+            capture_output=True,
+            encoding="utf-8",
+            env=ENVIRONMENT | {"TERM": "xterm"},
+            check=True,
+        )
+        assert done.stderr == ""
+        lines = done.stdout.splitlines()
+    else:
+        lines = output_on_terminal(**ENVIRONMENT, TERM="dumb").splitlines()
+    said = [line for line in lines if not line.startswith("rendering ")]
+    assert said == ["a line that stays", "the end"]
+    assert 2 <= len(lines) - len(said) <= 5
+    for line in lines:
+        assert line in said or re.fullmatch(r"rendering \d/10, 00:0\d left", line)
 
 
 def test_names_that_are_not_utf8_are_said_and_logged(tmp_path, capsys):

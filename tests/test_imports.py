@@ -21,7 +21,7 @@ LAYERS = (
     {"bridges", "models", "data", "attacks", "checkpoints"},
     {"audio"},
     {"files", "console", "environment"},
-    {"errors", "text"},
+    {"errors", "terminal", "text"},
 )
 # And of these of its own layer.
 BESIDE = {

@@ -1,4 +1,4 @@
-"""What launchers say: lines, a status line on a terminal, errors in one line.
+"""What launchers say: lines, progress, errors in one line.
 
 Whatever else is logged, by JAX and Orbax too, and every traceback goes to a log file.
 """
@@ -8,11 +8,9 @@ import io
 import logging
 import os
 import shutil
-import signal
 import sys
 import tempfile
 import threading
-import time
 import traceback
 import warnings
 from collections.abc import Callable
@@ -21,23 +19,20 @@ from typing import NoReturn, Self
 
 from absl import app, flags
 
+from uap_jax import terminal
 from uap_jax.errors import UsageError
-from uap_jax.text import format_seconds, printable
+from uap_jax.text import printable
 
 
 class Console:
-    """Lines to standard output, with a passing status line where it is a terminal.
+    """Lines to standard output and a log.
 
     Args:
-        outer: Another console; lines then go to the log only, the status to `outer`.
+        outer: Another console; lines then go to the log only.
     """
 
     def __init__(self, outer: Self | None = None) -> None:
         self._outer = outer
-        self._is_terminal = sys.stdout.isatty()
-        self._has_status = False
-        self._last_status = 0.0
-        self._started: dict[str, float] = {}
         self.log_path: Path | None = None
 
     def log_to(self, path: Path) -> None:
@@ -50,8 +45,7 @@ class Console:
         """Writes a line that stays; it may hold the name of any file."""
         self.log(line)
         if self._outer is None:
-            self._clear_status()
-            _write(f"{printable(line)}\n")
+            terminal.write(f"{printable(line)}\n")
 
     def announce(self, line: str) -> None:
         """Writes a line as `say`, on the outer console too."""
@@ -73,35 +67,11 @@ class Console:
             return one_line(error)
         return one_line(error)
 
-    def status(self, line: str) -> None:
-        """Shows a line until the next; nothing where output is not a terminal."""
-        if self._outer is not None:
-            self._outer.status(line)
-            return
-        now = time.monotonic()
-        if not self._is_terminal or now - self._last_status < 0.1:
-            return
-        self._last_status = now
-        self._clear_status()
-        width = os.get_terminal_size().columns - 1
-        _write(line[:width])
-        self._has_status = True
-
-    def progress(self, what: str, done: int, total: int) -> None:
+    def progress(
+        self, what: str, done: int, total: int, *, in_bytes: bool = False
+    ) -> None:
         """A `ProgressFn`: shows how far a piece of work is and the time it takes."""
-        now = time.monotonic()
-        started = self._started.setdefault(what, now)
-        if done >= total:
-            self._clear_status()
-            del self._started[what]
-            return
-        left = (now - started) * (total - done) / done if done else 0.0
-        self.status(f"{what} {done}/{total}, {format_seconds(left)} left")
-
-    def _clear_status(self) -> None:
-        if self._has_status:
-            _write("\r\x1b[K")
-            self._has_status = False
+        terminal.show_progress(printable(what), done, total, in_bytes=in_bytes)
 
 
 def one_line(error: BaseException) -> str:
@@ -134,6 +104,7 @@ def run_app(main: Callable[..., int], *, max_arguments: int = 0) -> None:
             if len(arguments) > max_arguments:
                 raise UsageError(f"unexpected argument {arguments[max_arguments]!r}")
             code = main(*arguments)
+            terminal.end_progress()
         except UsageError as error:
             _fail(one_line(error), 2)
         except KeyboardInterrupt:
@@ -144,6 +115,7 @@ def run_app(main: Callable[..., int], *, max_arguments: int = 0) -> None:
             logging.getLogger("uap_jax").error("fault", exc_info=error)
             _fail(f"{one_line(error)} (log: {_records.path()})", code)
         if _records.in_background is not None:
+            terminal.end_progress()
             line = f"{_records.in_background} in the background"
             print(f"warning: {line} (log: {_records.path()})", file=sys.stderr)
         sys.exit(code)
@@ -178,33 +150,20 @@ def _free_libraries() -> None:
             os.environ.setdefault(name, folder)
 
 
-def _write(text: str) -> None:
-    try:
-        print(text, end="", flush=True)
-    except BrokenPipeError:
-        _leave_pipe()
-
-
-def _leave_pipe() -> NoReturn:
-    """Exits quietly where the reader of the output, such as head, has."""
-    # Or the interpreter would complain about what it cannot flush.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(128 + signal.SIGPIPE)
-
-
 def _parse(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
         _fail(str(error), 2)
     except BrokenPipeError:
-        _leave_pipe()
+        terminal.leave_pipe()
     except SystemExit:
         # --help leaves with a code as of an error.
         sys.exit(0)
 
 
 def _fail(line: str, code: int) -> NoReturn:
+    terminal.end_progress()
     line = printable(" ".join(line.split()))
     print(f"error: {line}", file=sys.stderr, flush=True)
     sys.exit(code)
@@ -245,6 +204,7 @@ class _Records(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if (record.name, record.levelno) == ("uap_jax", logging.WARNING):
+            terminal.end_progress()
             print(f"warning: {printable(record.getMessage())}", file=sys.stderr)
         self._write(self.format(record))
 

@@ -5,6 +5,7 @@
 The same command resumes an interrupted download, and does nothing if all is there.
 """
 
+import functools
 import shlex
 import sys
 import time
@@ -46,7 +47,7 @@ def main(*arguments: str) -> int:
                 name,
                 data_dir,
                 url=URL.value,
-                progress=_Progress(console),
+                progress=functools.partial(console.progress, in_bytes=True),
                 on_retry=console.say,
             )
     except DownloadError as error:
@@ -67,27 +68,6 @@ def main(*arguments: str) -> int:
     use = (f"--dataset={archive.dataset}", f"--data_dir={corpus.folder.resolve()}")
     console.say(f"use it with {shlex.join(use)}")
     return 0
-
-
-class _Progress:
-    """A `ProgressFn` of bytes, some of which an earlier command downloaded."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._first: dict[str, tuple[int, float]] = {}
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        first, started = self._first.setdefault(what, (done, now))
-        if done < first:  # The server started over.
-            self._first[what] = first, started = done, now
-        text = f"{what} {done / 1e6:.1f} MB"
-        if total:
-            text += f" of {total / 1e6:.1f}"
-        if total and done > first:
-            left = (now - started) * (total - done) / (done - first)
-            text += f", {format_seconds(left)} left"
-        self._console.status(text)
 
 
 if __name__ == "__main__":

@@ -284,6 +284,7 @@ def _finish(
             "hardware": environment.hardware(),
         }
     )
+    console.progress("writing the report", 0, 1)
     write_report(
         workdir / "report.html",
         ReportData(
@@ -297,6 +298,7 @@ def _finish(
             **victim.learned_bank(config, model),
         ),
     )
+    console.progress("writing the report", 1, 1)
     # Last: it says that the run is finished.
     files.write_json(workdir / "result.json", result)
     return result

@@ -23,7 +23,6 @@ from uap_jax.sweeps import execute
 from uap_jax.sweeps.corpora import Context
 from uap_jax.sweeps.execute import Outcome, StartFn
 from uap_jax.sweeps.trials import Job, Transfer
-from uap_jax.text import format_seconds
 
 # Disable Ray telemetry, and its output on this terminal.
 _ENVIRONMENT = {
@@ -131,9 +130,9 @@ def run_ray(
         while queue or any(job for _, job, _ in busy.values()):
             ready, _ = ray.wait(list(busy), timeout=_LOOK_EVERY_S)
             now = time.perf_counter()
-            if seconds := [now - since for _, job, since in busy.values() if job]:
-                longest = format_seconds(max(seconds))
-                console.status(f"{len(seconds)} jobs running, for up to {longest}")
+            num_running = sum(job is not None for _, job, _ in busy.values())
+            num_done = len(jobs) - len(queue) - num_running
+            console.progress("jobs", num_done, len(jobs))
             if not ready and not held and now > complain_at:
                 complain_at = math.inf
                 free = ray.available_resources()
