@@ -192,7 +192,11 @@ def test_judgements_on_other_models_are_missed(sweep):
     planned = sweep.add(TRANSFER)
     for trial in planned:
         sweep.finish(trial)
+    # As earlier results are, without the second control.
+    sweep.finish(planned[0], control={"asr": 0.1})
     (section,) = gathering.gather(sweep.workdir).sections
+    shown = [r[k] for r in section.table.rows for k in r if "same_spectrum" in k]
+    assert shown.count(0.2) == len(section.table.rows) - 1
     # Three goals, two methods, either model on the other.
     assert len(section.missing) == 12
     assert section.missing[0].endswith("on cnn_rand")
