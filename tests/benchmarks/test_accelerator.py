@@ -166,7 +166,9 @@ def test_a_part_that_fails_is_recorded(benchmarks, monkeypatch, tmp_path, code, 
     )
     accelerator = benchmarks["accelerator"]
     monkeypatch.setattr(accelerator, "__file__", str(script))
-    record = accelerator.start_part(3, tmp_path, [], 1.0 if "sleep" in code else 30.0)
+    record = accelerator.start_part(
+        3, tmp_path, [], 1.0 if "sleep" in code else 30.0, {}
+    )
     assert record["reason"] == reason
     assert record["results"] == {"a": 1}
     assert ("ValueError" in (tmp_path / record["log"]).read_text()) == ("raise" in code)

@@ -35,7 +35,7 @@ from uap_jax.runs.resolve import resolve
 from uap_jax.training.loop import train
 
 README_COMMAND = ("--method=penalty", "--model=spchcmd")
-SMALL_README = ("--num_attack_clips=100", "--num_test_clips=96")
+SMALL_README = ("--num_attack_clips=50", "--num_test_clips=64", "--set=max_passes=2")
 WIDTHS = (1, 8, 32)
 NUM_TRAINING_EPOCHS = 4
 
