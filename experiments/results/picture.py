@@ -11,6 +11,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 HERE = Path(__file__).parent
+CONTROLS = {
+    "control": ("noise of the same level", ":"),
+    "same_spectrum": ("noise of the same spectrum", (0, (4, 1.5, 1, 1.5))),
+}
 GOALS = {"untargeted": "any wrong word", "down": 'always "down"'}
 STYLES = {
     "decoupled": ("#0b62b5", "o", "-"),
@@ -34,16 +38,22 @@ def main() -> None:
 
 
 def draw(axis: plt.Axes, goal: str, title: str) -> None:
-    """Draws one goal: a line for each method, and noise of the same level."""
-    noise = []
+    """Draws one goal: a line for each method, and for controls that were measured."""
+    levels, rates = [], {name: [] for name in CONTROLS}
     for method, (colour, marker, line) in STYLES.items():
         points = fronts.read(method, sources(method, goal))
         order = np.argsort(points.snr_db)
         snr_db, asr = points.snr_db[order], 100 * points.asr[order]
         axis.plot(snr_db, asr, line, marker=marker, ms=4, color=colour, label=method)
-        noise += zip(points.snr_db, 100 * points.control, strict=True)
-    noise = np.array(sorted(pair for pair in noise if np.isfinite(pair[1])))
-    axis.plot(*noise.T, ":", color="#475569", label="noise of the same level")
+        levels += [*points.snr_db]
+        for name, values in rates.items():
+            values += [*(100 * getattr(points, name))]
+    for name, values in rates.items():
+        pairs = sorted(zip(levels, values, strict=True))
+        measured = np.array([pair for pair in pairs if np.isfinite(pair[1])])
+        if len(measured):
+            label, dashes = CONTROLS[name]
+            axis.plot(*measured.T, color="#475569", label=label, linestyle=dashes)
     axis.axvline(0, color="#94a3b8", lw=0.8)
     axis.annotate(
         "as loud as\nthe speech", (0, 50), (-0.4, 50), ha="right", color="#475569"
