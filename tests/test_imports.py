@@ -31,7 +31,7 @@ BESIDE = {
     "reporting": {"evaluation"},
 }
 LIBRARIES_OF_ATTACKS = {"jax", "numpy", "optax"}
-HEAVY = ("flax", "orbax", "matplotlib", "soundfile")
+HEAVY = ("flax", "orbax", "librosa", "matplotlib", "soundfile")
 
 
 def imported_modules(source, module):

@@ -140,12 +140,14 @@ def _free_libraries() -> None:
     # A notebook's, which draws in it.
     os.environ["MPLBACKEND"] = "agg"
     home = os.path.expanduser("~")
-    if not os.path.isabs(home):  # The user has none; libraries ask for its name.
+    if not os.path.isabs(home):  # The user has none; librosa asks for its name only.
         home = os.environ["HOME"] = "/"
     if not os.access(home, os.W_OK):
         folder = tempfile.mkdtemp(prefix="uap_jax-")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        os.environ.setdefault("MPLCONFIGDIR", folder)  # Where Matplotlib caches.
+        # Where Numba, which librosa uses, and Matplotlib cache.
+        for name in ("NUMBA_CACHE_DIR", "MPLCONFIGDIR"):
+            os.environ.setdefault(name, folder)
 
 
 def _parse(argv: list[str]) -> list[str]:

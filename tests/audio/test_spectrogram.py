@@ -3,20 +3,9 @@
 import numpy as np
 import pytest
 
-from uap_jax.audio import spectrogram
-from uap_jax.audio.spectrogram import mel_frequencies_hz, mel_spectrogram_db
+from uap_jax.audio.spectrogram import mel_spectrogram_db
 
 RATE_HZ = 16000
-
-
-@pytest.mark.parametrize("rate_hz", [1500, 16000, 44100])
-def test_bands_are_those_of_librosa(rate_hz):
-    librosa = pytest.importorskip("librosa")
-    expected = librosa.mel_frequencies(42, fmin=0, fmax=rate_hz / 2)[1:-1]
-    np.testing.assert_allclose(mel_frequencies_hz(40, rate_hz), expected, rtol=1e-9)
-    expected = librosa.filters.mel(sr=rate_hz, n_fft=512, n_mels=40, norm=None)
-    filters = spectrogram._mel_filters(rate_hz, 512, 40)
-    np.testing.assert_allclose(filters, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("rate_hz", [8000, 16000, 44100])

@@ -313,7 +313,7 @@ def test_a_group_is_its_runs(corpus, cache, tmp_path, monkeypatch):
 def test_help_loads_nothing_heavy():
     script = (
         "import sys, uap_jax.experiments.run as _;"
-        "print([m for m in ('orbax', 'matplotlib', 'torch') if m in sys.modules])"
+        "print([m for m in ('orbax', 'librosa', 'torch') if m in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True

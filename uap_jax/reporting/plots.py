@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import librosa
 import matplotlib
 import numpy as np
 from matplotlib import ticker
 from matplotlib.figure import Figure
 
-from uap_jax.audio.spectrogram import mel_frequencies_hz, mel_spectrogram_db
+from uap_jax.audio.spectrogram import mel_spectrogram_db
 from uap_jax.reporting import svg
 
 # Quantities with a name in words, in the order of the page; others follow.
@@ -203,6 +204,6 @@ def _frequency_ticks(
     num_mels: int, sample_rate_hz: int
 ) -> tuple[np.ndarray, list[str]]:
     ticks_hz = [tick for tick in _FREQUENCY_TICKS_HZ if tick <= sample_rate_hz / 2]
-    centres_hz = mel_frequencies_hz(num_mels, sample_rate_hz)
-    positions = np.interp(ticks_hz, centres_hz, np.arange(num_mels) + 0.5)
+    centres_hz = librosa.mel_frequencies(num_mels + 2, fmin=0, fmax=sample_rate_hz / 2)
+    positions = np.interp(ticks_hz, centres_hz[1:-1], np.arange(num_mels) + 0.5)
     return positions, [f"{tick / 1000:g}" for tick in ticks_hz]
