@@ -322,8 +322,8 @@ def run_art(
         art_module.projection = project
     seconds = time.perf_counter() - start
     rates = [(at, asr_of(value)) for at, value in kept]
-    if not rates:
-        raise OutOfTimeError(f"no update in {seconds:.0f} s")
+    # Where no clip moved v, it is still silence, which has no SNR.
+    rates = rates or [(seconds, 0.0)]
     reached = [
         index for index, (_, rate) in enumerate(rates) if rate >= CONFIG.target_asr
     ]
@@ -332,7 +332,7 @@ def run_art(
         "seconds": seconds,
         "num_updates": len(kept),
         "asr": rates[best][1],
-        "snr_db": mean_snr_db(problem, jnp.asarray(kept[best][1])),
+        "snr_db": mean_snr_db(problem, jnp.asarray(kept[best][1])) if kept else None,
         # Earlier than ART itself notices, which is at the end of a pass.
         "reached_s": rates[best][0] if reached else None,
         "updates_to_reach": best + 1,
@@ -352,7 +352,7 @@ def as_markdown(results: harness.Results) -> str:
         reached = run["reached_s"]
         text = f"{reached:.1f}" if reached else f"not in {run['seconds']:.0f}"
         rows.append(
-            f"| ART, {name} | {text} | {run['asr']:.3f} | {run['snr_db']:.1f} | "
+            f"| ART, {name} | {text} | {run['asr']:.3f} | {snr_text(run)} | "
             f"{run['updates_to_reach']} updates |"
         )
     lines = [
@@ -374,6 +374,10 @@ def as_markdown(results: harness.Results) -> str:
         *harness.machine_lines(results),
     ]
     return "\n".join(lines) + "\n"
+
+
+def snr_text(attack: harness.Results) -> str:
+    return "" if attack["snr_db"] is None else f"{attack['snr_db']:.1f}"
 
 
 def first_pass_lines(one_pass: harness.Results) -> list[str]:

@@ -4,6 +4,7 @@ import statistics
 from typing import Any
 
 import harness
+from greedy import snr_text
 
 # Of the attack on SpchCMD, in the README's command.
 MOST_ATTACK_S = 10.0
@@ -231,15 +232,13 @@ def _toolboxes(part: harness.Results) -> list[str]:
     lines.append("| --- | --- | --- | --- |")
     lines += [
         f"| uap_jax, {name} | {run['seconds']:.2f} | {run['asr']:.3f} | "
-        f"{run['snr_db']:.1f} |"
+        f"{snr_text(run)} |"
         for name, run in compared["uap_jax"].items()
     ]
     for name, run in compared["art"].items():
         reached = run["reached_s"]
         text = f"{reached:.2f}" if reached else f"not in {run['seconds']:.0f}"
-        lines.append(
-            f"| ART, {name} | {text} | {run['asr']:.3f} | {run['snr_db']:.1f} |"
-        )
+        lines.append(f"| ART, {name} | {text} | {run['asr']:.3f} | {snr_text(run)} |")
     lines += ["", f"Greedy's victim: {compared['victim']['name']}."]
     return lines
 
