@@ -18,8 +18,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import harness
 from absl import app
@@ -31,6 +32,8 @@ RESULTS = Path(__file__).parent / "results" / "accelerator"
 PACKAGES = ("torch", "foolbox", "adversarial-robustness-toolbox")
 # A part stops measuring so long before its process is ended.
 GRACE_S = 6
+
+_running: dict[int, subprocess.Popen[bytes]] = {}
 
 
 def run(
@@ -59,8 +62,8 @@ def run(
     if child is not None:
         run_part(child, folder, small=small, seed=seed, limit_s=limit_s)
         return 0
-    # So that a part does not outlive this process.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end_all)
     folder.mkdir(parents=True, exist_ok=True)
     results: harness.Results = {
         "command": shlex.join(["python", Path(__file__).name, *sys.argv[1:]]),
@@ -71,22 +74,34 @@ def run(
         "parts": {},
     }
     deadline = time.monotonic() + limit_s
-    chosen = [part for part in PARTS if str(part) in parts]
-    for index, part in enumerate(chosen):
-        # What a part leaves of its time, those after it have.
-        weights = [PARTS[later].weight for later in chosen[index:]]
-        share_s = (deadline - time.monotonic()) * weights[0] / sum(weights)
+    waiting = [part for part in PARTS if str(part) in parts]
+    if small:
+        # The longest first, since several run at a time.
+        waiting.sort(key=lambda part: -PARTS[part].weight)
+
+    def measure(part: int) -> harness.Results:
+        share_s = deadline - time.monotonic()
+        if not small:
+            # What a part leaves of its time, those after it have.
+            weights = [PARTS[later].weight for later in waiting[waiting.index(part) :]]
+            share_s *= weights[0] / sum(weights)
         print(f"part {part}, {PARTS[part].title}: at most {share_s:.0f} s", flush=True)
         settings = [f"--small={small}", f"--seed={seed}", f"--limit_s={share_s:.0f}"]
         # A rehearsal need not wait for optimised programs.
         fast = small and part != 1
         xla_flags = {"XLA_FLAGS": "--xla_backend_optimization_level=0"} if fast else {}
         record = start_part(part, folder, settings, share_s, xla_flags)
+        print(f"part {part}: {page.outcome(record)}", flush=True)
+        return record
+
+    # Times of a rehearsal say nothing, and compiling takes one core.
+    with ThreadPoolExecutor(2 if small else 1) as pool:
+        records = dict(zip(waiting, pool.map(measure, waiting), strict=True))
+    for part, record in sorted(records.items()):
         for name in ("machine", "versions"):
             if name in record:
                 results.setdefault(name, record.pop(name))
         results["parts"][part] = record
-        print(f"  {page.outcome(record)}", flush=True)
     results["aims"] = page.aims(results)
     text = page.as_markdown(results)
     print(text)
@@ -117,8 +132,9 @@ def start_part(
         *(sys.executable, __file__, f"--child={part}", f"--workdir={folder}"),
         *settings,
     ]
-    started, cpu_s = time.monotonic(), children_cpu_s()
+    started = time.monotonic()
     reason = None
+    (folder / f"part_{part}.json").unlink(missing_ok=True)
     with log.open("w") as stream:
         process = subprocess.Popen(
             command,
@@ -128,6 +144,7 @@ def start_part(
             # PyTorch needs memory beside JAX.
             env=os.environ | environment | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
         )
+        _running[part] = process
         try:
             if process.wait(timeout=max(limit_s, 1)):
                 lines = log.read_text(errors="replace").strip().splitlines() or [""]
@@ -135,23 +152,34 @@ def start_part(
         except subprocess.TimeoutExpired:
             reason = f"ended after its {limit_s:.0f} s"
         finally:
-            # What it started may outlive it.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            end(process)
+            del _running[part]
     record = files.read_json(folder / f"part_{part}.json") or {"results": {}}
     return record | {
         "title": PARTS[part].title,
         "seconds": time.monotonic() - started,
-        "cpu_seconds": children_cpu_s() - cpu_s,
         "reason": reason,
         "log": log.name,
     }
 
 
-def children_cpu_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ends a part's process and all that it started, which may outlive it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def end_all(number: int, _: Any) -> NoReturn:
+    """Ends all parts and this process, on a signal."""
+    for process in list(_running.values()):
+        end(process)
+    os._exit(128 + number)
+
+
+def cpu_seconds() -> float:
+    used = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def run_part(
@@ -162,9 +190,9 @@ def run_part(
         harness.CPU_PAUSE_S = 0.05
     settings = Settings(small, seed, time.monotonic() + limit_s - GRACE_S, folder)
     path = folder / f"part_{part}.json"
-    path.unlink(missing_ok=True)
     for results in PARTS[part].run(settings):
         facts = harness.begin(*PACKAGES)
+        facts["cpu_seconds"] = cpu_seconds()
         files.write_json(path, files.finite(facts | {"results": results}))
 
 

@@ -160,6 +160,7 @@ def test_a_part_that_fails_is_recorded(benchmarks, monkeypatch, tmp_path, code, 
     """What it had measured before it failed is kept."""
     script = tmp_path / "child.py"
     path = tmp_path / "part_3.json"
+    path.write_text('{"results": {"a": "of an earlier run"}}')
     script.write_text(
         "import pathlib, time\n"
         f'pathlib.Path({str(path)!r}).write_text(\'{{"results": {{"a": 1}}}}\')\n{code}'
