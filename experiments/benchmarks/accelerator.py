@@ -85,13 +85,13 @@ def run(
             # What a part leaves of its time, those after it have.
             weights = [PARTS[later].weight for later in waiting[waiting.index(part) :]]
             share_s *= weights[0] / sum(weights)
-        print(f"part {part}, {PARTS[part].title}: at most {share_s:.0f} s", flush=True)
+        say(f"part {part}, {PARTS[part].title}: at most {share_s:.0f} s")
         settings = [f"--small={small}", f"--seed={seed}", f"--limit_s={share_s:.0f}"]
         # A rehearsal need not wait for optimised programs.
         fast = small and part != 1
         xla_flags = {"XLA_FLAGS": "--xla_backend_optimization_level=0"} if fast else {}
         record = start_part(part, folder, settings, share_s, xla_flags)
-        print(f"part {part}: {page.outcome(record)}", flush=True)
+        say(f"part {part}: {page.outcome(record)}")
         return record
 
     # Times of a rehearsal say nothing, and compiling takes one core.
@@ -113,6 +113,12 @@ def run(
     if not is_whole:
         print(f"logs with tracebacks: {folder}/part_*.log")
     return 0 if is_whole else 1
+
+
+def say(line: str) -> None:
+    # In one piece: parts speak at the same time.
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def is_done(record: harness.Results) -> bool:
