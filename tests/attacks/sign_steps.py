@@ -42,9 +42,10 @@ def step(classify, problem, v, at):
         )
 
     config = problem.config
-    total, gradient = batch_loss(losses, v, *batch_of(problem, at))
+    total, gradient, left_out = batch_loss(losses, v, *batch_of(problem, at))
     v = project_linf(v - config.step_size * jnp.sign(gradient), radius=config.radius)
-    return Step(v, config.batch_size, fault=gradient_fault(total, gradient))
+    fault = gradient_fault(total, gradient)
+    return Step(v, config.batch_size, fault=fault, left_out=left_out)
 
 
 SIGN_STEPS = Method(

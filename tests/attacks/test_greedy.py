@@ -199,8 +199,8 @@ def test_how_it_ends():
     assert counts[0] % 3
 
 
-@pytest.mark.parametrize(("highest", "moves"), [(0.0, False), (0.94, True)])
-def test_stops_at_logits_that_are_not_finite(highest, moves):
+@pytest.mark.parametrize(("highest", "stops"), [(0.0, True), (0.94, False)])
+def test_logits_that_are_not_finite(highest, stops):
     variables, x, labels = grid_problem()
     assert float(jnp.max(x)) < 0.94
     target, settings = CASES["untargeted"]
@@ -213,9 +213,13 @@ def test_stops_at_logits_that_are_not_finite(highest, moves):
         config=make_config(**settings),
     )
     result = attacks.result(states[-1])
-    assert stop_reason(result) == "non_finite_logits" and not bool(result.converged)
-    value = np.asarray(result.perturbation.value)
-    assert np.all(np.isfinite(value)) and np.any(value != 0) == moves
+    value, num_passes = np.asarray(result.perturbation.value), int(result.num_passes)
+    assert np.all(np.isfinite(value)) and np.any(value != 0) != stops
+    assert (stop_reason(result) == "non_finite_logits") == stops
+    assert not bool(result.converged) and np.any(result.non_finite) != stops
+    assert np.all(np.asarray(result.left_out) <= num_passes + stops)
+    counts = [result.history[name] for name in ("visited", "skipped", "left_out")]
+    assert np.all(np.sum(counts, axis=0)[:num_passes] >= len(labels))
 
 
 def resolve(*, targeted=False, num_clips=100, **settings):

@@ -10,14 +10,13 @@ import pytest
 import sign_steps
 from toy_networks import (
     constant_logits,
-    fragile_logits,
     linear_logits,
     linear_problem,
     predictions,
 )
 
 from uap_jax import attacks
-from uap_jax.attacks import batches, loop
+from uap_jax.attacks import batches, loop, types
 from uap_jax.attacks.methods import resolve_method
 
 NUM_CLIPS = 23
@@ -298,20 +297,28 @@ def test_logits_that_are_not_finite_are_never_a_success(name):
 
 @all_methods
 def test_what_was_reached_before_a_fault_is_kept(name):
-    _, variables, x, labels = problem_of()
-    # One loud clip, which any v takes too far.
-    x = (0.5 + 0.2 * (x - 0.5)).at[NUM_CLIPS // 2].set(0.9)
-    variables = variables | {"highest": jnp.float32(0.9 + 1e-5)}
-    problem, state = begin(name, arguments=(fragile_logits, variables, x, labels))
-    values = [state]
-    while attacks.is_running(state) and int(state.num_passes) < 2:
-        state = attacks.advance(fragile_logits, variables, problem, state, max_steps=1)
-        values.append(state)
-    result = attacks.result(state)
-    assert stop_reason(result).startswith("non_finite"), stop_reason(result)
-    assert np.all(np.isfinite(result.perturbation.value))
-    assert bits(state.own) == bits(values[-2].own)
-    assert int(state.position) == int(values[-2].position)
+    """Of a step whose sum overflows, though no clip's part of it does."""
+    config = CONFIGS[name]
+    method = config.method
+
+    def step(classify, problem, own, at):
+        new = method.step(classify, problem, own, at)
+        is_late = (at.num_passes > 0) & (at.position > 0)
+        return new._replace(fault=jnp.where(is_late, types.NON_FINITE_GRADIENT, 0))
+
+    problem, state = begin(name)
+    faulty = method._replace(step=step)
+    problem = dataclasses.replace(problem, method=faulty)
+    state = dataclasses.replace(state, method=faulty)
+    logits_fn, variables, *_ = problem_of()
+    states = [state]
+    while attacks.is_running(state):
+        state = attacks.advance(logits_fn, variables, problem, state, max_steps=1)
+        states.append(state)
+    assert stop_reason(attacks.result(state)) == "non_finite_gradient"
+    assert int(state.num_passes) == 1 and int(state.position) > 0
+    assert bits(state.own) == bits(states[-2].own)
+    assert int(state.position) == int(states[-2].position)
 
 
 @all_methods

@@ -133,6 +133,20 @@ def fragile_logits(variables, x):
     return jnp.where(is_fine, linear_logits(variables, x), jnp.nan)
 
 
+def headroom_logits(variables, x):
+    """`linear_logits` whose gradient is NaN, 0 / 0, for clips near full scale."""
+    headroom = jnp.sqrt(jnp.maximum(0.9 - jnp.min(x, axis=1), 0.0))
+    return linear_logits(variables, x) + 0.0 * headroom[:, None]
+
+
+def spectrum_logits(variables, x):
+    """Of magnitudes of frames, whose gradient is NaN for digital silence."""
+    frames = (x - 0.5).reshape(x.shape[0], -1, 16)
+    spectrum = jnp.fft.rfft(frames)
+    magnitude = jnp.sqrt(spectrum.real**2 + spectrum.imag**2)
+    return linear_logits(variables, x) + jnp.mean(magnitude, axis=1)[:, 1:5]
+
+
 def constant_logits(variables, x):
     """The same logits whatever the clip, `[B, C]`."""
     return jnp.broadcast_to(variables["bias"][None], (x.shape[0], 3))

@@ -1,14 +1,14 @@
 """Batches of an attack: which clips, their loss and gradient, their logits, faults."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from uap_jax.attacks import types
-from uap_jax.attacks.types import At, Classify, LogitsFn, Problem
+from uap_jax.attacks.types import At, Classify, LeftOut, LogitsFn, Problem
 
 # A CPU is fastest on about as many clips at once: what they need fits its cache.
 # Accelerators need more to be busy.
@@ -55,35 +55,47 @@ def batch_loss(
     clips: jax.Array,
     weights: jax.Array,
     *per_clip: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array, LeftOut]:
     """sum_i loss_i(v) over a batch and its gradient in v, by micro-batches.
 
+    A clip whose loss or gradient is not finite is left out of both.
+
     Args:
-        losses_of: `(v [N], clips [S], *per_clip) -> [S]`.
+        losses_of: `(v [S, N], clips [S], *per_clip) -> [S]`; v has a row for each clip,
+            all the same, of which its loss may use that row only.
         v: `[N]`.
         clips: `[K, S]` int32 from `batch_of`.
         weights: `[K, S]` from `batch_of`.
         *per_clip: `[K, S]` each, further arguments of `losses_of`.
 
     Returns:
-        The sum `[]` and its gradient `[N]`.
+        The sum `[]`, its gradient `[N]`, and which clips were left out.
     """
 
-    def loss(v: jax.Array, weights: jax.Array, *batch: jax.Array) -> jax.Array:
-        losses = losses_of(v, *batch)
-        # Not a product: a clip that only fills up must not turn 0 into NaN.
-        return jnp.sum(jnp.where(weights > 0, losses, jnp.zeros_like(losses)))
-
-    def add_micro_batch(carry: Any, micro_batch: Any) -> tuple[Any, None]:
+    def add_micro_batch(carry: Any, micro_batch: Any) -> tuple[Any, Any]:
         total, gradient = carry
-        loss_, gradient_ = jax.value_and_grad(loss)(v, *micro_batch)
-        return (total + loss_, gradient + gradient_), None
+        weights, *batch = micro_batch
+        # A row for each clip tells whose gradient is not finite.
+        rows = jnp.broadcast_to(v[None], (weights.shape[0], *v.shape))
+        losses, pull_back = jax.vjp(lambda rows: losses_of(rows, *batch), rows)
+        has_loss = (weights > 0) & jnp.isfinite(losses)
+        (gradients,) = pull_back(has_loss.astype(losses.dtype))
+        is_in = has_loss & jnp.all(jnp.isfinite(gradients), axis=1)
+        # Not products, in which 0 NaN would be NaN.
+        losses = jnp.where(is_in, losses, jnp.zeros_like(losses))
+        gradients = jnp.where(is_in[:, None], gradients, jnp.zeros_like(gradients))
+        carry = (total + jnp.sum(losses), gradient + jnp.sum(gradients, axis=0))
+        return carry, (has_loss, is_in)
 
     start = (jnp.zeros((), jnp.float32), jnp.zeros_like(v))
-    (total, gradient), _ = jax.lax.scan(
+    (total, gradient), (has_loss, is_in) = jax.lax.scan(
         add_micro_batch, start, (weights, clips, *per_clip)
     )
-    return total, gradient
+    why = jnp.where(
+        jnp.any(has_loss), types.NON_FINITE_GRADIENT, types.NON_FINITE_OBJECTIVE
+    )
+    fault = jnp.where(jnp.any(is_in), types.RUNNING, why).astype(jnp.int32)
+    return total, gradient, LeftOut(clips, (weights > 0) & ~is_in, fault)
 
 
 def gradient_fault(objective: jax.Array, *arrays: jax.Array) -> jax.Array:
@@ -94,11 +106,14 @@ def gradient_fault(objective: jax.Array, *arrays: jax.Array) -> jax.Array:
     return fault.astype(jnp.int32)
 
 
-def fault_of(logits: jax.Array) -> jax.Array:
-    """`NON_FINITE_LOGITS` if any logit is not finite, else `RUNNING`, `[]` int32."""
-    are_finite = jnp.all(jnp.isfinite(logits))
-    fault = jnp.where(are_finite, types.RUNNING, types.NON_FINITE_LOGITS)
-    return fault.astype(jnp.int32)
+def per_used_clip(
+    total: jax.Array, sums: Mapping[str, jax.Array], problem: Problem
+) -> jax.Array:
+    """The mean `[]` of a sum over the clips of a pass that were not left out."""
+    num_clips = problem.num_clips
+    num_used = jnp.maximum(num_clips - sums["left_out"], 1.0)
+    # The factor is 1 where all were used, to the last bit.
+    return total / num_clips * (num_clips / num_used)
 
 
 def success_rate(num_fooled: jax.Array, num_clips: int) -> jax.Array:

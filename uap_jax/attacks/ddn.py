@@ -27,8 +27,16 @@ STATUSES = (
     "not_found",
     "budget_too_small",
     "non_finite_logits",
+    "non_finite_gradient",
 )
-FOUND, ALREADY_ADVERSARIAL, NOT_FOUND, BUDGET_TOO_SMALL, NON_FINITE = range(5)
+(
+    FOUND,
+    ALREADY_ADVERSARIAL,
+    NOT_FOUND,
+    BUDGET_TOO_SMALL,
+    NON_FINITE,
+    NON_FINITE_GRADIENT,
+) = range(len(STATUSES))
 
 
 @jax.tree_util.register_dataclass
@@ -43,7 +51,9 @@ class DDNResult:
         status: `[B]` int32 index into `STATUSES`. "budget_too_small": nothing was
             found up to a norm of `reach_l2`, which the box would have let grow; more
             steps or a larger first norm may find something. "not_found": nothing was
-            found up to the largest norm in the box.
+            found up to the largest norm in the box. "non_finite_logits",
+            "non_finite_gradient": nothing was found, and there were such at some step;
+            a step without a finite gradient takes a random direction.
         reach_l2: `[B]`, the largest norm that the steps can try:
             init_norm (1 + gamma)^(num_steps - 1), or what the box holds if that is
             less. What the box cuts off a step is not made up for.
@@ -188,6 +198,7 @@ class _Search(NamedTuple):
     best_delta: jax.Array  # [B, N]
     best_l2: jax.Array  # [B], infinite while there is none
     saw_fault: jax.Array  # [B] bool, logits that were not finite
+    lost_gradient: jax.Array  # [B] bool, a gradient that was not
 
 
 def _search_together(
@@ -227,6 +238,8 @@ def _search_together(
             best_delta=jnp.where(is_better[:, None], state.delta, state.best_delta),
             best_l2=jnp.where(is_better, l2, state.best_l2),
             saw_fault=state.saw_fault | ~is_finite,
+            lost_gradient=state.lost_gradient
+            | ~jnp.all(jnp.isfinite(gradient), axis=1),
         )
 
     num_clips = x.shape[0]
@@ -241,6 +254,7 @@ def _search_together(
             best_delta=jnp.zeros_like(x),
             best_l2=jnp.full(num_clips, jnp.inf, jnp.float32),
             saw_fault=jnp.zeros(num_clips, jnp.bool_),
+            lost_gradient=jnp.zeros(num_clips, jnp.bool_),
         ),
     )
     success = jnp.isfinite(end.best_l2)
@@ -316,6 +330,7 @@ def _status(end: _Search, *, reach: jax.Array, widest: jax.Array) -> jax.Array:
         ALREADY_ADVERSARIAL: end.best_l2 == 0,
         FOUND: jnp.isfinite(end.best_l2),
         NON_FINITE: end.saw_fault,
+        NON_FINITE_GRADIENT: end.lost_gradient,
         BUDGET_TOO_SMALL: reach < widest,
     }
     status = jnp.full(reach.shape, NOT_FOUND, jnp.int32)

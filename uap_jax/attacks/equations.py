@@ -26,13 +26,13 @@ def perturb(x: jax.Array, v: jax.Array, *, space: str) -> jax.Array:
 
     Args:
         x: `[..., N]` clips from `to_space`.
-        v: `[N]`, the perturbation in that space.
+        v: `[N]`, the perturbation in that space; or `[..., N]`, one for each clip.
         space: "signal" or "tanh".
 
     Returns:
         `[..., N]` in [0, 1].
     """
-    v = jnp.reshape(v, (1,) * (x.ndim - 1) + v.shape)
+    v = jnp.reshape(v, (1,) * (x.ndim - v.ndim) + v.shape)
     if space == "tanh":
         return from_tanh_space(x + v)
     return jnp.clip(x + v, 0.0, 1.0)

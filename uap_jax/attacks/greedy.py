@@ -14,13 +14,20 @@ import jax
 import jax.numpy as jnp
 
 from uap_jax.attacks import checks, loop, types
-from uap_jax.attacks.batches import fault_of
-from uap_jax.attacks.ddn import FOUND, DDNConfig, check_ddn_config, search
+from uap_jax.attacks.ddn import (
+    FOUND,
+    NON_FINITE,
+    NON_FINITE_GRADIENT,
+    DDNConfig,
+    check_ddn_config,
+    search,
+)
 from uap_jax.attacks.equations import is_success, perturb, project_l2, project_linf
 from uap_jax.attacks.types import (
     At,
     AttackResult,
     Classify,
+    LeftOut,
     LogitsFn,
     Method,
     Number,
@@ -98,6 +105,7 @@ def greedy(
         The perturbation in signal space, and how the attack went. `history` has per
         pass `asr`; `spl_db`, `linf` and `l2` of v; and the clips `visited` (by DDN),
         `skipped` (fooled already) and `failed` (visited, but DDN had nothing to add).
+        Clips whose logits are not finite are neither visited nor skipped.
         The stop reason "stalled" means that a whole pass could not move v.
 
     Raises:
@@ -151,33 +159,46 @@ def _step(classify: Classify, problem: Problem, own: _Own, at: At) -> Step:
     The clips before it are skipped, as they would be one by one.
     """
     config = problem.config
-    own, num_seen, fault = _look(classify, problem, own, at)
+    own, num_seen, unusable = _look(classify, problem, own, at)
     is_full = own.num_pending == config.batch_size
     is_last = (at.position + num_seen >= problem.num_clips) & (own.num_pending > 0)
-    moves = (is_full | is_last) & (fault == types.RUNNING)
+    moves = is_full | is_last
     nothing = {name: jnp.zeros((), jnp.float32) for name in GREEDY.sums}
-    own, sums = jax.lax.cond(
+    visited = own.pending
+    own, sums, are_bad = jax.lax.cond(
         moves,
         lambda own: _move(classify, problem, own, at),
-        lambda own: (own, nothing),
+        lambda own: (own, nothing, jnp.zeros(visited.shape, jnp.bool_)),
         own,
     )
+    left_out = LeftOut(
+        jnp.concatenate([unusable.clips, visited]),
+        jnp.concatenate([unusable.is_out, are_bad]),
+        jnp.where(moves, types.RUNNING, unusable.fault),
+    )
+    sums["unusable"] = jnp.sum(unusable.is_out, dtype=jnp.float32)
     cost = jnp.where(moves, config.ddn.num_steps, 1)
-    return Step(own, num_seen, sums, fault, cost)
+    return Step(own, num_seen, sums, cost=cost, left_out=left_out)
 
 
 def _look(
     classify: Classify, problem: Problem, own: _Own, at: At
-) -> tuple[_Own, jax.Array, jax.Array]:
+) -> tuple[_Own, jax.Array, LeftOut]:
     """Skips clips that are fooled, up to the one that fills the batch."""
     num_clips, config = problem.num_clips, problem.config
+    longest = config.micro_batch_size
+    shortest = min(longest, max(SHORT_BLOCK_SIZE, config.batch_size))
 
-    def look_at(block_size: int, own: _Own) -> tuple[_Own, jax.Array, jax.Array]:
+    def look_at(block_size: int, own: _Own) -> tuple[_Own, jax.Array, LeftOut]:
         index = at.position + jnp.arange(block_size, dtype=jnp.int32)
         clips = at.order[jnp.minimum(index, num_clips - 1)]
         logits = classify(perturb(problem.x[clips], own.value, space="signal"))
         fooled = is_success(logits, problem.clean_predictions[clips], problem.target)
-        is_open = (index < num_clips) & ~fooled
+        is_bad = ~jnp.all(jnp.isfinite(logits), axis=1)
+        if problem.target is None:
+            # Without a clean prediction there is no class to leave.
+            is_bad |= problem.clean_predictions[clips] < 0
+        is_open = (index < num_clips) & ~fooled & ~is_bad
         # The clip that fills the batch ends the look: v changes after it.
         rank = own.num_pending + jnp.cumsum(is_open, dtype=jnp.int32) - 1
         taken = is_open & (rank < config.batch_size)
@@ -188,15 +209,21 @@ def _look(
             jnp.any(fills), jnp.argmax(fills).astype(jnp.int32) + 1, block_size
         ).astype(jnp.int32)
         is_seen = jnp.arange(block_size, dtype=jnp.int32) < num_seen
+        is_seen &= index < num_clips
+        are_all = jnp.all(is_bad | ~is_seen)
+        missing = (0, longest - block_size)
+        unusable = LeftOut(
+            jnp.pad(clips, missing),
+            jnp.pad(is_bad & is_seen, missing),
+            jnp.where(are_all, types.NON_FINITE_LOGITS, types.RUNNING),
+        )
         looked = own._replace(
             pending=own.pending.at[slots].set(clips, mode="drop"),
             num_pending=own.num_pending + jnp.sum(taken, dtype=jnp.int32),
             looks_far=~jnp.any(taken),
         )
-        return looked, num_seen, fault_of(jnp.where(is_seen[:, None], logits, 0.0))
+        return looked, num_seen, unusable
 
-    longest = config.micro_batch_size
-    shortest = min(longest, max(SHORT_BLOCK_SIZE, config.batch_size))
     return jax.lax.cond(
         own.looks_far,
         functools.partial(look_at, longest),
@@ -207,8 +234,11 @@ def _look(
 
 def _move(
     classify: Classify, problem: Problem, own: _Own, at: At
-) -> tuple[_Own, dict[str, jax.Array]]:
-    """v <- P_{p,xi}(v + sum_i delta_i), delta_i from DDN at clip(x_i + v), Eq. 1, 2."""
+) -> tuple[_Own, dict[str, jax.Array], jax.Array]:
+    """v <- P_{p,xi}(v + sum_i delta_i), delta_i from DDN at clip(x_i + v), Eq. 1, 2.
+
+    Returns also which pending clips had nothing added for what was not finite.
+    """
     config = problem.config
     is_there = jnp.arange(config.batch_size, dtype=jnp.int32) < own.num_pending
     # An empty slot repeats the first clip.
@@ -236,8 +266,11 @@ def _move(
         "visited": own.num_pending.astype(jnp.float32),
         "failed": jnp.sum(failed, dtype=jnp.float32),
         "moved": jnp.any(value != own.value).astype(jnp.float32),
+        "unusable": jnp.zeros((), jnp.float32),
     }
-    return own._replace(value=value, num_pending=jnp.zeros_like(own.num_pending)), sums
+    own = own._replace(value=value, num_pending=jnp.zeros_like(own.num_pending))
+    is_bad = (inner.status == NON_FINITE) | (inner.status == NON_FINITE_GRADIENT)
+    return own, sums, failed & is_bad
 
 
 def _end_pass(
@@ -248,13 +281,15 @@ def _end_pass(
     sums: dict[str, jax.Array],
     num_passes: jax.Array,
 ) -> PassEnd:
+    are_none_left = sums["left_out"] >= problem.num_clips
+    stalled = jnp.where(are_none_left, types.NON_FINITE_GRADIENT, types.STALLED)
     # A pass that has not moved v would be repeated by the next.
-    stalled = jnp.where(sums["moved"] > 0, types.RUNNING, types.STALLED)
+    stalled = jnp.where(sums["moved"] > 0, types.RUNNING, stalled)
     metrics = {
         "linf": jnp.max(jnp.abs(own.value)),
         "l2": jnp.linalg.norm(own.value),
         "visited": sums["visited"],
-        "skipped": problem.num_clips - sums["visited"],
+        "skipped": problem.num_clips - sums["visited"] - sums["unusable"],
         "failed": sums["failed"],
     }
     return PassEnd(
@@ -275,6 +310,6 @@ GREEDY = Method(
     value=lambda own: own.value,
     end_pass=_end_pass,
     space="signal",
-    sums=("visited", "failed", "moved"),
+    sums=("visited", "failed", "moved", "unusable"),
     metrics=("linf", "l2", "visited", "skipped", "failed"),
 )

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from uap_jax.attacks import checks, equations, types
-from uap_jax.attacks.batches import all_logits, even_share, fault_of, success_rate
+from uap_jax.attacks.batches import all_logits, even_share, success_rate
 from uap_jax.attacks.types import (
     At,
     AttackResult,
@@ -23,6 +23,7 @@ from uap_jax.attacks.types import (
     Perturbation,
     Problem,
     State,
+    Step,
 )
 from uap_jax.audio.levels import spl_db
 
@@ -83,7 +84,7 @@ def begin(
         x=equations.to_space(jnp.asarray(x), space=method.space),
         labels=jnp.asarray(labels),
         clean_logits=clean_logits,
-        clean_predictions=jnp.argmax(clean_logits, axis=1).astype(jnp.int32),
+        clean_predictions=equations.classify(clean_logits),
         target=None if target is None else jnp.asarray(target, jnp.int32),
         config=checks.as_arrays(config),
         method=method,
@@ -99,6 +100,9 @@ def first_state(
     method = problem.method
     zero = jnp.zeros((), jnp.int32)
     nothing_yet = jnp.zeros(problem.config.total_passes, jnp.float32)
+    no_clip = jnp.zeros(problem.num_clips, jnp.int32)
+    columns = ("asr", "spl_db", "left_out", "non_finite", *method.metrics)
+    sums = ("left_out", *method.sums)
     return State(
         own=method.init(functools.partial(logits_fn, variables), problem),
         key=key,
@@ -106,9 +110,12 @@ def first_state(
         position=zero,
         block=zero,
         num_fooled=zero,
-        sums={name: jnp.zeros((), jnp.float32) for name in method.sums},
+        num_non_finite=zero,
+        sums={name: jnp.zeros((), jnp.float32) for name in sums},
         stop_reason=zero,
-        history={name: nothing_yet for name in ("asr", "spl_db", *method.metrics)},
+        left_out=no_clip,
+        non_finite=no_clip,
+        history={name: nothing_yet for name in columns},
         method=method,
     )
 
@@ -178,21 +185,39 @@ def _take_steps(
         state, steps_left = carry
         at = At(order, state.position, pass_key, state.num_passes)
         new = method.step(classify, problem, state.own, at)
-        fault = jnp.asarray(new.fault, jnp.int32)
-        stepped = dataclasses.replace(
-            state,
-            own=new.own,
-            position=jnp.minimum(
-                state.position + jnp.asarray(new.num_clips, jnp.int32), num_clips
-            ),
-            sums={name: state.sums[name] + new.sums[name] for name in state.sums},
-        )
-        # What was reached before a fault is kept.
-        state = _choose(fault == types.RUNNING, stepped, state)
-        state = dataclasses.replace(state, stop_reason=fault)
+        state = _stepped(problem, state, new)
         return state, steps_left - jnp.asarray(new.cost, jnp.int32)
 
     return jax.lax.while_loop(should_continue, step, (state, max_steps))
+
+
+def _stepped(problem: Problem, state: State, new: Step) -> State:
+    """The state after a step; what was reached before a fault is kept."""
+    num_clips = problem.num_clips
+    fault = jnp.asarray(new.fault, jnp.int32)
+    own, left_out, num_out = new.own, state.left_out, jnp.zeros((), jnp.float32)
+    position = jnp.minimum(
+        state.position + jnp.asarray(new.num_clips, jnp.int32), num_clips
+    )
+    if new.left_out is not None:
+        out = new.left_out
+        num_out = jnp.sum(out.is_out, dtype=jnp.float32)
+        left_out = left_out.at[out.clips].add(out.is_out.astype(jnp.int32))
+        is_empty = out.fault != types.RUNNING
+        own = _choose(is_empty, state.own, own)
+        fault = jnp.where(is_empty, types.RUNNING, fault)
+        are_none_left = state.sums["left_out"] + num_out >= num_clips
+        ends = is_empty & (position == num_clips) & are_none_left
+        fault = jnp.where(ends, out.fault, fault)
+    sums = {**new.sums, "left_out": num_out}
+    stepped = dataclasses.replace(
+        state,
+        own=own,
+        position=position,
+        sums={name: state.sums[name] + sums[name] for name in state.sums},
+    )
+    state = _choose(fault == types.RUNNING, stepped, state)
+    return dataclasses.replace(state, left_out=left_out, stop_reason=fault)
 
 
 def _count(
@@ -217,12 +242,19 @@ def _count(
         fooled = equations.is_success(
             logits, problem.clean_predictions[clips], problem.target
         )
-        fooled &= index < num_clips
+        is_new = index < num_clips
+        is_bad = is_new & ~jnp.all(jnp.isfinite(logits), axis=1)
+        num_bad = state.num_non_finite + jnp.sum(is_bad, dtype=jnp.int32)
+        stop_reason = jnp.where(
+            num_bad == num_clips, types.NON_FINITE_LOGITS, types.RUNNING
+        )
         state = dataclasses.replace(
             state,
             block=state.block + 1,
-            num_fooled=state.num_fooled + jnp.sum(fooled, dtype=jnp.int32),
-            stop_reason=fault_of(logits),
+            num_fooled=state.num_fooled + jnp.sum(fooled & is_new, dtype=jnp.int32),
+            num_non_finite=num_bad,
+            non_finite=state.non_finite.at[clips].add(is_bad.astype(jnp.int32)),
+            stop_reason=stop_reason.astype(jnp.int32),
         )
         return state, steps_left - 1
 
@@ -237,7 +269,13 @@ def _end_pass(problem: Problem, state: State) -> State:
     end = method.end_pass(
         problem, state.own, asr, sums=state.sums, num_passes=state.num_passes
     )
-    values = {"asr": asr, "spl_db": spl_db(method.value(state.own)), **end.metrics}
+    values = {
+        "asr": asr,
+        "spl_db": spl_db(method.value(state.own)),
+        "left_out": state.sums["left_out"],
+        "non_finite": state.num_non_finite.astype(jnp.float32),
+        **end.metrics,
+    }
     num_passes = state.num_passes + 1
     is_last = num_passes >= problem.config.total_passes
     stop_reason = jnp.asarray(end.stop_reason, jnp.int32)
@@ -248,6 +286,7 @@ def _end_pass(problem: Problem, state: State) -> State:
         position=jnp.zeros_like(state.position),
         block=jnp.zeros_like(state.block),
         num_fooled=jnp.zeros_like(state.num_fooled),
+        num_non_finite=jnp.zeros_like(state.num_non_finite),
         sums=jax.tree.map(jnp.zeros_like, state.sums),
         stop_reason=jnp.where(
             (stop_reason == types.RUNNING) & is_last, types.MAX_PASSES, stop_reason
@@ -290,6 +329,8 @@ def result(state: State) -> AttackResult:
         num_passes=state.num_passes,
         stop_reason=state.stop_reason,
         history=history,
+        left_out=state.left_out,
+        non_finite=state.non_finite,
     )
     return state.method.finish(state.own, found)
 

@@ -12,12 +12,19 @@ import jax.numpy as jnp
 import optax
 
 from uap_jax.attacks import checks, loop, types
-from uap_jax.attacks.batches import batch_loss, batch_of, classes_of, gradient_fault
+from uap_jax.attacks.batches import (
+    batch_loss,
+    batch_of,
+    classes_of,
+    gradient_fault,
+    per_used_clip,
+)
 from uap_jax.attacks.equations import hinge, perturb, project_l2
 from uap_jax.attacks.types import (
     At,
     AttackResult,
     Classify,
+    LeftOut,
     LogitsFn,
     Method,
     Number,
@@ -161,7 +168,7 @@ def batch_objective(
     v: jax.Array,
     clips: jax.Array,
     weights: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array, jax.Array, LeftOut]:
     """SPL(v') + c sum_i G(w_i) of a batch and its gradient, Eq. 10 and 11.
 
     With `hinge_reduction="released"` the gradient is that of the authors' code:
@@ -175,7 +182,8 @@ def batch_objective(
         weights: `[K, S]`, 1, or 0 for what only fills up the last micro-batch.
 
     Returns:
-        The objective `[]`, the sum of hinges `[]`, the gradient `[N]`.
+        The objective `[]`, the sum of hinges `[]`, the gradient `[N]`, and which clips
+        are in none of them.
     """
     config = problem.config
     is_released = config.hinge_reduction == "released"
@@ -183,7 +191,7 @@ def batch_objective(
     def hinges(v: jax.Array, clips: jax.Array) -> jax.Array:
         w = perturb(problem.x[clips], v, space="tanh")
         if is_released:  # dw / dv' taken as 1
-            w = jax.lax.stop_gradient(w) + (v - jax.lax.stop_gradient(v))[None]
+            w = jax.lax.stop_gradient(w) + (v - jax.lax.stop_gradient(v))
         return hinge(
             classify(w),
             classes_of(problem, problem.labels, clips),
@@ -191,18 +199,19 @@ def batch_objective(
             targeted=problem.targeted,
         )
 
-    total, gradient = batch_loss(hinges, v, clips, weights)
+    total, gradient, left_out = batch_loss(hinges, v, clips, weights)
     level_db, level_gradient = jax.value_and_grad(spl_db)(v)
     gradient = config.penalty_coefficient * gradient
     if not is_released:
         gradient = gradient + level_gradient
-    return level_db + config.penalty_coefficient * total, total, gradient
+    objective = level_db + config.penalty_coefficient * total
+    return objective, total, gradient, left_out
 
 
 def _step(classify: Classify, problem: Problem, own: _Own, at: At) -> Step:
     """One optimizer step on a batch, and the projection if there is a radius."""
     config = problem.config
-    objective, hinges, gradient = batch_objective(
+    objective, hinges, gradient, left_out = batch_objective(
         classify, problem, own.value, *batch_of(problem, at)
     )
     # Optax mixes dtypes in places, which a caller's strict setting forbids.
@@ -218,6 +227,7 @@ def _step(classify: Classify, problem: Problem, own: _Own, at: At) -> Step:
         config.batch_size,
         sums={"objective": objective, "hinge": hinges},
         fault=gradient_fault(objective, gradient, value),
+        left_out=left_out,
     )
 
 
@@ -236,7 +246,7 @@ def _end_pass(
     num_batches = -(-problem.num_clips // config.batch_size)
     metrics = {
         "objective": sums["objective"] / num_batches,
-        "hinge": sums["hinge"] / problem.num_clips,
+        "hinge": per_used_clip(sums["hinge"], sums, problem),
     }
     return PassEnd(own, metrics, jnp.where(reached, types.CONVERGED, types.RUNNING))
 

@@ -133,7 +133,12 @@ class AttackResult:
         num_passes: `[]` int32, passes over the attack clips that were completed.
         stop_reason: `[]` int32 index into `STOP_REASONS`.
         history: NumPy arrays `[total_passes]`, one value a pass, NaN past the end:
-            `asr`, `spl_db` (of v), and the metrics of the method.
+            `asr`, `spl_db` (of v), how many clips were `left_out` of its steps and had
+            `non_finite` logits when counted, and the metrics of the method.
+        left_out: `[M]` int32, passes in which each attack clip was left out of its
+            step, as its loss or gradient was not finite.
+        non_finite: `[M]` int32, passes after which its logits were not finite; such a
+            clip is no success.
         front: The quietest perturbation for each of several success rates, from a
             method that returns one; else None.
     """
@@ -144,6 +149,8 @@ class AttackResult:
     num_passes: jax.Array
     stop_reason: jax.Array
     history: Mapping[str, np.ndarray]
+    left_out: jax.Array
+    non_finite: jax.Array
     front: Front | None = None
 
 
@@ -163,14 +170,25 @@ class At(NamedTuple):
 _NONE: Mapping[str, jax.Array] = MappingProxyType({})
 
 
+class LeftOut(NamedTuple):
+    """Clips of a step that do not count, as something of theirs is not finite."""
+
+    clips: jax.Array  # [...] int32
+    is_out: jax.Array  # [...] bool
+    # [] int32: RUNNING, or why no clip is left. Such a step changes nothing; a pass of
+    # such steps only ends the attack.
+    fault: jax.Array
+
+
 class Step(NamedTuple):
     """The outcome of a step."""
 
     own: Any
     num_clips: Any  # how many more clips of the pass have been seen
     sums: Mapping[str, jax.Array] = _NONE  # added up over the pass, float32
-    fault: Any = RUNNING  # index into STOP_REASONS; the step is dropped if set
+    fault: Any = RUNNING  # index into STOP_REASONS; ends the attack before the step
     cost: Any = 1  # evaluations of the classifier, counted against `max_steps`
+    left_out: LeftOut | None = None
 
 
 class PassEnd(NamedTuple):
@@ -198,7 +216,7 @@ class Method(NamedTuple):
         step: `(classify, problem, own, at) -> Step`, one step of a pass.
         value: `(own) -> v [N]`, the perturbation that is evaluated after a pass.
         end_pass: `(problem, own, asr, sums=, num_passes=) -> PassEnd`; the default
-            stops when `asr` reaches `target_asr`.
+            stops when `asr` reaches `target_asr`. `sums["left_out"]` counts clips.
         space: Of v, "tanh" or "signal"; `problem.x` holds the clips in it.
         sums: Names of `Step.sums`.
         metrics: Names of `PassEnd.metrics`.
@@ -236,7 +254,7 @@ class Problem:
         x: `[M, N]`, the attack clips in the space of v.
         labels: `[M]` int32, true classes.
         clean_logits: `[M, C]`.
-        clean_predictions: `[M]` int32.
+        clean_predictions: `[M]` int32; -1 where the logits are not finite.
         target: `[]` int32, the class to say; None: untargeted.
         config: Of the method, resolved, numbers as float32.
         method: The method.
@@ -273,8 +291,10 @@ class State:
         position: `[]` int32, clips of the running pass that have been seen.
         block: `[]` int32, next block of clips to count.
         num_fooled: `[]` int32, in the blocks counted so far.
-        sums: What the method adds up over the running pass.
+        num_non_finite: `[]` int32, likewise, of clips whose logits are not finite.
+        sums: What is added up over the running pass: `left_out` and the method's.
         stop_reason: `[]` int32 index into `STOP_REASONS`.
+        left_out, non_finite: `[M]` int32, as of `AttackResult`.
         history: `[total_passes]` each, zero past the end.
         method: The method.
     """
@@ -285,7 +305,10 @@ class State:
     position: jax.Array
     block: jax.Array
     num_fooled: jax.Array
+    num_non_finite: jax.Array
     sums: dict[str, jax.Array]
     stop_reason: jax.Array
+    left_out: jax.Array
+    non_finite: jax.Array
     history: dict[str, jax.Array]
     method: Method = dataclasses.field(metadata={"static": True})

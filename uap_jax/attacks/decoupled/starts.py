@@ -41,7 +41,8 @@ def temperature_of(problem: Problem) -> jax.Array:
     clips = jnp.arange(problem.num_clips, dtype=jnp.int32)
     classes = classes_of(problem, problem.clean_predictions, clips)
     margins = margin(problem.clean_logits, classes, targeted=problem.targeted)
-    temperature = TEMPERATURE_SHARE * jnp.median(jnp.abs(margins))
+    margins = jnp.where(jnp.isfinite(margins) & (classes >= 0), margins, jnp.nan)
+    temperature = TEMPERATURE_SHARE * jnp.nanmedian(jnp.abs(margins))
     # Any will do for logits that do not differ or are not finite.
     usable = jnp.isfinite(temperature) & (temperature > 0)
     return jnp.where(usable, temperature, jnp.ones_like(temperature))
@@ -103,7 +104,11 @@ def first_values(classify: Classify, problem: Problem) -> jax.Array:
         x = perturb(problem.x[probes], value, space="tanh")
         logits = logits_by_block(classify, x, problem.config.micro_batch_size)
         margins = margin(logits, classes, targeted=problem.targeted)
-        return jnp.mean(jax.nn.sigmoid(margins / temperature))
+        is_known = jnp.isfinite(margins) & (classes >= 0)
+        shares = jnp.where(is_known, jax.nn.sigmoid(margins / temperature), 0.0)
+        num_known = jnp.sum(is_known, dtype=jnp.float32)
+        # A factor of 1 where all are known, not finite where none is.
+        return jnp.mean(shares) * (num_probes / num_known)
 
     losses = jax.lax.map(loss_of, candidates)
     losses = jnp.where(usable & jnp.isfinite(losses), losses, jnp.inf)

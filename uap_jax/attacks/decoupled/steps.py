@@ -7,7 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from uap_jax.attacks import types
-from uap_jax.attacks.batches import batch_loss, batch_of, classes_of, gradient_fault
+from uap_jax.attacks.batches import (
+    batch_loss,
+    batch_of,
+    classes_of,
+    gradient_fault,
+    per_used_clip,
+)
 from uap_jax.attacks.decoupled.schedule import (
     adapt_norm,
     first_norm,
@@ -27,7 +33,7 @@ from uap_jax.attacks.decoupled.starts import (
     unit,
 )
 from uap_jax.attacks.equations import perturb, soft_hinge
-from uap_jax.attacks.types import At, Classify, Front, PassEnd, Problem, Step
+from uap_jax.attacks.types import At, Classify, Front, LeftOut, PassEnd, Problem, Step
 
 # b: share of the earlier directions in that of a step.
 MOMENTUM = 0.9
@@ -90,7 +96,7 @@ def batch_objective(
     shifts: jax.Array,
     *,
     temperature: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array, LeftOut]:
     """The sum of soft hinges over a batch of shifted clips, and its gradient.
 
     Args:
@@ -103,20 +109,23 @@ def batch_objective(
         temperature: `[]`, T of the soft hinge.
 
     Returns:
-        The objective `[]` and the gradient `[N]`.
+        The objective `[]`, the gradient `[N]`, and which clips are in neither.
     """
 
     def losses(v: jax.Array, clips: jax.Array, shifts: jax.Array) -> jax.Array:
         x = problem.x[clips]
         if max_shift(problem):
             x = jax.vmap(jnp.roll)(x, shifts)
-        return soft_hinge(
+        classes = classes_of(problem, problem.clean_predictions, clips)
+        losses = soft_hinge(
             classify(perturb(x, v, space="tanh")),
-            classes_of(problem, problem.clean_predictions, clips),
+            classes,
             temperature=temperature,
             give_up=GIVE_UP,
             targeted=problem.targeted,
         )
+        # A clip without a clean prediction has no class to leave.
+        return jnp.where(classes >= 0, losses, jnp.inf)
 
     return batch_loss(losses, v, clips, weights, shifts)
 
@@ -160,7 +169,7 @@ def step(classify: Classify, problem: Problem, own: Own, at: At) -> Step:
     batch = at.position // config.batch_size
     most = max_shift(problem)
     shift_key = jax.random.fold_in(at.key, batch)
-    objective, gradient = batch_objective(
+    objective, gradient, left_out = batch_objective(
         classify,
         problem,
         own.value,
@@ -183,6 +192,7 @@ def step(classify: Classify, problem: Problem, own: Own, at: At) -> Step:
         config.batch_size,
         sums={"objective": objective},
         fault=gradient_fault(objective, gradient, value),
+        left_out=left_out,
     )
 
 
@@ -215,7 +225,7 @@ def end_pass(
     front = keep_quietest(
         dataclasses.replace(own.front, asr_levels=levels), own.value, norm, asr
     )
-    objective = sums["objective"] / problem.num_clips
+    objective = per_used_clip(sums["objective"], sums, problem)
     ended = Start(own.value, own.direction, own.norm, asr, objective)
     num_passes = num_passes + 1
     leader, start, begins = next_start(
