@@ -23,8 +23,10 @@ This page is generated from the flags (`python docs/commands.py`). `uap-jax COMM
 `python -m uap_jax.experiments.COMMAND` are the same. `--help` prints the same texts.
 
 Exit code 0: done. 1: something failed; the message names the log file. 2: a mistake in
-what was typed, or in a file that it names, explained in one line. 130: interrupted; run
-the same command to resume.
+what was typed, or in a file that it names, explained in one line. 3: all is done and
+written, but the classifier's logits of some clips are not finite, and a line says how
+many; such a clip is no success (`run`, `evaluate`, `apply`). 130: interrupted; run the
+same command to resume.
 """
 
 

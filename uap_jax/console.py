@@ -23,6 +23,9 @@ from uap_jax import terminal
 from uap_jax.errors import UsageError
 from uap_jax.text import printable
 
+# A launcher's exit code where all is done, but logits of clips are not finite.
+NON_FINITE_EXIT = 3
+
 
 class Console:
     """Lines to standard output and a log.
@@ -89,8 +92,9 @@ def one_line(error: BaseException) -> str:
 def run_app(main: Callable[..., int], *, max_arguments: int = 0) -> None:
     """Parses flags, runs a launcher and exits with its code.
 
-    0 done, 1 a fault, 2 the user's mistake (in one line), 130 interrupted. The line on
-    a fault names the log file with its traceback.
+    0 done, 1 a fault, 2 the user's mistake (in one line), 3 done, but the classifier's
+    logits of some clips are not finite, 130 interrupted. The line on a fault names the
+    log file with its traceback.
 
     Args:
         main: Takes the arguments that are no flags, returns the exit code.

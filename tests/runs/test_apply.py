@@ -43,7 +43,7 @@ def run(tmp_path_factory):
 def perturb(run, tmp_path):
     def perturb(source, target, **settings):
         cache_dir = tmp_path / "no-cache"
-        _, skipped = apply(
+        _, skipped, _ = apply(
             source, target, perturbation=run, cache_dir=cache_dir, **settings
         )
         return len(skipped)

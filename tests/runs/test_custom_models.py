@@ -11,7 +11,7 @@ import own_networks
 import pytest
 from tones import write_tones
 
-from uap_jax.bridges import custom_models
+from uap_jax.bridges import custom_models, probes
 from uap_jax.console import Console
 from uap_jax.data.dataset import Dataset
 from uap_jax.errors import UsageError
@@ -175,6 +175,68 @@ def test_weights_elsewhere_and_code_tell_models_apart():
     first = custom_models.load("own_networks:without_gradient")[1]
     custom_models._load.cache_clear()
     assert custom_models.load("own_networks:without_gradient")[1] == first
+
+
+@pytest.mark.parametrize("factor", [1.003, 1 + 1e-6])
+def test_weights_outside_variables(
+    factor, attacked_closed, corpus, cache, monkeypatch, request
+):
+    """Neither resumed, evaluated nor asked for predictions after a small change."""
+    run_dir, model = attacked_closed
+    evaluate_again(run_dir, cache)
+    load_predictor(store.read_run(run_dir), cache_dir=cache)
+    changed = own_networks.weights()
+    changed["cos"] = np.float32(changed["cos"] * factor)
+    monkeypatch.setattr(own_networks, "weights", lambda: changed)
+    custom_models._load.cache_clear()
+    request.addfinalizer(custom_models._load.cache_clear)
+    with pytest.raises(UsageError, match="as it was attacked"):
+        evaluate_stored(run_dir, cache_dir=cache)
+    with pytest.raises(UsageError, match="as it was attacked"):
+        load_predictor(store.read_run(run_dir), cache_dir=cache)
+    evaluate_stored(run_dir, cache_dir=cache, model=model)
+    result = (run_dir / "result.json").read_bytes()
+    (run_dir / "result.json").unlink()
+    # The fingerprint, which names folders, sees what moves a logit by a percent.
+    seen = r"another model \(its logits of the same clips|own_model\.fingerprint"
+    with pytest.raises(UsageError, match=seen):
+        carry_out(config_for(model, corpus), run_dir, cache)
+    (run_dir / "result.json").write_bytes(result)
+
+
+@pytest.fixture(scope="module")
+def attacked_closed(corpus, cache, tmp_path_factory):
+    """A run on an entry point whose weights are not in its variables."""
+    model, workdir = "own_networks:closed", tmp_path_factory.mktemp("runs") / "closed"
+    carry_out(config_for(model, corpus), workdir, cache)
+    return workdir, model
+
+
+def test_logits_are_compared_to_the_last_bit_where_they_can_be():
+    logits = np.float32([[1.0, 2.0], [3.0, -4.0]])
+    before = probes.measure(lambda: logits)
+    assert before["is_exact"] and not probes.difference(before, before)
+    near = probes.measure(lambda: logits * np.float32(1 + 2e-7))
+    assert "differ by" in probes.difference(before, near)
+    far = probes.measure(lambda: logits * np.float32(1.003))
+    assert "differ by 0.003 of the largest" in probes.difference(before, far)
+    assert "instead of" in probes.difference(
+        before, probes.measure(lambda: logits.T[:1])
+    )
+    other = {"machine": before["machine"] | {"num_cores": 99}}
+    assert not probes.difference(before, near | other)
+    assert "another machine" in probes.difference(before, far | other)
+
+
+def test_a_classifier_that_differs_each_time_is_told():
+    noise = iter(np.random.default_rng(0).normal(0, 1e-6, (99, 2, 2)))
+    logits = np.float32([[1.0, 2.0], [3.0, -4.0]])
+    first, again = (
+        probes.measure(lambda: np.float32(logits + next(noise))) for _ in range(2)
+    )
+    assert not first["is_exact"] and not probes.difference(first, again)
+    far = probes.measure(lambda: np.float32(1.003 * logits + next(noise)))
+    assert "other bits for the same clips" in probes.difference(first, far)
 
 
 def test_settings_of_a_model_of_ones_own(corpus):

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from uap_jax.bridges import checks
+from uap_jax.bridges import checks, probes
 from uap_jax.bridges.model_files import FILE_SUFFIXES, facts_path, read_classifier
 from uap_jax.errors import UsageError
 from uap_jax.models import MODEL_NAMES, Classifier
@@ -70,12 +70,21 @@ def load(model: str) -> tuple[Classifier, dict[str, Any]] | None:
     check_model(model)
     if model in MODEL_NAMES:
         return None
+    classifier, facts, _ = _load(model, _stamps(model))
+    return classifier, facts
+
+
+def probe_logits(model: str) -> dict[str, Any]:
+    """Returns what `probes.measure` says of a custom classifier."""
+    return _load(model, _stamps(model))[2]
+
+
+def _stamps(model: str) -> tuple[tuple[int, int], ...] | None:
+    """Returns what tells that a file has changed; None for an entry point."""
     if _ENTRY_POINT.fullmatch(model):
-        return _load(model, None)
+        return None
     paths = [path for path in (Path(model), facts_path(Path(model))) if path.is_file()]
-    return _load(
-        model, tuple((path.stat().st_size, path.stat().st_mtime_ns) for path in paths)
-    )
+    return tuple((path.stat().st_size, path.stat().st_mtime_ns) for path in paths)
 
 
 @contextlib.contextmanager
@@ -109,7 +118,7 @@ def under_attack(model: str, classifier: Classifier) -> Generator[None, None, No
 @functools.lru_cache(maxsize=1)
 def _load(
     model: str, stamps: tuple[tuple[int, int], ...] | None
-) -> tuple[Classifier, dict[str, Any]]:
+) -> tuple[Classifier, dict[str, Any], dict[str, Any]]:
     """Loads an entry point, or with `stamps` a file, and checks its logits."""
     if stamps is None:
         given, digest = _call_entry_point(model), None
@@ -120,19 +129,20 @@ def _load(
     def logits(variables: Any, x: jax.Array) -> jax.Array:
         return given.logits(variables, x)
 
-    probes = checks.probe_clips(given.num_samples)
-    with _users_code(model, f"no logits of clips [{len(probes)}, {probes.shape[1]}]:"):
+    clips = checks.probe_clips(given.num_samples)
+    with _users_code(model, f"no logits of clips [{len(clips)}, {clips.shape[1]}]:"):
         variables = jax.tree.map(jnp.asarray, given.variables)
         num_classes = checks.check_shape(
-            jax.eval_shape(logits, variables, jnp.asarray(probes)), len(probes)
+            jax.eval_shape(logits, variables, jnp.asarray(clips)), len(clips)
         )
         compiled = jax.jit(logits)
         checks.check_classifier(
             lambda clips: np.asarray(compiled(variables, clips)),
-            probes,
+            clips,
             name="logits",
             num_classes=num_classes,
         )
+        measured = probes.measure(lambda: np.asarray(compiled(variables, clips)))
     names = given.class_names
     if names is not None and len(names) != num_classes:
         raise UsageError(
@@ -141,10 +151,10 @@ def _load(
         )
     if digest is None:
         numbers = (given.num_samples, given.sample_rate_hz, num_classes)
-        values = np.asarray(compiled(variables, probes))
+        values = np.asarray(compiled(variables, clips))
         digest = _digest_of_entry_point((model, *numbers, names), variables, values)
     slug = re.sub(r"[^\w.-]+", "_", Path(model).name)
-    return dataclasses.replace(given, logits=logits, variables=variables), {
+    facts = {
         "name": f"{slug}-{digest[:16]}",
         "fingerprint": digest,
         "num_classes": num_classes,
@@ -152,6 +162,11 @@ def _load(
         "sample_rate_hz": given.sample_rate_hz,
         "class_names": names,
     }
+    return (
+        dataclasses.replace(given, logits=logits, variables=variables),
+        facts,
+        measured,
+    )
 
 
 def _call_entry_point(model: str) -> Classifier:
@@ -185,7 +200,7 @@ def _digest_of_entry_point(
         key = f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}"
         digest.update(key.encode() + array.tobytes())
     # Weights may be elsewhere, and code counts too: so the logits of the probes enter,
-    # coarsely, since the last bits may change with the number of threads.
+    # coarsely, since this names folders on any machine; `probes` compares the bits.
     scale = max(float(np.max(np.abs(values))), 1e-30)
     digest.update(np.round(100.0 * values / scale).astype(np.int8).tobytes())
     return digest.hexdigest()

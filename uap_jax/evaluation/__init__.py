@@ -8,6 +8,7 @@ from uap_jax.evaluation.controls import (
     white_noise,
 )
 from uap_jax.evaluation.intervals import wilson_interval
+from uap_jax.evaluation.non_finite import left_out_clips, non_finite_logits
 from uap_jax.evaluation.significance import mcnemar_exact, two_proportion_z
 from uap_jax.evaluation.success import (
     Evaluation,
@@ -25,7 +26,9 @@ __all__ = [
     "does_as_well",
     "evaluate_perturbation",
     "explain_success",
+    "left_out_clips",
     "mcnemar_exact",
+    "non_finite_logits",
     "same_spectrum",
     "select",
     "summarize",

@@ -160,6 +160,9 @@ def summarize(evaluation: Evaluation, *, target: int | None) -> dict[str, Any]:
             "asr_shifted": rate(evaluation.shifted),
             "num_clips": num_clips,
             "num_silent": int(np.sum(np.isnan(evaluation.snr_ac_db))),
+            "num_non_finite_clean": int(np.sum(clean < 0)),
+            "num_non_finite_waveform": int(np.sum(evaluation.waveform < 0)),
+            "num_non_finite_shifted": int(np.sum(evaluation.shifted < 0)),
         },
         "control": {
             **rates(evaluation.control),

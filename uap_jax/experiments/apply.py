@@ -5,14 +5,15 @@
 
 Rates, levels, lengths and channels are those of the recordings; the level of the sound
 is explained in `runs/perturbing.py`. Results are WAV files; in a folder `a.flac`
-becomes `a.flac.wav`, and the same command resumes what was stopped.
+becomes `a.flac.wav`, and the same command resumes what was stopped. The exit code is 1
+where recordings were skipped, and 3 where the model's logits of some are not finite.
 """
 
 import sys
 
 from absl import flags
 
-from uap_jax.console import run_app
+from uap_jax.console import NON_FINITE_EXIT, run_app
 from uap_jax.errors import UsageError
 from uap_jax.experiments import _flags
 from uap_jax.files import expanded
@@ -61,7 +62,7 @@ def main(*arguments: str) -> int:
     # This loads JAX, for which --help and mistyped flags need not wait.
     from uap_jax.runs.apply import apply
 
-    total, skipped = apply(
+    total, skipped, num_non_finite = apply(
         expanded(str(source)),
         expanded(str(target)),
         perturbation=expanded(str(PERTURBATION.value)),
@@ -74,7 +75,8 @@ def main(*arguments: str) -> int:
     if skipped:
         line = f"{len(skipped)} of {total} recordings were skipped"
         print(f"error: {line}", file=sys.stderr)
-    return 1 if skipped else 0
+        return 1
+    return NON_FINITE_EXIT if num_non_finite else 0
 
 
 if __name__ == "__main__":

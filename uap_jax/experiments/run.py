@@ -2,7 +2,8 @@
 
     python -m uap_jax.experiments.run --method=penalty --model=spchcmd
 
-All files are in a work directory; the same command resumes a run that was stopped.
+All files are in a work directory; the same command resumes a run that was stopped. The
+exit code is 3 where all is done, but the model's logits of some clips are not finite.
 """
 
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from absl import flags
 
-from uap_jax.console import Console, run_app
+from uap_jax.console import NON_FINITE_EXIT, Console, run_app
 from uap_jax.experiments import _flags
 from uap_jax.runs.config import RunConfig
 
@@ -28,6 +29,7 @@ def main() -> int:
 
     config = resolve(RunConfig(**_flags.settings()))
 
+    from uap_jax.evaluation import non_finite_logits
     from uap_jax.runs import evaluate, store
     from uap_jax.runs.run import run
 
@@ -46,7 +48,8 @@ def main() -> int:
     fault = store.fault_of(result)
     if fault:
         print(f"error: {fault}", file=sys.stderr)
-    return 1 if fault else 0
+        return 1
+    return NON_FINITE_EXIT if non_finite_logits(result) else 0
 
 
 if __name__ == "__main__":

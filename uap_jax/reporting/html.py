@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from uap_jax.audio import files
-from uap_jax.evaluation import explain_success
+from uap_jax.evaluation import explain_success, left_out_clips, non_finite_logits
 from uap_jax.files import flatten
 from uap_jax.reporting import fronts, pages, plots
 from uap_jax.text import (
@@ -105,6 +105,11 @@ def render_report(data: ReportData) -> str:
             _section(result, "test"), _section(result, "control")
         ),
         convergence=_convergence(result, target_asr),
+        not_finite=[
+            f"{line[0].upper()}{line[1:]}."
+            for line in (non_finite_logits(result), left_out_clips(result))
+            if line
+        ],
         sound=_sound(data.perturbation, data.sample_rate_hz),
         examples=[_example(example, data.sample_rate_hz) for example in data.examples],
         range_db=plots.RANGE_DB,

@@ -45,7 +45,7 @@ def apply(
     as_float: bool = False,
     overwrite: bool = False,
     predict: bool | None = None,
-) -> tuple[int, list[str]]:
+) -> tuple[int, list[str], int]:
     """Perturbs a recording, or all of a folder.
 
     Args:
@@ -60,7 +60,8 @@ def apply(
         predict: Whether the run's model classifies them; None: if it is in the cache.
 
     Returns:
-        The number of recordings, and a line for each that could not be used.
+        The number of recordings, a line for each that could not be used, and how many
+        have a prediction without finite logits.
 
     Raises:
         UsageError: A setting, the run or the single recording cannot be used.
@@ -109,7 +110,12 @@ def apply(
     if is_folder:
         for line in _totals(done, run.result["target"]):
             console.say(line)
-    return len(done) + len(skipped), skipped
+    num_non_finite = sum(store.NOT_FINITE in (words or ()) for _, words in done)
+    if num_non_finite:
+        console.say(
+            f"logits that are not finite: {num_non_finite} of {len(done)} recordings"
+        )
+    return len(done) + len(skipped), skipped, num_non_finite
 
 
 def _plan_file(source: Path, target: Path, overwrite: bool) -> list[Job]:
@@ -272,7 +278,10 @@ def _totals(
         yield _format_levels(*np.mean(levels, axis=0), which="mean ")
     pairs = [words for _, words in done if words is not None]
     if pairs:
-        changed = sum(before != after for before, after in pairs)
+        changed = sum(
+            before != after and store.NOT_FINITE not in (before, after)
+            for before, after in pairs
+        )
         line = f"{changed} of {len(pairs)} predictions changed"
         if wanted is not None:
             before, after = (

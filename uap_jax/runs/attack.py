@@ -16,6 +16,7 @@ from uap_jax.console import Console
 from uap_jax.errors import UsageError
 from uap_jax.runs.config import RunConfig
 from uap_jax.runs.corpus import Clips
+from uap_jax.runs.same_weights import difference, identity
 from uap_jax.runs.store import PROBLEM
 from uap_jax.runs.victim import Victim
 from uap_jax.text import format_seconds
@@ -102,18 +103,35 @@ def announce(ready: Prepared) -> None:
 
 def check_problem(ready: Prepared) -> None:
     """Raises UsageError if the checkpoints are about other clips or another model."""
-    attacked, current = files.read_json(ready.workdir / PROBLEM), problem_of(ready)
-    if attacked not in (None, current):
+    path, current = ready.workdir / PROBLEM, problem_of(ready)
+    attacked = files.read_json(path)
+    if attacked is None:
+        return
+    names = [
+        f"{key} {attacked.get(key)}, now {current[key]}"
+        for key in ("corpus", "model")
+        if attacked.get(key) != current[key]
+    ]
+    try:
+        # An earlier release did not note it.
+        before = attacked.get("classifier") or current["classifier"]
+        line = "; ".join(names) or difference(before, current["classifier"])
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UsageError(f"{path}: damaged; delete {ready.workdir}") from None
+    if line:
         raise UsageError(
             f"{ready.workdir}: holds an attack on other clips or another model "
-            f"({attacked}, now {current}); delete it or name another --workdir"
+            f"({line}); delete it or name another --workdir"
         )
 
 
-def problem_of(ready: Prepared) -> dict[str, str]:
+def problem_of(ready: Prepared) -> dict[str, Any]:
     """Returns what problem.json says: without the same, checkpoints cannot resume."""
-    fingerprint = ready.clips.dataset.fingerprint
-    return {"corpus": fingerprint, "model": ready.victim.facts["name"]}
+    return {
+        "corpus": ready.clips.dataset.fingerprint,
+        "model": ready.victim.facts["name"],
+        "classifier": identity(ready.config, ready.victim.classifier),
+    }
 
 
 @contextlib.contextmanager

@@ -17,6 +17,8 @@ from uap_jax.evaluation import (
     describe_controls,
     evaluate_perturbation,
     explain_success,
+    left_out_clips,
+    non_finite_logits,
     select,
     summarize,
 )
@@ -28,6 +30,7 @@ from uap_jax.runs.corpus import (
     load_corpus,
     sound_gain,
 )
+from uap_jax.runs.same_weights import difference_from
 from uap_jax.runs.victim import Victim
 from uap_jax.text import format_decibel, format_seconds
 
@@ -177,6 +180,15 @@ def evaluate_stored(
     )
     clips = choose_clips(config, corpus)
     prepared = victim.prepare(config, corpus, cache_dir=cache_dir, console=console)
+    if prepared.facts["name"] == run.result["victim"]["name"]:
+        line = difference_from(run, config, prepared.classifier)
+        if line and config.own_model is not None and not changes.get("model"):
+            raise UsageError(
+                f"--perturbation: expected {config.model} as it was attacked: {line}; "
+                "evaluate --model=... evaluates on it"
+            )
+        if line:
+            console.say(f"{config.model} is not as it was attacked: {line}")
     # As in a run, where the other key is the attack's.
     _, key = jax.random.split(jax.random.key(config.seed))
     gain = sound_gain(config, corpus)
@@ -226,6 +238,8 @@ def say_result(result: dict[str, Any], workdir: Path, console: Console) -> None:
             f"{'' if result['converged'] else ' (goal not reached)'}"
         )
         say_test(result, console)
+        if line := left_out_clips(result):
+            console.say(line)
         for entry in result.get("front", []):
             console.say(_describe_point(entry))
         seconds = ", ".join(
@@ -254,15 +268,8 @@ def say_test(result: dict[str, Any], console: Console) -> None:
         f"{format_decibel(test['snr_ac_db'])} without; as one sound on raw recordings "
         f"{test['asr_waveform']:.3f}, shifted {test['asr_shifted']:.3f}"
     )
-    # Earlier results do not count them.
-    parts = (test, control, control.get("same_spectrum") or {})
-    counts = [part.get("num_non_finite", 0) for part in parts]
-    if any(counts):
-        console.say(
-            f"logits that are not finite, never a success: {counts[0]} clips with the "
-            f"perturbation, {counts[1]} with white noise, {counts[2]} with noise of "
-            "the same spectrum"
-        )
+    if line := non_finite_logits(result):
+        console.say(line)
 
 
 def _describe_point(entry: dict[str, Any]) -> str:

@@ -28,6 +28,7 @@ from uap_jax.runs.attack import (
 )
 from uap_jax.runs.config import RunConfig, as_json, command, resume_from
 from uap_jax.runs.corpus import (
+    Clips,
     attack_clips,
     choose_clips,
     load_corpus,
@@ -37,6 +38,8 @@ from uap_jax.runs.evaluate import Evaluator, evaluate_front, per_class
 from uap_jax.runs.submission import write_submissions
 
 LOG = "log.txt"
+# Of the clips that were left out of steps.
+MAX_NAMED = 5
 Result = dict[str, Any]
 
 
@@ -268,6 +271,7 @@ def _finish(
             "train": {
                 "asr": float(attacked.train_asr),
                 "num_clips": len(clips.attack),
+                **_not_finite(attacked, clips),
             },
             "test": summary["test"],
             "control": summary["control"],
@@ -302,3 +306,14 @@ def _finish(
     # Last: it says that the run is finished.
     files.write_json(workdir / "result.json", result)
     return result
+
+
+def _not_finite(attacked: AttackResult, clips: Clips) -> dict[str, Any]:
+    """Returns the entries of "train" on attack clips with what is not finite."""
+    left_out = np.flatnonzero(attacked.left_out)
+    names = clips.dataset.names[clips.attack[left_out[:MAX_NAMED]]]
+    return {
+        "num_non_finite": int(np.count_nonzero(attacked.non_finite)),
+        "num_left_out": len(left_out),
+        "left_out": [str(name) for name in names],
+    }

@@ -29,6 +29,8 @@ PERTURBATION = Path("checkpoints") / "perturbation"
 # The clips and the model that the checkpoints are about.
 PROBLEM = Path("checkpoints") / "problem.json"
 NUM_EXAMPLES = 3
+# In place of a class, where the logits are not finite.
+NOT_FINITE = "(not finite)"
 _CORPUS = ("dataset", "data_dir", "split", "group_pattern")
 # Ends of an attack that are no fault.
 _GOOD_ENDS = ("converged", "max_passes", "stalled")
@@ -277,4 +279,4 @@ def _choose_examples(evaluation: Evaluation, target: int | None) -> list[int]:
 
 
 def _name(dataset: Dataset, prediction: int) -> str:
-    return dataset.class_names[prediction] if prediction >= 0 else "(not finite)"
+    return dataset.class_names[prediction] if prediction >= 0 else NOT_FINITE

@@ -47,7 +47,9 @@ def write_submissions(
     if config.num_test_clips is not None:
         console.say("no submission is written with --num_test_clips")
         return None
-    (clean, perturbed), skipped = _predict(evaluator, paths, perturbation, strict)
+    (clean, perturbed), is_usable, skipped = _predict(
+        evaluator, paths, perturbation, strict
+    )
     for line in skipped[:_MAX_NAMED]:
         console.say(f"cannot be used, submitted as {tfsr.LABEL_OF_NOTHING}: {line}")
     if len(skipped) > _MAX_NAMED:
@@ -65,10 +67,9 @@ def write_submissions(
     for which, predictions in (("clean", clean), ("perturbed", perturbed)):
         content = tfsr.submission(paths, (labels[index] for index in predictions))
         files.write_bytes(workdir / f"submission_{which}.csv", content)
-    usable = clean >= 0
-    num_clips = int(np.sum(usable))
+    num_clips = len(paths) - len(skipped)
     asr = attack_success_rate(
-        perturbed[usable], clean[usable], target=evaluator.clips.target
+        perturbed[is_usable], clean[is_usable], target=evaluator.clips.target
     )
     interval = wilson_interval(round(asr * num_clips), num_clips)
     console.say(
@@ -80,16 +81,20 @@ def write_submissions(
         "asr_ci95": list(interval),
         "num_clips": num_clips,
         "num_skipped": len(skipped),
+        "num_non_finite": int(np.sum((np.minimum(clean, perturbed) < 0)[is_usable])),
     }
 
 
 def _predict(
     evaluator: Evaluator, paths: list[Path], perturbation: Perturbation, strict: bool
-) -> tuple[np.ndarray, list[str]]:
-    """Returns classes `[2, M]`, clean and perturbed, and a line a bad clip (-1)."""
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Returns classes `[2, M]`, clean and perturbed, which clips are usable, and a line
+    for each that is not; -1 for those, and where logits are not finite.
+    """
     classifier, dataset = evaluator.victim.classifier, evaluator.clips.dataset
     console = evaluator.console
     classes = np.full((2, len(paths)), -1, np.int32)
+    is_usable = np.ones(len(paths), np.bool_)
     skipped: list[str] = []
     clips = np.zeros((BLOCK_SIZE, dataset.num_samples), np.int16)
     rows: list[int] = []
@@ -117,6 +122,7 @@ def _predict(
             if strict:
                 raise UsageError(str(clip)) from clip
             skipped.append(f"{clip.path}: {clip.reason}")
+            is_usable[index] = False
             continue
         clips[len(rows)] = clip
         rows.append(index)
@@ -124,7 +130,7 @@ def _predict(
             predict()
     if rows:
         predict()
-    return classes, skipped
+    return classes, is_usable, skipped
 
 
 @functools.partial(jax.jit, static_argnames=("logits_fn", "scaling"))

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from uap_jax import environment, files, models
+from uap_jax.attacks.equations import classify
 from uap_jax.audio.box import to_box
 from uap_jax.bridges import custom_models
 from uap_jax.bridges.checks import check_outputs
@@ -24,7 +25,8 @@ from uap_jax.files import fingerprint
 from uap_jax.models import Classifier, sinc
 from uap_jax.runs.config import RunConfig
 from uap_jax.runs.corpus import Corpus, Latest, load_corpus
-from uap_jax.runs.store import PROBLEM, StoredRun, config_of
+from uap_jax.runs.same_weights import difference_from
+from uap_jax.runs.store import NOT_FINITE, PROBLEM, StoredRun, config_of
 from uap_jax.text import format_seconds
 from uap_jax.training import shipped
 from uap_jax.training.loop import evaluate_accuracy, train
@@ -107,14 +109,16 @@ class Predictor(NamedTuple):
     scaling: str
 
     def predict(self, waveforms: np.ndarray) -> list[str]:
-        """Returns the classes of waveforms `[B, N]`; compiles for each B."""
+        """Returns classes of waveforms `[B, N]`, or `NOT_FINITE`; compiles for B."""
         indices = _classify(
             self.classifier.logits,
             self.classifier.variables,
             jnp.asarray(waveforms),
             self.scaling,
         )
-        return [self.class_names[index] for index in np.asarray(indices)]
+        # -1 where the logits are not finite.
+        names = (*self.class_names, NOT_FINITE)
+        return [names[index] for index in np.asarray(indices)]
 
 
 def load_predictor(run: StoredRun, *, cache_dir: Path) -> Predictor:
@@ -157,6 +161,8 @@ def load_predictor(run: StoredRun, *, cache_dir: Path) -> Predictor:
         classifier = victim.classifier
     else:
         raise UsageError(f"--predict: expected the settings of {name}, got others")
+    if line := difference_from(run, config, classifier):
+        raise UsageError(f"--predict: expected {name} as it was attacked: {line}")
     names = classifier.class_names or corpus().dataset.class_names
     return Predictor(classifier, names, config.scaling)
 
@@ -166,7 +172,7 @@ def _classify(
     logits_fn: Any, variables: Any, waveform: jax.Array, scaling: str
 ) -> jax.Array:
     x, _ = to_box(waveform, scaling=scaling)
-    return jnp.argmax(logits_fn(variables, x), axis=1)
+    return classify(logits_fn(variables, x))
 
 
 def _trained(

@@ -7,6 +7,7 @@ from typing import Any
 from uap_jax import files
 from uap_jax.data.corpora import BUILT_IN, DEFAULT_CORPORA
 from uap_jax.errors import UsageError
+from uap_jax.evaluation import non_finite_logits
 from uap_jax.models.registry import default_num_samples
 from uap_jax.runs import store
 from uap_jax.runs.run import LOG
@@ -136,6 +137,11 @@ def _make_section(
             job.label for job in trials.pending(jobs, workdir) if not failures[job.id]
         ],
         failures=[failure for failure in failures.values() if failure],
+        not_finite=[
+            f"{job.label}: {line}"
+            for job in jobs
+            if (line := non_finite_logits(trials.read_result(job, workdir) or {}))
+        ],
     )
 
 

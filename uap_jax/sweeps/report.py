@@ -43,6 +43,7 @@ class Section(NamedTuple):
     published: Sequence[Published] = ()
     missing: Sequence[str] = ()  # labels of jobs to do that have not failed
     failures: Sequence[Failure] = ()
+    not_finite: Sequence[str] = ()  # lines on trials with logits that are not finite
 
 
 class Perturbed(NamedTuple):

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from uap_jax.console import Console
-from uap_jax.evaluation import describe_controls
+from uap_jax.evaluation import describe_controls, non_finite_logits
 from uap_jax.runs import store
 from uap_jax.runs.run import LOG
 from uap_jax.sweeps import trials
@@ -64,6 +64,8 @@ def sweep(
         result = read_result(trial, context.workdir)
         if result and (fault := store.fault_of(result)):
             failed.append(_describe_failure(trial, fault, context))
+        if result and (line := non_finite_logits(result)):
+            console.say(f"{trial.label}: {line}")
     write_table()
     console.say(f"table: {context.workdir / 'tables' / declared.name}.md")
     folder = shlex.quote(str(context.workdir))

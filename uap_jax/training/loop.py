@@ -13,6 +13,7 @@ import optax
 
 from uap_jax import checkpoints
 from uap_jax.attacks import LogitsFn
+from uap_jax.attacks.equations import classify
 from uap_jax.audio.box import to_box
 from uap_jax.data.dataset import Dataset, Splits, to_waveform
 from uap_jax.models import Architecture
@@ -186,7 +187,7 @@ def _predict(
     logits_fn: LogitsFn, scaling: str, variables: Any, waveform: jax.Array
 ) -> jax.Array:
     x, _ = to_box(waveform, scaling=scaling)
-    return jnp.argmax(logits_fn(variables, x), axis=1)
+    return classify(logits_fn(variables, x))
 
 
 def _first_state(
