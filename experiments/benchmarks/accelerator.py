@@ -85,6 +85,7 @@ def run(
             # What a part leaves of its time, those after it have.
             weights = [PARTS[later].weight for later in waiting[waiting.index(part) :]]
             share_s *= weights[0] / sum(weights)
+        share_s = max(share_s, GRACE_S)
         say(f"part {part}, {PARTS[part].title}: at most {share_s:.0f} s")
         settings = [f"--small={small}", f"--seed={seed}", f"--limit_s={share_s:.0f}"]
         # A rehearsal need not wait for optimised programs.
@@ -152,7 +153,7 @@ def start_part(
         )
         _running[part] = process
         try:
-            if process.wait(timeout=max(limit_s, 1)):
+            if process.wait(timeout=limit_s):
                 lines = log.read_text(errors="replace").strip().splitlines() or [""]
                 reason = f"exit code {process.returncode}: {lines[-1][:200]}"
         except subprocess.TimeoutExpired:
@@ -194,6 +195,8 @@ def run_part(
     """Runs a part in this process, and writes what it yields."""
     if small:
         harness.CPU_PAUSE_S = 0.05
+        # Two parts share the cores, and PyTorch's threads wait for each other.
+        harness.TORCH_THREADS = 1
     settings = Settings(small, seed, time.monotonic() + limit_s - GRACE_S, folder)
     path = folder / f"part_{part}.json"
     for results in PARTS[part].run(settings):

@@ -29,6 +29,8 @@ from uap_jax.models import kernels
 # OpenMP's threads wait actively for a while, at the cost of whoever comes next. An
 # accelerator would lower its clock instead.
 CPU_PAUSE_S = 0.3
+# Of PyTorch; None: all cores.
+TORCH_THREADS: int | None = None
 
 Variables = dict[str, Any]
 RunFn = Callable[[], Any]
@@ -143,7 +145,7 @@ def torch_device() -> Any:
     import torch
 
     torch.manual_seed(0)
-    torch.set_num_threads(num_cores())
+    torch.set_num_threads(TORCH_THREADS or num_cores())
     # XLA tries several algorithms of a convolution too.
     torch.backends.cudnn.benchmark = True
     allow_tf32 = jax.config.jax_default_matmul_precision is None

@@ -80,7 +80,7 @@ def attack_targets(settings: Settings) -> Iterator[harness.Results]:
             "greedy",
             settings.choose(100, 4),
             settings.choose((), ("ddn.num_steps=3",)),
-            settings.choose(WIDTHS, WIDTHS[:2]),
+            settings.choose(WIDTHS, WIDTHS[:1]),
         ),
     ):
         config = resolve(
