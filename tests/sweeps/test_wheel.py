@@ -1,4 +1,4 @@
-"""The installed package is complete: manifests, published numbers, templates."""
+"""The installed package is complete: manifests, published numbers, templates, victims."""
 
 import os
 import subprocess
@@ -39,6 +39,7 @@ def test_sweep_and_report_from_a_wheel(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as file:
         file.extractall(package)
+    assert len(list((package / "uap_jax/training/victims").glob("*.npz"))) == 5
     workdir = empty / "w"
     for trial in plan_built_in(manifest.locate("table_2"), workdir, scale="smoke"):
         finish(trial, workdir)
