@@ -33,6 +33,7 @@ def rows(folder: str, table: str | None) -> list[str]:
 @pytest.mark.parametrize(
     ("folder", "page", "table"),
     [
+        ("victims", "victims.md", None),
         ("real_speech", "speech_commands.md", None),
         ("esc10", "esc10.md", "1"),
         ("synthetic_speech", "synthetic_speech.md", None),
