@@ -1,4 +1,4 @@
-"""The installed package is complete: manifests, published numbers, templates, victims."""
+"""The installed package is complete: manifests, published numbers, victims, pages."""
 
 import os
 import subprocess
