@@ -122,9 +122,9 @@ def compare(
             f"batch_size={n}": dataclasses.replace(whole, batch_size=n)
             for n in batch_sizes
         },
-        "exact, DDN of 20 steps": dataclasses.replace(whole, ddn=short),
+        f"exact, DDN of {short.num_steps} steps": dataclasses.replace(whole, ddn=short),
         **{
-            f"batch_size={n}, DDN of 20 steps": dataclasses.replace(
+            f"batch_size={n}, DDN of {short.num_steps} steps": dataclasses.replace(
                 whole, batch_size=n, ddn=short
             )
             for n in batch_sizes[:1]

@@ -59,10 +59,11 @@ def run_readme(settings: Settings) -> Iterator[harness.Results]:
     )
     wall_s = time.perf_counter() - started
     result = json.loads((workdir / "result.json").read_text())
-    names = ("clean_accuracy", "num_passes", "train", "test", "control", "seconds")
+    names = ("clean_accuracy", "num_passes", "test", "control", "seconds")
     yield {
         "command": " ".join(("python", *module, *arguments)),
         "wall_s": wall_s,
+        "train_asr": result["train"]["asr"],
         **{name: result[name] for name in names},
     }
 

@@ -73,7 +73,7 @@ def gaps(record: harness.Results) -> list[str]:
             return []
         lines = []
         for name, branch in tree.items():
-            if name == "left_out":
+            if name == "left_out" and isinstance(branch, dict):
                 lines += [f"{where}{what}: {why}" for what, why in branch.items()]
             else:
                 lines += collect(branch, f"{where}{name}, ")
