@@ -93,8 +93,8 @@ def test_clips_without_a_class_are_said(capsys):
     counted = said({"num_non_finite": 3}, {}, {"num_non_finite": 2})
     assert counted.count("\n") == 3
     assert (
-        "3 clips with the perturbation, 0 with white noise, 2 with noise of the same "
-        "spectrum" in counted
+        "never a success: 3 with the perturbation, 2 with noise of the same spectrum\n"
+        in counted
     )
 
 

@@ -129,6 +129,7 @@ def test_both_submissions(folder, tmp_path, target):
     assert found == {
         "asr": sum(fooled) / NUM_CLIPS,
         "asr_ci95": list(wilson_interval(sum(fooled), NUM_CLIPS)),
+        "num_non_finite": 0,
         "num_clips": NUM_CLIPS,
         "num_skipped": 0,
     }
