@@ -68,7 +68,7 @@ def test_clips_are_shifted_in_a_step():
             np.ones((2, 3), np.float32),
             shifts,
             temperature=jnp.float32(1.0),
-        )
+        )[:2]
 
     def outcome(x, shifts):
         problem = problem_of(num_clips=6, num_samples=40, max_shift=20)
