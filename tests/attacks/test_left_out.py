@@ -87,7 +87,16 @@ def test_cut_anywhere_to_the_same_bits(name):
     assert bits(run(name, max_steps=1)) == bits(run(name))
 
 
-@all_methods
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("penalty", "decoupled"),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("greedy", "sign_steps")
+        ),
+    ],
+)
 def test_side_by_side_and_on_two_devices(name):
     alone = run(name)
     variables, x, labels = problem_of()
@@ -193,7 +202,8 @@ def test_stops_where_no_clip_is_left(name):
 
 @all_methods
 @pytest.mark.parametrize(
-    ("target", "value"), [(None, np.nan), (1, np.inf), (1, -np.inf)]
+    ("target", "value"),
+    [(None, np.nan), (1, np.inf), pytest.param(1, -np.inf, marks=pytest.mark.slow)],
 )
 def test_logits_that_are_not_finite(name, target, value):
     """Of some clips: those are no success, and the others are attacked."""

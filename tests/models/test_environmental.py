@@ -308,6 +308,7 @@ def test_parts_divide_the_clips(num_clips, expected):
     assert envnet_v2.clips_at_once(num_clips) == expected
 
 
+@pytest.mark.slow
 def test_a_few_steps_teach_it_two_tones(running):
     spec = running.spec
     time_s = np.arange(spec.num_samples) / spec.sample_rate_hz

@@ -87,7 +87,7 @@ def alone(whole, tmp_path_factory):
     return result
 
 
-@pytest.mark.parametrize("num_segments", [1, 4])
+@pytest.mark.parametrize("num_segments", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_resumed_anywhere_gives_the_same_bits(
     whole, alone, tmp_path, monkeypatch, capsys, num_segments
 ):

@@ -4,7 +4,7 @@ from uap_jax import files
 from uap_jax.console import Console
 from uap_jax.sweeps import corpora, manifest, trials
 
-# The training compiles to the program of `launching.VICTIM`.
+# Training and attacks compile to the programs of `launching.QUICK`.
 MANIFEST = """
 name = "quick"
 title = "A quick sweep"
@@ -19,7 +19,7 @@ num_attack_clips = 20
 
 [trials.set]
 attack.confidence = [10, 20]
-attack.max_passes = 2
+attack.max_passes = 3
 training.num_clips_seen = 300
 training.batch_size = 10
 training.peak_learning_rate = 0.003

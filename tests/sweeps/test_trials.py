@@ -51,7 +51,7 @@ def test_ids_follow_what_changes_a_result(tmp_path, write_manifest):
         ("seed = 4", "seed = 5"),
         ("num_attack_clips = 20", "num_attack_clips = 21"),
         ('"peak"', '"fixed"'),
-        ("max_passes = 2", "max_passes = 3"),
+        ("max_passes = 3", "max_passes = 4"),
         ("num_clips_seen = 300", "num_clips_seen = 301"),
     ]:
         assert not set(ids(MANIFEST.replace(old, new))) & set(first)
@@ -66,7 +66,7 @@ def test_transfers_pair_models(tmp_path, write_manifest, one_way_of_attack):
             block,
             block.replace('["cnn_rand", "sincnet", "spchcmd"]', '"cnn_rand"')
             + block.replace('["cnn_rand", "sincnet", "spchcmd"]', '"sincnet"').replace(
-                "max_passes = 2", "max_passes = 3"
+                "max_passes = 3", "max_passes = 4"
             ),
         )
     planned = plan_built_in(write_manifest(text), tmp_path / "w")
