@@ -143,6 +143,7 @@ def test_train_finds_the_model_of_a_run(finished_run):
     assert "training spchcmd" not in done.stdout
 
 
+@pytest.mark.slow
 def test_killed_during_the_attack(finished_run, tmp_path):
     flags = flags_for(finished_run, tmp_path)
     kill_at("pass 1/", "run", *flags)

@@ -104,6 +104,7 @@ def test_a_single_trial_can_be_run_again_by_its_command(finished):
     (folder / "before.json").unlink()
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again(finished, corpus, cache, write_manifest):
     workdir, path, _ = finished
     before = {file: file.stat().st_mtime_ns for file in workdir.glob("trials/*/*.json")}
