@@ -1,7 +1,9 @@
-"""Users' trained classifiers, for a `--model` that names none of the registry.
+"""Trained classifiers, for a `--model` that is no architecture of the registry.
 
-It names a file (see `model_files`) or an entry point, `package.module:function`: a
-function without arguments that returns a `models.Classifier`, as bridges do too.
+It names a file (see `model_files`), a deployed classifier (see `deployed`) or an entry
+point, `package.module:function`: a function without arguments that returns a
+`models.Classifier`, as bridges do too. One that takes clips of any length has an
+argument `num_samples` with a default.
 """
 
 import contextlib
@@ -9,6 +11,7 @@ import dataclasses
 import functools
 import hashlib
 import importlib
+import inspect
 import json
 import re
 import traceback
@@ -21,9 +24,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from uap_jax.bridges import checks, probes
+from uap_jax.bridges.deployed import DEPLOYED, package_folder
 from uap_jax.bridges.model_files import FILE_SUFFIXES, facts_path, read_classifier
 from uap_jax.errors import UsageError
 from uap_jax.models import MODEL_NAMES, Classifier
+from uap_jax.models.detectors import detector
 
 # Parts of file names whose lines do not help the author of a model.
 _NOT_OF_USERS = ("importlib", "site-packages", str(Path(__file__).parents[1]))
@@ -38,11 +43,11 @@ def check_model(model: str) -> None:
     Raises:
         UsageError: It is no name, entry point or file, or there is no such file.
     """
-    if model in MODEL_NAMES or _ENTRY_POINT.fullmatch(model):
+    if model in MODEL_NAMES or _is_entry_point(model):
         return
     if Path(model).suffix.lower() not in FILE_SUFFIXES:
         raise UsageError(
-            f"--model: expected one of {', '.join(MODEL_NAMES)}, "
+            f"--model: expected one of {', '.join((*MODEL_NAMES, *DEPLOYED))}, "
             f"package.module:function, or a file {', '.join(FILE_SUFFIXES)}, "
             f"got {model!r}"
         )
@@ -50,13 +55,17 @@ def check_model(model: str) -> None:
         raise UsageError(f"--model: expected a file, got {model}, which is none")
 
 
-def load(model: str) -> tuple[Classifier, dict[str, Any]] | None:
-    """Returns a custom classifier and its facts, or None for a name of the registry.
+def load(
+    model: str, *, label: str | None = None, num_samples: int | None = None
+) -> tuple[Classifier, dict[str, Any]] | None:
+    """Returns a trained classifier and its facts, or None for a name of the registry.
 
     It is loaded once in a process, a file again when it has changed.
 
     Args:
         model: The value of `--model`.
+        label: Of a multi-label network: the one that is to be detected.
+        num_samples: Samples of a clip, for one that takes any; None: its default.
 
     Returns:
         The classifier, with logits that can be hashed, and what config.json says of it
@@ -69,19 +78,28 @@ def load(model: str) -> tuple[Classifier, dict[str, Any]] | None:
     """
     check_model(model)
     if model in MODEL_NAMES:
+        for flag, value in (("label", label), ("clip_samples", num_samples)):
+            if value is not None:
+                raise UsageError(f"--{flag}: {model} takes none")
         return None
-    classifier, facts, _ = _load(model, _stamps(model))
+    classifier, facts, _ = _load(model, _stamps(model), label, num_samples)
     return classifier, facts
 
 
-def probe_logits(model: str) -> dict[str, Any]:
-    """Returns what `probes.measure` says of a custom classifier."""
-    return _load(model, _stamps(model))[2]
+def probe_logits(
+    model: str, *, label: str | None = None, num_samples: int | None = None
+) -> dict[str, Any]:
+    """Returns what `probes.measure` says of a classifier; arguments as of `load`."""
+    return _load(model, _stamps(model), label, num_samples)[2]
+
+
+def _is_entry_point(model: str) -> bool:
+    return model in DEPLOYED or _ENTRY_POINT.fullmatch(model) is not None
 
 
 def _stamps(model: str) -> tuple[tuple[int, int], ...] | None:
     """Returns what tells that a file has changed; None for an entry point."""
-    if _ENTRY_POINT.fullmatch(model):
+    if _is_entry_point(model):
         return None
     paths = [path for path in (Path(model), facts_path(Path(model))) if path.is_file()]
     return tuple((path.stat().st_size, path.stat().st_mtime_ns) for path in paths)
@@ -117,13 +135,21 @@ def under_attack(model: str, classifier: Classifier) -> Generator[None, None, No
 
 @functools.lru_cache(maxsize=1)
 def _load(
-    model: str, stamps: tuple[tuple[int, int], ...] | None
+    model: str,
+    stamps: tuple[tuple[int, int], ...] | None,
+    label: str | None,
+    num_samples: int | None,
 ) -> tuple[Classifier, dict[str, Any], dict[str, Any]]:
     """Loads an entry point, or with `stamps` a file, and checks its logits."""
     if stamps is None:
-        given, digest = _call_entry_point(model), None
+        given, digest = _call_entry_point(model, num_samples), None
+    elif num_samples is not None:
+        raise UsageError(f"--clip_samples: {model} takes clips of its length alone")
     else:
         given, digest = read_classifier(Path(model))
+    given = _one_label(model, given, label)
+    if digest is not None and label is not None:
+        digest = hashlib.sha256(f"{digest} {label}".encode()).hexdigest()
 
     # Attacks compile for it, so it must be one object that can be hashed.
     def logits(variables: Any, x: jax.Array) -> jax.Array:
@@ -169,8 +195,34 @@ def _load(
     )
 
 
-def _call_entry_point(model: str) -> Classifier:
-    module_name, _, function_name = model.partition(":")
+def _one_label(model: str, given: Classifier, label: str | None) -> Classifier:
+    """Returns a multi-label network as a detector of one label; others as they are."""
+    names = given.class_names or ()
+    if given.threshold is None:
+        if label is not None:
+            raise UsageError(f"--label: {model} is no multi-label network")
+        return given
+    if label is None and len(names) == 1:
+        label = names[0]
+    if label not in names:
+        raise UsageError(
+            f"--label: expected one of {_some(names)} to be detected, got {label!r}"
+        )
+    with _users_code(model, f"no scores of {label}:"):
+        return detector(given, label=label)
+
+
+def _some(names: tuple[str, ...]) -> str:
+    more = f", ... ({len(names)} in all)" if len(names) > 20 else ""
+    return ", ".join(names[:20]) + more
+
+
+def _call_entry_point(model: str, num_samples: int | None) -> Classifier:
+    entry_point = model
+    if model in DEPLOYED:
+        package_folder(DEPLOYED[model].module)
+        entry_point = DEPLOYED[model].entry_point
+    module_name, _, function_name = entry_point.partition(":")
     with _users_code(model, f"importing {module_name} failed with"):
         module = importlib.import_module(module_name)
     function = getattr(module, function_name, None)
@@ -180,7 +232,14 @@ def _call_entry_point(model: str) -> Classifier:
             f"--model: expected a function {function_name} in {module_name}, got {got}"
         )
     with _users_code(model, "the function failed with"):
-        classifier = function()
+        arguments = {}
+        if num_samples is not None:
+            if not _takes_any_length(function):
+                raise UsageError(
+                    f"--clip_samples: {model} takes clips of its length alone"
+                )
+            arguments = {"num_samples": num_samples}
+        classifier = function(**arguments)
     if not isinstance(classifier, Classifier):
         raise UsageError(
             f"--model={model}: expected it to return a models.Classifier, got "
@@ -189,6 +248,11 @@ def _call_entry_point(model: str) -> Classifier:
     if classifier.sample_rate_hz is None:
         raise UsageError(f"--model={model}: expected a bridge with sample_rate_hz")
     return classifier
+
+
+def _takes_any_length(function: Any) -> bool:
+    """Returns whether an entry point makes classifiers of clips of any length."""
+    return "num_samples" in inspect.signature(function).parameters
 
 
 def _digest_of_entry_point(
@@ -211,6 +275,8 @@ def _users_code(model: str, what: str) -> Generator[None, None, None]:
     """Says in one line what users' code raised, and in which of their lines."""
     try:
         yield
+    except UsageError:
+        raise
     except checks.ClassifierError as error:
         raise UsageError(f"--model={model}: {error}") from error
     # It may raise anything; a script that was not meant to be imported may exit.

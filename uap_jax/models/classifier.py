@@ -24,7 +24,11 @@ class Classifier:
         sample_rate_hz: Samples per second that it is made for. None: not stated, which
             only a bridge may leave so; attacks do not need it.
         class_names: The C classes in the order of the logits, by which it is matched
-            to a corpus. None: those of the corpus, in its order.
+            to a corpus. None: those of the corpus, in its order. A detector's are
+            ("no LABEL", "LABEL"), see `models.detectors`.
+        threshold: Of multi-label networks: `logits` are scores of independent
+            sigmoids, and a label is detected where its probability is above this;
+            `detector` makes one of the labels a classifier. None: a classifier.
 
     Raises:
         ValueError: A number is not an integer above 0, or names repeat.
@@ -35,6 +39,7 @@ class Classifier:
     num_samples: int
     sample_rate_hz: int | None
     class_names: tuple[str, ...] | None = None
+    threshold: float | None = None
 
     def __post_init__(self) -> None:
         check_size("num_samples", self.num_samples)
@@ -45,9 +50,10 @@ class Classifier:
             return
         is_list = isinstance(names, Sequence) and not isinstance(names, str)
         is_good = is_list and all(isinstance(name, str) and name for name in names)
-        if not is_good or len(set(names)) < max(2, len(names)):
+        least, words = (2, "two") if self.threshold is None else (1, "one")
+        if not is_good or len(set(names)) < max(least, len(names)):
             raise ValueError(
-                f"class_names: expected two or more different names, got {names!r}"
+                f"class_names: expected {words} or more different names, got {names!r}"
             )
         object.__setattr__(self, "class_names", tuple(names))
 

@@ -1,0 +1,65 @@
+"""Classifiers that are in use, whose weights come from installed packages.
+
+An entry of `DEPLOYED` makes `--model=NAME` known. Its function is in a file of this
+folder:
+
+    def load() -> Classifier: ...
+    def load(num_samples: int = 16_000) -> Classifier: ...  # takes clips of any length
+
+It reads the weights from `package_folder(...)`; none are in this package.
+"""
+
+import dataclasses
+import importlib.util
+from pathlib import Path
+
+from uap_jax.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """Where a deployed classifier comes from, and its card.
+
+    Attributes:
+        entry_point: `package.module:function` of its `load`.
+        package: What pip installs, with the version it was tested with, such as
+            "silero-vad==6.2.1"; pip's options may precede it.
+        module: The package's name in Python.
+        licence: Of the weights.
+        input: What it takes, in words: rate, length, range.
+        classes: In words.
+        threshold: Probability above which a detector fires; None: a classifier.
+        accuracy: Clean accuracy, and on which clips.
+        source: Where it is published.
+        absent: Of a detector: classes of corpora that do not hold what it detects,
+            while all others do. Empty: --present, or a class of the label's name.
+    """
+
+    entry_point: str
+    package: str
+    module: str
+    licence: str
+    input: str
+    classes: str
+    accuracy: str
+    source: str
+    threshold: float | None = None
+    absent: tuple[str, ...] = ()
+
+
+# By the value of --model.
+DEPLOYED: dict[str, Entry] = {}
+
+
+def package_folder(module: str) -> Path:
+    """Returns the folder of an installed package, which is not imported.
+
+    Raises:
+        UsageError: It is not installed; the line says how to install it.
+    """
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        named = [entry.package for entry in DEPLOYED.values() if entry.module == module]
+        package = named[0] if named else module
+        raise UsageError(f"--model: expected {module}; pip install {package}")
+    return Path(spec.origin).parent
