@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import os
+import sys
 import warnings
 
 import jax
@@ -155,8 +156,18 @@ def test_gradient_at_silence_and_full_scale():
     assert np.all(np.isfinite(jax.grad(score)(clips.astype(np.float32))))
 
 
-def test_missing_package_in_one_line(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match="pip install --no-deps silero-vad") as error:
+@pytest.mark.parametrize(
+    ("missing", "line"),
+    [
+        ("silero_vad", r"pip install --no-deps silero-vad==6\.2\.3"),
+        ("onnx", "pip install onnx"),
+    ],
+)
+def test_missing_package_in_one_line(monkeypatch, missing, line):
+    if missing == "onnx" and not IS_INSTALLED:
+        pytest.skip("needs silero-vad")
+    # What `find_spec` and `import` take for a package that is not installed.
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(UsageError, match=line) as error:
         silero_vad.load()
     assert "\n" not in str(error.value)

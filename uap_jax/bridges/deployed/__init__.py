@@ -48,7 +48,23 @@ class Entry:
 
 
 # By the value of --model.
-DEPLOYED: dict[str, Entry] = {}
+DEPLOYED: dict[str, Entry] = {
+    "silero_vad": Entry(
+        entry_point="uap_jax.bridges.deployed.silero_vad:load",
+        # Its dependency torch is not needed here, but onnx is.
+        package="--no-deps silero-vad==6.2.3",
+        module="silero_vad",
+        licence="MIT",
+        input="16 kHz, any length, chunks of 512 samples in [-1, 1] as recorded",
+        classes='"no speech", "speech": whether the probability of any chunk is above '
+        "the threshold",
+        accuracy="speech in 0.990 of 3,115 recordings of words of Speech Commands "
+        "(its 12-class test set), and in 0.004 of 258 of silence",
+        source="https://github.com/snakers4/silero-vad",
+        threshold=0.5,
+        absent=("_silence_",),
+    ),
+}
 
 
 def package_folder(module: str) -> Path:

@@ -8,16 +8,15 @@ The score of a clip is the largest logit of its chunks: it has speech if the pro
 of any chunk is above the threshold.
 """
 
-import importlib.util
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from uap_jax.attacks.types import Variables
+from uap_jax.bridges.deployed import package_folder
 from uap_jax.errors import UsageError
 from uap_jax.models.classifier import Classifier
+from uap_jax.models.detectors import detector
 
 SAMPLE_RATE_HZ = 16_000
 CHUNK_SAMPLES = 512
@@ -31,7 +30,6 @@ _HOP_SAMPLES = 128
 _NUM_FRAMES = 4
 # (name, number of steps that go in, stride) of the convolutions, of three taps each.
 _CONVOLUTIONS = (("conv_0", 4, 1), ("conv_1", 4, 2), ("conv_2", 2, 2), ("conv_3", 1, 1))
-_INSTALL = "pip install --no-deps silero-vad; pip install onnx"
 
 
 def load(
@@ -46,14 +44,12 @@ def load(
     Raises:
         UsageError: The package with the weights is not installed.
     """
-    bias = float(np.log(threshold / (1.0 - threshold)))
 
-    def logits(variables: Variables, x: jax.Array) -> jax.Array:
-        score = jnp.max(chunk_logits(variables, 2.0 * x - 1.0), axis=1) - bias
-        return jnp.stack([jnp.zeros_like(score), score], axis=1)
+    def score(variables: Variables, x: jax.Array) -> jax.Array:
+        return jnp.max(chunk_logits(variables, 2.0 * x - 1.0), axis=1)
 
-    names = ("no speech", "speech")
-    return Classifier(logits, read_weights(), num_samples, SAMPLE_RATE_HZ, names)
+    network = Classifier(score, read_weights(), num_samples, SAMPLE_RATE_HZ)
+    return detector(network, label="speech", threshold=threshold)
 
 
 def chunk_logits(weights: Variables, waveform: jax.Array) -> jax.Array:
@@ -164,17 +160,15 @@ def _read_package() -> dict[str, np.ndarray]:
     The package's safetensors hold another training of it, whose probabilities differ
     by up to 0.6 from those of the official runtimes.
     """
-    # Importing the package would import torch.
-    package = importlib.util.find_spec("silero_vad")
+    folder = package_folder("silero_vad")
     try:
         import onnx
     except ImportError:
-        onnx = None
-    if package is None or package.origin is None or onnx is None:
-        missing = "onnx" if package else "silero-vad"
-        raise UsageError(f"--model=silero_vad: no package {missing}; {_INSTALL}")
-    path = Path(package.origin).parent / "data" / "silero_vad_16k_op15.onnx"
+        raise UsageError(
+            "--model=silero_vad: expected onnx; pip install onnx"
+        ) from None
+    graph = onnx.load(folder / "data" / "silero_vad_16k_op15.onnx").graph
     return {
         tensor.name.removeprefix("model."): onnx.numpy_helper.to_array(tensor)
-        for tensor in onnx.load(path).graph.initializer
+        for tensor in graph.initializer
     }
