@@ -7,6 +7,7 @@ A JAX classifier, of whatever library, needs no bridge: the attacks take any
 from uap_jax.bridges.callback import from_numpy, from_numpy_vjp
 from uap_jax.bridges.checks import check_logits
 from uap_jax.bridges.network_files import from_onnx, from_torch_file
+from uap_jax.bridges.tflite import from_tflite
 from uap_jax.bridges.torch_modules import from_torch
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "from_numpy",
     "from_numpy_vjp",
     "from_onnx",
+    "from_tflite",
     "from_torch",
     "from_torch_file",
 ]

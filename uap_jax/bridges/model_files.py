@@ -1,9 +1,11 @@
-"""Networks in files, ONNX or PyTorch's (TorchScript or torch.export).
+"""Networks in files: ONNX, TFLite or PyTorch's (TorchScript or torch.export).
 
 A file of the same name plus .json says what the network is made for, see
 `FACTS_EXAMPLE`. "input_range" is what the network takes: "waveform" in [-1, 1], or
 "box" in [0, 1]; one that does not take clips as `[B, N]` has "clip_shape" too, for
-example [1, 16000].
+example [1, 16000]. A TFLite network with a logistic function at the end may have a
+"threshold" other than 0.5, above which a label is detected; one with one output, a
+detector, has one class name, that of what it detects.
 """
 
 import dataclasses
@@ -17,7 +19,7 @@ from uap_jax import bridges
 from uap_jax.errors import UsageError
 from uap_jax.models import Classifier
 
-FILE_SUFFIXES = (".onnx", ".pt", ".pth", ".pt2")
+FILE_SUFFIXES = (".onnx", ".tflite", ".pt", ".pth", ".pt2")
 FACTS_EXAMPLE = (
     '{"sample_rate_hz": 16000, "num_samples": 16000, "class_names": ["no", "yes"], '
     '"input_range": "waveform"}'
@@ -33,12 +35,15 @@ def read_classifier(path: Path) -> tuple[Classifier, str]:
         OSError: A file cannot be read.
     """
     facts = _read_facts(path)
-    names = facts.pop("class_names")
-    read = bridges.from_onnx if _is_onnx(path) else bridges.from_torch_file
     try:
-        classifier = dataclasses.replace(
-            read(path, num_classes=len(names), **facts), class_names=tuple(names)
-        )
+        if _is_tflite(path):
+            classifier = bridges.from_tflite(path, **facts)
+        else:
+            names = facts.pop("class_names")
+            read = bridges.from_onnx if _is_onnx(path) else bridges.from_torch_file
+            classifier = dataclasses.replace(
+                read(path, num_classes=len(names), **facts), class_names=tuple(names)
+            )
     except ImportError as error:
         raise UsageError(f"--model: {error}") from None
     except ValueError as error:
@@ -71,7 +76,8 @@ def _read_facts(path: Path) -> dict[str, Any]:
     # Deep nesting raises RecursionError.
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{beside}: expected JSON {expected}, got {error}") from None
-    if not isinstance(facts, dict) or facts.keys() - {"clip_shape"} != _KEYS:
+    optional = {"clip_shape", "threshold"} if _is_tflite(path) else {"clip_shape"}
+    if not isinstance(facts, dict) or facts.keys() - optional != _KEYS:
         got = ", ".join(facts) if isinstance(facts, dict) else "no object"
         raise UsageError(f"{beside}: expected an object {expected}, got {got}")
     names, shape = facts["class_names"], facts.get("clip_shape", [])
@@ -82,15 +88,20 @@ def _read_facts(path: Path) -> dict[str, Any]:
         if type(facts[key]) is not int:
             got = json.dumps(facts[key])
             raise UsageError(f"{beside}: expected an integer for {key}, got {got}")
-    if len(names) < 2 or len(set(names)) < len(names):
+    least, words = (1, "one") if _is_tflite(path) else (2, "two")
+    if len(names) < least or len(set(names)) < len(names):
         raise UsageError(
-            f"{beside}: expected two or more different class_names, got {names}"
+            f"{beside}: expected {words} or more different class_names, got {names}"
         )
     return facts | {"clip_shape": tuple(shape) or None}
 
 
 def _is_onnx(path: Path) -> bool:
     return path.suffix.lower() == ".onnx"
+
+
+def _is_tflite(path: Path) -> bool:
+    return path.suffix.lower() == ".tflite"
 
 
 def _files_of(path: Path) -> Iterator[Path]:

@@ -1,0 +1,134 @@
+"""Layers of TFLite: convolutions, dense layers and pooling, channels last.
+
+Linear ones are homogeneous in the clip and in the weights, so that integers go in and
+the scales are multiplied in behind them: sums of integers are exact in float32.
+"""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+Options = dict[str, Any]
+_PADDINGS = ("SAME", "VALID")
+# Up to this many taps a depthwise convolution is a sum of shifted products: XLA's
+# grouped convolution on a CPU is many times slower.
+_MAX_TAPS = 64
+
+
+def convolve(options: Options, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`[B, H, W, C]` and `[out, h, w, C / groups]` to `[B, H', W', out]`."""
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        _pair(options, "StrideH", "StrideW"),
+        _PADDINGS[options["Padding"]],
+        rhs_dilation=_pair(options, "DilationHFactor", "DilationWFactor"),
+        dimension_numbers=("NHWC", "OHWI", "NHWC"),
+        feature_group_count=x.shape[-1] // kernel.shape[-1],
+    )
+
+
+def convolve_depthwise(options: Options, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`[B, H, W, C]` and `[1, h, w, C m]` to `[B, H', W', C m]`."""
+    strides = _pair(options, "StrideH", "StrideW")
+    dilation = _pair(options, "DilationHFactor", "DilationWFactor")
+    padding = _PADDINGS[options["Padding"]]
+    height, width, channels = kernel.shape[1:]
+    if height * width > _MAX_TAPS:
+        return lax.conv_general_dilated(
+            x,
+            kernel[0][:, :, None],
+            strides,
+            padding,
+            rhs_dilation=dilation,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=x.shape[-1],
+        )
+    extent = [d * (n - 1) + 1 for d, n in zip(dilation, (height, width), strict=True)]
+    pads = lax.padtype_to_pads(x.shape[1:3], extent, strides, padding)
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    x = jnp.repeat(x, channels // x.shape[-1], axis=-1)
+    sizes = [
+        (n - e) // s + 1 for n, e, s in zip(x.shape[1:3], extent, strides, strict=True)
+    ]
+
+    def tap(row: int, column: int) -> jax.Array:
+        starts = (row * dilation[0], column * dilation[1])
+        ends = [
+            start + s * (size - 1) + 1
+            for start, s, size in zip(starts, strides, sizes, strict=True)
+        ]
+        shifted = lax.slice(
+            x,
+            (0, *starts, 0),
+            (x.shape[0], *ends, channels),
+            (1, *strides, 1),
+        )
+        return shifted * kernel[0, row, column]
+
+    taps = [tap(row, column) for row in range(height) for column in range(width)]
+    return functools.reduce(jnp.add, taps)
+
+
+def connect(options: Options, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`[..., n]` and `[out, n]` to `[rows, out]`, or `[..., out]`."""
+    rows = x.reshape(-1, kernel.shape[1])
+    out = rows @ kernel.T
+    return out.reshape(*x.shape[:-1], -1) if options.get("KeepNumDims") else out
+
+
+def multiply_matrices(options: Options, a: jax.Array, b: jax.Array) -> jax.Array:
+    a = jnp.swapaxes(a, -1, -2) if options["AdjX"] else a
+    b = jnp.swapaxes(b, -1, -2) if options["AdjY"] else b
+    return a @ b
+
+
+def pool_average(options: Options, x: jax.Array) -> jax.Array:
+    total = _pool(options, x, 0.0, lax.add)
+    return total / _pool(options, jnp.ones_like(x[:1, ..., :1]), 0.0, lax.add)
+
+
+def pool_max(options: Options, x: jax.Array) -> jax.Array:
+    return _pool(options, x, -jnp.inf, lax.max)
+
+
+def _pool(options: Options, x: jax.Array, start: float, combine: Any) -> jax.Array:
+    window = (1, *_pair(options, "FilterHeight", "FilterWidth"), 1)
+    strides = (1, *_pair(options, "StrideH", "StrideW"), 1)
+    padding = _PADDINGS[options["Padding"]]
+    if x.ndim == 4 and window[1:3] == x.shape[1:3] and padding == "VALID":
+        reduce = jnp.sum if combine is lax.add else jnp.max
+        return reduce(x, axis=(1, 2), keepdims=True)
+    first = np.asarray(start, x.dtype)
+    return lax.reduce_window(x, first, combine, window, strides, padding)
+
+
+def activate(number: int, x: jax.Array, scale: float | jax.Array = 1.0) -> jax.Array:
+    """An operation's fused activation, of x in units of `scale`."""
+    match number:
+        case 0:
+            return x
+        case 1:
+            return jnp.maximum(x, 0.0)
+        case 2:
+            return jnp.clip(x, -1.0 / scale, 1.0 / scale)
+        case 3:
+            return jnp.clip(x, 0.0, 6.0 / scale)
+        case 4:
+            return jnp.tanh(scale * x) / scale
+    raise ValueError(f"expected a fused activation up to 4, got number {number}")
+
+
+def softmax_scale(options: Options) -> float:
+    """What logits are multiplied by before their softmax."""
+    beta = options.get("Beta", 1.0)
+    return beta if math.isfinite(beta) and beta else 1.0
+
+
+def _pair(options: Options, first: str, second: str) -> tuple[int, int]:
+    return options.get(first, 1), options.get(second, 1)
