@@ -242,6 +242,7 @@ def test_every_flag_is_a_field(tmp_path):
     values = {
         "method": "decoupled",
         "dataset": "folder",
+        "clip_samples": 4000,
         "data_dir": str(tmp_path),
         "split": "official",
         "group_pattern": "(a)",

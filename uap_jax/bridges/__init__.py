@@ -9,6 +9,7 @@ from uap_jax.bridges.checks import check_logits
 from uap_jax.bridges.network_files import from_onnx, from_torch_file
 from uap_jax.bridges.tflite import from_tflite
 from uap_jax.bridges.torch_modules import from_torch
+from uap_jax.bridges.transformers_models import from_transformers
 
 __all__ = [
     "check_logits",
@@ -18,4 +19,5 @@ __all__ = [
     "from_tflite",
     "from_torch",
     "from_torch_file",
+    "from_transformers",
 ]

@@ -1,7 +1,8 @@
 """Trained classifiers, for a `--model` that is no architecture of the registry.
 
-It names a file (see `model_files`), a deployed classifier (see `deployed`) or an entry
-point, `package.module:function`: a function without arguments that returns a
+It names a file (see `model_files`), a folder with a checkpoint of transformers (see
+`transformers_files`), a deployed classifier (see `deployed`) or an entry point,
+`package.module:function`: a function without arguments that returns a
 `models.Classifier`, as bridges do too. One that takes clips of any length has an
 argument `num_samples` with a default.
 """
@@ -15,7 +16,7 @@ import inspect
 import json
 import re
 import traceback
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from uap_jax.bridges import checks, probes
+from uap_jax.bridges import checks, probes, transformers_files
 from uap_jax.bridges.deployed import DEPLOYED, package_folder
 from uap_jax.bridges.model_files import FILE_SUFFIXES, facts_path, read_classifier
 from uap_jax.errors import UsageError
@@ -45,14 +46,40 @@ def check_model(model: str) -> None:
     """
     if model in MODEL_NAMES or _is_entry_point(model):
         return
+    if Path(model).is_dir():
+        if not transformers_files.is_checkpoint(Path(model)):
+            raise UsageError(
+                "--model: expected a file, or a folder with config.json, got "
+                f"{model} without it"
+            )
+        return
     if Path(model).suffix.lower() not in FILE_SUFFIXES:
         raise UsageError(
             f"--model: expected one of {', '.join((*MODEL_NAMES, *DEPLOYED))}, "
-            f"package.module:function, or a file {', '.join(FILE_SUFFIXES)}, "
-            f"got {model!r}"
+            f"package.module:function, a file {', '.join(FILE_SUFFIXES)}, or the "
+            f"folder of a checkpoint of transformers, got {model!r}"
         )
     if not Path(model).is_file():
         raise UsageError(f"--model: expected a file, got {model}, which is none")
+
+
+def takes_any_length(model: str) -> bool:
+    """Returns whether the length of a clip can be chosen."""
+    if model in MODEL_NAMES:
+        return False
+    if _is_entry_point(model):
+        return _takes_any_length(_function_of(model))
+    return Path(model).expanduser().is_dir()
+
+
+def default_num_samples(model: str, recording_s: Callable[[], float]) -> int | None:
+    """Returns the samples of a clip for a model whose clips are as the recordings.
+
+    None: the model has a length, or a default of its own.
+    """
+    if model in MODEL_NAMES or _is_entry_point(model) or not Path(model).is_dir():
+        return None
+    return transformers_files.default_num_samples(Path(model), recording_s())
 
 
 def load(
@@ -71,7 +98,7 @@ def load(
         The classifier, with logits that can be hashed, and what config.json says of it
         in "own_model": name (names folders; depends on the fingerprint), fingerprint
         (of all that its logits depend on), num_classes, num_samples, sample_rate_hz,
-        class_names.
+        class_names, and, where there is one, a note for the user.
 
     Raises:
         UsageError: It cannot be loaded, or its logits are not what they must be.
@@ -101,7 +128,11 @@ def _stamps(model: str) -> tuple[tuple[int, int], ...] | None:
     """Returns what tells that a file has changed; None for an entry point."""
     if _is_entry_point(model):
         return None
-    paths = [path for path in (Path(model), facts_path(Path(model))) if path.is_file()]
+    path = Path(model)
+    if path.is_dir():
+        paths = transformers_files.files_of(path)
+    else:
+        paths = [file for file in (path, facts_path(path)) if file.is_file()]
     return tuple((path.stat().st_size, path.stat().st_mtime_ns) for path in paths)
 
 
@@ -140,9 +171,16 @@ def _load(
     label: str | None,
     num_samples: int | None,
 ) -> tuple[Classifier, dict[str, Any], dict[str, Any]]:
-    """Loads an entry point, or with `stamps` a file, and checks its logits."""
+    """Loads an entry point, or with `stamps` a file or folder; checks its logits."""
+    note = ""
     if stamps is None:
         given, digest = _call_entry_point(model, num_samples), None
+    elif Path(model).is_dir():
+        if num_samples is None:
+            raise UsageError(f"--clip_samples: expected a number for {model}, got none")
+        given, digest, note = transformers_files.read_checkpoint(
+            Path(model), num_samples=num_samples
+        )
     elif num_samples is not None:
         raise UsageError(f"--clip_samples: {model} takes clips of its length alone")
     else:
@@ -179,7 +217,7 @@ def _load(
         numbers = (given.num_samples, given.sample_rate_hz, num_classes)
         values = np.asarray(compiled(variables, clips))
         digest = _digest_of_entry_point((model, *numbers, names), variables, values)
-    slug = re.sub(r"[^\w.-]+", "_", Path(model).name)
+    slug = re.sub(r"[^\w.-]+", "_", Path(model).name or Path(model).resolve().name)
     facts = {
         "name": f"{slug}-{digest[:16]}",
         "fingerprint": digest,
@@ -187,7 +225,7 @@ def _load(
         "num_samples": given.num_samples,
         "sample_rate_hz": given.sample_rate_hz,
         "class_names": names,
-    }
+    } | ({"note": note} if note else {})
     return (
         dataclasses.replace(given, logits=logits, variables=variables),
         facts,
@@ -217,7 +255,8 @@ def _some(names: tuple[str, ...]) -> str:
     return ", ".join(names[:20]) + more
 
 
-def _call_entry_point(model: str, num_samples: int | None) -> Classifier:
+def _function_of(model: str) -> Callable[..., Any]:
+    """Returns the function of an entry point."""
     entry_point = model
     if model in DEPLOYED:
         package_folder(DEPLOYED[model].module)
@@ -231,6 +270,11 @@ def _call_entry_point(model: str, num_samples: int | None) -> Classifier:
         raise UsageError(
             f"--model: expected a function {function_name} in {module_name}, got {got}"
         )
+    return function
+
+
+def _call_entry_point(model: str, num_samples: int | None) -> Classifier:
+    function = _function_of(model)
     with _users_code(model, "the function failed with"):
         arguments = {}
         if num_samples is not None:

@@ -7,7 +7,7 @@ from typing import Any
 from uap_jax.data.dataset import Dataset, ProgressFn
 from uap_jax.data.decoding import CheckFn, Decoding
 from uap_jax.data.esc import load_esc
-from uap_jax.data.folder import load_folder
+from uap_jax.data.folder import load_folder, median_s
 from uap_jax.data.speech_commands import load_speech_commands
 from uap_jax.data.synthetic import speech, urban
 from uap_jax.data.tfsr import load_tfsr
@@ -37,6 +37,35 @@ DEFAULT_CORPORA = {
     speech.NUM_SAMPLES: ("synthetic_speech", "speech_commands"),
     urban.NUM_SAMPLES: ("synthetic_urban", "urbansound8k"),
 }
+
+# Seconds of a recording, where all have about the same length.
+_RECORDING_S = {
+    "speech_commands": 1.0,
+    "speech_commands_paper32": 1.0,
+    "speech_commands_kaggle12": 1.0,
+    "tfsr": 1.0,
+    "urbansound8k": 4.0,
+    "esc10": 5.0,
+    "esc50": 5.0,
+}
+
+
+def usual_recording_s(
+    name: str, data_dir: str | None, *, group_pattern: str | None = None
+) -> float:
+    """Returns the length in seconds that recordings of a corpus have.
+
+    Args:
+        name, data_dir, group_pattern: See `load`. Of a folder it is the median.
+
+    Raises:
+        ValueError: The folder is in no known layout, or nothing in it can be read.
+    """
+    if name in _BUILT_IN:
+        return _BUILT_IN[name][1] / 16_000
+    if name in _RECORDING_S or data_dir is None:
+        return _RECORDING_S[name]
+    return median_s(data_dir, group_pattern=group_pattern)
 
 
 def load(

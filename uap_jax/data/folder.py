@@ -17,6 +17,8 @@ from uap_jax.text import format_seconds, printable
 _VERSION = 1
 # Share of the groups of each class in the validation, and in the test.
 _HELD_OUT_SHARE = 0.1
+# Recordings whose headers tell the usual length.
+_NUM_MEASURED = 500
 # Fewer groups cannot be in all three splits.
 _MIN_GROUPS = 3
 
@@ -117,6 +119,24 @@ def describe_folder(
         examples = "; ".join(": ".join(pair) for pair in listing.unusable[:3])
         lines.append(f"skipped {len(listing.unusable)}, such as {examples}")
     return [printable(line) for line in lines]
+
+
+def median_s(
+    data_dir: str | os.PathLike[str], *, group_pattern: str | None = None
+) -> float:
+    """Returns the median duration of recordings in seconds, to 10 ms.
+
+    Raises:
+        ValueError: As `load_folder`, or no header can be read.
+    """
+    listing = find_recordings(data_dir, group_pattern)
+    step = -(-len(listing.recordings) // _NUM_MEASURED)
+    some = listing._replace(recordings=listing.recordings[::step], unusable=[])
+    some, headers = read_headers(some, None, None)
+    if not headers:
+        raise ValueError(f"data_dir: expected recordings, got {some.unusable[0][1]}")
+    seconds = [frames / rate_hz for frames, rate_hz in headers]
+    return max(0.05, round(float(np.median(seconds)), 2))
 
 
 def _find(data_dir: str | os.PathLike[str], group_pattern: str | None) -> Listing:

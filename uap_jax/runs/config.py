@@ -68,13 +68,23 @@ class RunConfig:
         "spchcmd",
         f"The classifier to attack: {', '.join(MODEL_NAMES)}, which is trained first; "
         "or a trained one of yours: package.module:function, a function without "
-        f"arguments that returns it; or a file ({', '.join(FILE_SUFFIXES)}; ONNX, "
+        "arguments that returns it; the folder of a checkpoint of transformers for "
+        "audio classification (config.json, safetensors, preprocessor_config.json), "
+        "which gets recordings as they are with --scaling=fixed; or a file "
+        f"({', '.join(FILE_SUFFIXES)}; ONNX, "
         "TorchScript or torch.export) with its properties in a file of the same name "
         f"and .json, such as {FACTS_EXAMPLE}. With the input range "
         '"waveform" it gets 2 x - 1 of clips x in [0, 1], that is, with '
         "--scaling=fixed, recordings as they are.",
         in_manifest=True,
         re_evaluation="The classifier, as for run. Default: the run's.",
+    )
+    clip_samples: int | None = _setting(
+        None,
+        "Samples of a clip, for a model that takes any number of them. Default: its "
+        "own; of a checkpoint of transformers the length of the corpus's recordings "
+        "(with --dataset=folder their median), or what it hears of them.",
+        minimum=1,
     )
     dataset: str = _setting(
         None,

@@ -16,7 +16,12 @@ from uap_jax.attacks import checks
 from uap_jax.attacks.loop import resolve_config
 from uap_jax.attacks.methods import resolve_method
 from uap_jax.bridges import custom_models
-from uap_jax.data.corpora import BUILT_IN, CORPUS_NAMES, DEFAULT_CORPORA
+from uap_jax.data.corpora import (
+    BUILT_IN,
+    CORPUS_NAMES,
+    DEFAULT_CORPORA,
+    usual_recording_s,
+)
 from uap_jax.errors import UsageError, user_mistakes
 from uap_jax.files import expanded
 from uap_jax.models.registry import (
@@ -74,6 +79,8 @@ def resolve(config: RunConfig, *, on_accelerator: bool | None = None) -> RunConf
         variant=variant(config),
     )
     _check_corpus(filled)
+    if filled.clip_samples is None:
+        filled = dataclasses.replace(filled, clip_samples=_default_length(filled))
     attack, training = apply_overrides(
         (
             method.config_type(),
@@ -100,7 +107,7 @@ def resolve(config: RunConfig, *, on_accelerator: bool | None = None) -> RunConf
     # A size that follows from the clips waits for how many of them the corpus has.
     waits = {"batch_size": None} if attack.batch_size is None else {}
     # Last, since loading can take a while.
-    loaded = custom_models.load(config.model)
+    loaded = custom_models.load(config.model, num_samples=filled.clip_samples)
     return dataclasses.replace(
         filled,
         attack=dataclasses.replace(resolved, **waits),
@@ -142,6 +149,16 @@ def _check_corpus(config: RunConfig) -> None:
         raise UsageError(f"--data_dir: expected a folder, got {data_dir}")
     if config.group_pattern is not None and dataset != "folder":
         raise UsageError(f"--group_pattern: {dataset} has its own groups")
+
+
+def _default_length(config: RunConfig) -> int | None:
+    def recording_s() -> float:
+        with user_mistakes():
+            return usual_recording_s(
+                config.dataset, config.data_dir, group_pattern=config.group_pattern
+            )
+
+    return custom_models.default_num_samples(config.model, recording_s)
 
 
 def _asr_levels(config: RunConfig) -> list[str]:

@@ -13,6 +13,7 @@ from uap_jax.attacks.equations import succeeds
 from uap_jax.audio import SCALINGS
 from uap_jax.audio.box import from_box, to_box
 from uap_jax.audio.files import AudioFileError, read_audio, write_wav
+from uap_jax.bridges import custom_models
 from uap_jax.data.dataset import Dataset, to_waveform
 from uap_jax.errors import UsageError
 from uap_jax.evaluation import Evaluation
@@ -228,6 +229,11 @@ def config_of(run: StoredRun, **changes: Any) -> RunConfig:
         asked = dataclasses.replace(
             stored, attack=None, training=None, own_model=None, attack_class=None
         )
+        if "model" in given:
+            # As long as the perturbation, where the other model takes any length.
+            is_free = custom_models.takes_any_length(given["model"])
+            length = first.num_samples if is_free else None
+            asked = dataclasses.replace(asked, clip_samples=length)
         config = resolve(dataclasses.replace(asked, **given))
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{path}: damaged ({error}); delete the run") from None

@@ -153,7 +153,7 @@ def load_predictor(run: StoredRun, *, cache_dir: Path) -> Predictor:
             )
         return loaded
 
-    own = custom_models.load(config.model)
+    own = custom_models.load(config.model, num_samples=config.clip_samples)
     if own is not None:
         classifier, _ = own
     elif model_folder(config, corpus(), cache_dir) == folder:
@@ -247,7 +247,7 @@ def _given(
 ) -> Victim:
     """Returns a custom classifier after checking its outputs."""
     dataset, splits = corpus
-    loaded = custom_models.load(config.model)
+    loaded = custom_models.load(config.model, num_samples=config.clip_samples)
     if loaded is None or loaded[1] != config.own_model:
         raise UsageError(f"--model: {config.model} changed since the run started")
     classifier, facts = loaded
@@ -271,6 +271,8 @@ def _given(
         f"{classifier.num_samples} samples at {classifier.sample_rate_hz} Hz; "
         f"validation accuracy {accuracy:.3f}"
     )
+    if "note" in facts:
+        console.say(f"{config.model}: {facts['note']}")
     if accuracy * num_classes < 1.5:
         console.say(
             "that is little better than chance: are the classes in the order "

@@ -1,0 +1,356 @@
+"""Audio classifiers of Hugging Face's transformers, from the waveform with gradients.
+
+The feature extractor of a checkpoint works on NumPy arrays, which ends the gradient. It
+is replaced by the same front end in JAX, compiled with the attack, and the network
+itself runs in PyTorch on the features. Whether the two front ends are the same is
+checked with the real extractor when a classifier is made.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from uap_jax.attacks.checks import check_size
+from uap_jax.attacks.types import Variables
+from uap_jax.bridges.checks import one_line
+from uap_jax.bridges.torch_modules import Module, from_torch
+from uap_jax.models import frontends
+from uap_jax.models.classifier import Classifier
+
+# A feature extractor; transformers is optional, so that its types are Any here.
+Extractor = Any
+FrontEnd = Callable[[jax.Array], jax.Array]
+
+# Of a feature, in units of its largest value, or of 1 where that is smaller.
+FRONT_END_TOLERANCE = 1e-4
+_INT16_SCALE = 32_768.0
+
+
+class Family(NamedTuple):
+    """What networks of a class take."""
+
+    extractor: str  # the class of the feature extractor
+    input_name: str  # of the features
+    front_end: Callable[[Extractor], FrontEnd]
+    max_samples: Callable[[Extractor], int | None]  # that a clip may have
+    # Pairs of extractor and network that must be the same, as names and values.
+    sizes: Callable[[Extractor, Any], dict[str, tuple[int, int]]]
+
+
+def from_transformers(
+    model: Module,
+    extractor: Extractor | None = None,
+    *,
+    num_samples: int,
+    sample_rate_hz: int | None = None,
+    num_threads: int | None = None,
+) -> Classifier:
+    """Makes a classifier of an audio classification model of transformers.
+
+    logits(x) = network(front_end(2 x - 1))
+
+    Wav2Vec2, HuBERT and WavLM (`...ForSequenceClassification`), AST and Whisper's
+    encoder (`...ForAudioClassification`). A head of several labels at once
+    (`problem_type="multi_label_classification"`) gives the scores before its sigmoids;
+    `models.detectors.detector` makes one of the labels a classifier. The model is put
+    into evaluation mode, and must stay in it.
+
+    Args:
+        model: The model, with float32 weights.
+        extractor: Its feature extractor; None: that of the checkpoint which the model
+            was loaded from, on this machine.
+        num_samples: N. Where the extractor pads clips (AST, Whisper), it does so here.
+        sample_rate_hz: Rate of the clips, which must be that of the extractor; None:
+            the extractor's.
+        num_threads: Threads of PyTorch, see `from_torch`.
+
+    Returns:
+        The classifier; its class names are those of `config.id2label`, None where these
+        are LABEL_0, LABEL_1, ...
+
+    Raises:
+        ValueError: The model or the extractor is not supported, they do not fit
+            together, the front end in JAX differs from the extractor, or the network
+            fails as in `from_torch`.
+    """
+    check_size("num_samples", num_samples)
+    family = _family_of(model)
+    name = type(model).__name__
+    extractor = _loaded_extractor(model) if extractor is None else extractor
+    _check_extractor(family, model, extractor, sample_rate_hz, num_samples)
+    _check_weights(model)
+    num_classes = _check_head(model)
+    is_multi_label = model.config.problem_type == "multi_label_classification"
+    front_end = family.front_end(extractor)
+    clip = jax.ShapeDtypeStruct((1, num_samples), jnp.float32)
+    try:
+        shape = jax.eval_shape(front_end, clip).shape[1:]
+    except ValueError as error:
+        raise ValueError(f"extractor: {one_line(error)}") from error
+    check_front_end(front_end, extractor, family.input_name, num_samples)
+    network = from_torch(
+        _on_features(model, family.input_name, _gives_mask(family, extractor)),
+        num_classes=num_classes,
+        num_samples=math.prod(shape),
+        clip_shape=shape,
+        num_threads=num_threads,
+        name=name,
+    )
+
+    def logits(variables: Variables, x: jax.Array) -> jax.Array:
+        features = front_end(2.0 * x - 1.0)
+        return network.logits(variables, features.reshape(len(x), -1))
+
+    return Classifier(
+        logits,
+        {},
+        num_samples,
+        int(extractor.sampling_rate),
+        class_names_of(model.config),
+        threshold=0.5 if is_multi_label else None,
+    )
+
+
+def class_names_of(config: Any) -> tuple[str, ...] | None:
+    """Returns the names in `id2label`; None where they are LABEL_0, LABEL_1, ..."""
+    names = tuple(config.id2label[index] for index in range(config.num_labels))
+    is_default = all(name == f"LABEL_{i}" for i, name in enumerate(names))
+    return None if is_default else names
+
+
+def check_front_end(
+    front_end: FrontEnd, extractor: Extractor, input_name: str, num_samples: int
+) -> None:
+    """Compares a front end in JAX with a feature extractor on probe clips.
+
+    Raises:
+        ValueError: They differ by more than `FRONT_END_TOLERANCE`.
+    """
+    probes = _probe_waveforms(num_samples)
+
+    def features_of(probe: np.ndarray) -> np.ndarray:
+        rate_hz = extractor.sampling_rate
+        extracted = extractor(probe, sampling_rate=rate_hz, return_tensors="np")
+        return np.asarray(extracted[input_name][0])
+
+    expected = np.stack([features_of(probe) for probe in probes])
+    compiled = jax.jit(front_end)
+    features = np.asarray(compiled(probes))
+    tolerance = FRONT_END_TOLERANCE * max(1.0, float(np.max(np.abs(expected))))
+
+    def largest_difference(features: np.ndarray) -> float:
+        return float(np.max(np.abs(features - expected)))
+
+    where = f"extractor: expected features of {type(extractor).__name__} that the front"
+    if features.shape != expected.shape:
+        raise ValueError(
+            f"{where} end in JAX computes too, {list(features.shape[1:])}, got "
+            f"{list(expected.shape[1:])}"
+        )
+    difference = largest_difference(features)
+    if difference <= tolerance:
+        return
+    scaled = np.asarray(compiled(_INT16_SCALE * probes))
+    why = (
+        "; it scales samples to 16 bits"
+        if largest_difference(scaled) <= tolerance
+        else ""
+    )
+    raise ValueError(
+        f"{where} end in JAX computes too, up to {tolerance:.2g}, got a difference of "
+        f"{difference:.2g}{why}"
+    )
+
+
+def _wav2vec2(extractor: Extractor) -> FrontEnd:
+    if extractor.do_normalize:
+        return frontends.zero_mean_unit_variance
+    return lambda waveform: waveform
+
+
+def _ast(extractor: Extractor) -> FrontEnd:
+    return functools.partial(
+        frontends.ast_fbank,
+        num_mels=extractor.num_mel_bins,
+        num_frames=extractor.max_length,
+        sample_rate_hz=extractor.sampling_rate,
+        mean=extractor.mean,
+        std=extractor.std,
+        normalise=extractor.do_normalize,
+    )
+
+
+def _whisper(extractor: Extractor) -> FrontEnd:
+    return functools.partial(
+        frontends.whisper_log_mel,
+        num_mels=extractor.feature_size,
+        num_samples=extractor.n_samples,
+        sample_rate_hz=extractor.sampling_rate,
+        num_fft=extractor.n_fft,
+        hop=extractor.hop_length,
+    )
+
+
+_WAV2VEC2 = Family(
+    "Wav2Vec2FeatureExtractor",
+    "input_values",
+    _wav2vec2,
+    max_samples=lambda extractor: None,
+    sizes=lambda extractor, config: {},
+)
+FAMILIES = {
+    "Wav2Vec2ForSequenceClassification": _WAV2VEC2,
+    "HubertForSequenceClassification": _WAV2VEC2,
+    "WavLMForSequenceClassification": _WAV2VEC2,
+    "ASTForAudioClassification": Family(
+        "ASTFeatureExtractor",
+        "input_values",
+        _ast,
+        # Frames of 25 ms every 10 ms.
+        max_samples=lambda extractor: (
+            (extractor.max_length - 1) * (extractor.sampling_rate // 100)
+            + extractor.sampling_rate // 40
+        ),
+        sizes=lambda extractor, config: {
+            "max_length": (extractor.max_length, config.max_length),
+            "num_mel_bins": (extractor.num_mel_bins, config.num_mel_bins),
+        },
+    ),
+    "WhisperForAudioClassification": Family(
+        "WhisperFeatureExtractor",
+        "input_features",
+        _whisper,
+        max_samples=lambda extractor: extractor.n_samples,
+        # The second layer of the encoder halves the frames.
+        sizes=lambda extractor, config: {
+            "feature_size": (extractor.feature_size, config.num_mel_bins),
+            "nb_max_frames": (
+                extractor.nb_max_frames,
+                2 * config.max_source_positions,
+            ),
+        },
+    ),
+}
+
+
+def _family_of(model: Module) -> Family:
+    # A user's class may be derived from a supported one.
+    names = [base.__name__ for base in type(model).__mro__]
+    known = next((name for name in names if name in FAMILIES), None)
+    if known is None:
+        raise ValueError(
+            f"model: expected one of transformers' {', '.join(FAMILIES)}, got "
+            f"{names[0]}"
+        )
+    return FAMILIES[known]
+
+
+def _loaded_extractor(model: Module) -> Extractor:
+    import transformers  # pyrefly: ignore[missing-import]
+
+    source = model.config.name_or_path
+    try:
+        return transformers.AutoFeatureExtractor.from_pretrained(
+            source, local_files_only=True, trust_remote_code=False
+        )
+    # What is missing or damaged raises many types.
+    except Exception as error:
+        raise ValueError(
+            "extractor: expected the model's feature extractor, such as "
+            "AutoFeatureExtractor.from_pretrained(FOLDER), got none, and none in "
+            f"{source or 'the folder of the model, which is not known'}"
+        ) from error
+
+
+def _check_extractor(
+    family: Family,
+    model: Module,
+    extractor: Extractor,
+    sample_rate_hz: int | None,
+    num_samples: int,
+) -> None:
+    name = type(model).__name__
+    # Of a processor, the part that takes sounds.
+    got = type(extractor).__name__
+    if family.extractor not in [base.__name__ for base in type(extractor).__mro__]:
+        raise ValueError(
+            f"extractor: expected {family.extractor} for {name}, got {got}"
+        )
+    rate_hz = extractor.sampling_rate
+    if sample_rate_hz is not None and sample_rate_hz != rate_hz:
+        raise ValueError(
+            f"sample_rate_hz: expected {rate_hz}, the rate of the {got}, got "
+            f"{sample_rate_hz}"
+        )
+    for size, (given, expected) in family.sizes(extractor, model.config).items():
+        if given != expected:
+            raise ValueError(
+                f"extractor: expected {size} {expected}, as {name} has it, got {given}"
+            )
+    longest = family.max_samples(extractor)
+    if longest is not None and num_samples > longest:
+        raise ValueError(
+            f"num_samples: expected at most {longest}, which is all that {got} hears, "
+            f"got {num_samples}"
+        )
+
+
+def _check_weights(model: Module) -> None:
+    import torch  # pyrefly: ignore[missing-import]
+
+    others = {weight.dtype for weight in model.parameters()} - {torch.float32}
+    if others:
+        names = ", ".join(sorted(str(other) for other in others))
+        raise ValueError(
+            f"model: expected weights torch.float32, got {names}; model.float() "
+            "converts them, and logits change by the rounding of the other type"
+        )
+
+
+def _check_head(model: Module) -> int:
+    config = model.config
+    if config.problem_type == "regression" or config.num_labels < 2:
+        raise ValueError(
+            "model: expected a head of two or more classes, got "
+            f"{config.num_labels} outputs (problem_type {config.problem_type})"
+        )
+    return config.num_labels
+
+
+def _gives_mask(family: Family, extractor: Extractor) -> bool:
+    """Returns whether the network gets a mask, which marks all of a clip."""
+    return family is _WAV2VEC2 and bool(extractor.return_attention_mask)
+
+
+def _on_features(model: Module, input_name: str, with_mask: bool) -> Module:
+    import torch  # pyrefly: ignore[missing-import]
+
+    class OnFeatures(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, features: Any) -> Any:
+            inputs = {input_name: features}
+            if with_mask:
+                inputs["attention_mask"] = torch.ones(
+                    features.shape, dtype=torch.int32, device=features.device
+                )
+            return self.model(**inputs).logits
+
+    return OnFeatures()
+
+
+def _probe_waveforms(num_samples: int) -> np.ndarray:
+    """Returns silence, noise at three levels, and noise that ends, `[5, N]`."""
+    noise = np.random.default_rng(0).standard_normal((4, num_samples))
+    noise /= np.max(np.abs(noise))
+    probes = np.concatenate([np.zeros((1, num_samples)), noise])
+    probes *= np.array([0.0, 0.003, 0.1, 1.0, 0.3])[:, None]
+    probes[4, num_samples // 2 :] = 0.0
+    return probes.astype(np.float32)
