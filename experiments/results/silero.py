@@ -7,7 +7,7 @@ For each seed the speakers are split anew. The sound is crafted on clips of the 
 speakers, written as perturbation.wav, read again, added to raw recordings of the test
 speakers and rounded to 16 bits. Whether the sums have speech is decided by the package
 silero-vad alone. Settings were chosen with --evaluate=validation, on speakers that are
-in no test.
+in no test. A sound that is there already is not crafted again.
 """
 
 import dataclasses
@@ -142,7 +142,25 @@ def take(dataset: Dataset, attack: np.ndarray, test: np.ndarray) -> Clips:
 
 
 def run(goal: str, method: str, clips: Clips, seed: int) -> list[dict[str, Any]]:
-    """Attacks once, and evaluates each perturbation of the front."""
+    """Evaluates each sound of an attack, which is carried out if there are none."""
+    name = f"{goal}-{method}-seed{seed}"
+    if not sorted_facts(name):
+        craft(goal, method, clips, seed, name)
+    runs = []
+    for path in sorted_facts(name):
+        sound = read_audio(path.with_name("perturbation.wav"), sample_rate_hz=RATE_HZ)
+        facts = json.loads(path.read_text())
+        runs.append(facts | evaluate(sound, clips.test, goal, seed))
+        print(json.dumps(runs[-1]), flush=True)
+    return runs
+
+
+def sorted_facts(name: str) -> list[Path]:
+    return sorted(Path(SOUNDS.value).glob(f"{name}-*/facts.json"), reverse=True)
+
+
+def craft(goal: str, method: str, clips: Clips, seed: int, name: str) -> None:
+    """Attacks once; writes each sound of the front, and how it came about."""
     classifier, config = deployed.load(), CONFIGS[method]
     x, _ = to_box(jnp.asarray(clips.attack), scaling="fixed")
     target = GOALS[goal]
@@ -170,24 +188,16 @@ def run(goal: str, method: str, clips: Clips, seed: int) -> list[dict[str, Any]]
     if result.front is not None:
         columns = result.front
         front = zip(columns.asr_levels, columns.train_asr, columns.values, strict=True)
-    runs = []
     for asked, train_asr, value in front:
         if not np.any(value):  # A rate that was not reached.
             continue
-        name = f"{goal}-{method}-seed{seed}-{float(asked):.2f}"
         perturbation = dataclasses.replace(result.perturbation, value=value)
-        sound = write_and_read(perturbation, Path(SOUNDS.value) / name)
+        sound = np.asarray(perturbation_waveform(perturbation))
+        folder = Path(SOUNDS.value) / f"{name}-{float(asked):.2f}"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_wav(folder / "perturbation.wav", sound, sample_rate_hz=RATE_HZ)
         rates = {"asked": rounded(asked), "train_asr": rounded(train_asr)}
-        runs.append(facts | rates | evaluate(sound, clips.test, goal, seed))
-        print(json.dumps(runs[-1]), flush=True)
-    return runs
-
-
-def write_and_read(perturbation: attacks.Perturbation, folder: Path) -> np.ndarray:
-    folder.mkdir(parents=True, exist_ok=True)
-    sound = np.asarray(perturbation_waveform(perturbation))
-    write_wav(folder / "perturbation.wav", sound, sample_rate_hz=RATE_HZ)
-    return read_audio(folder / "perturbation.wav", sample_rate_hz=RATE_HZ)
+        (folder / "facts.json").write_text(json.dumps(facts | rates))
 
 
 def evaluate(
@@ -208,6 +218,9 @@ def evaluate(
         np.asarray(controls.same_spectrum(signal, key).value)
         for key in jax.random.split(jax.random.key(seed), NUM_DRAWS)
     ]
+    # Looped, and begun at another moment for each clip.
+    moments = rng.integers(0, sound.size, len(clips))
+    shifted = np.stack([np.roll(sound, moment) for moment in moments])
     clean = probabilities(clips)
     perturbed = as_pcm16(clips + sound)
     probability = probabilities(perturbed)
@@ -226,6 +239,7 @@ def evaluate(
         "clean": outcome(clean, clean, goal),
         "sound": outcome(probability, clean, goal),
         "sound_jit": outcome(jit, clean, goal),
+        "shifted": outcome(probabilities(as_pcm16(clips + shifted)), clean, goal),
         "white_noise": outcome(probabilities(as_pcm16(clips + white)), clean, goal),
         "same_spectrum": {
             name: rounded(np.mean([draw[name] for draw in coloured]))
