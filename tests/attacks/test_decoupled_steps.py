@@ -30,6 +30,7 @@ def problem_of(*, targeted=True, num_clips=200, num_samples=2, **settings):
         target=np.int32(0) if targeted else None,
         config=config,
         method=attacks.METHODS["decoupled"],
+        num_sound_samples=num_samples,
     )
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from uap_jax.attacks import types
 from uap_jax.attacks.types import At, Classify, LeftOut, LogitsFn, Problem
+from uap_jax.audio.channels import Channel
 
 # A CPU is fastest on about as many clips at once: what they need fits its cache.
 # Accelerators need more to be busy.
@@ -40,6 +41,27 @@ def batch_of(problem: Problem, at: At) -> tuple[jax.Array, jax.Array]:
     clips = at.order[jnp.where(counts, in_order, 0)]
     shape = (num_micro_batches, micro_batch_size)
     return clips.reshape(shape), counts.astype(jnp.float32).reshape(shape)
+
+
+# Folded into the key of a pass, for a channel.
+_CHANNEL = 2**32 - 1
+
+
+def passing(
+    channel: Channel | None, key: jax.Array | None, clips: jax.Array
+) -> dict[str, Any]:
+    """The arguments of `equations.perturb` for a channel, drawn anew for every clip.
+
+    Args:
+        channel: Of the problem, or None.
+        key: Of a pass, in which each clip is seen once.
+        clips: `[S]` int32.
+    """
+    if channel is None or key is None:
+        return {}
+    key = jax.random.fold_in(key, jnp.uint32(_CHANNEL))
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, clips)
+    return {"channel": channel, "keys": keys}
 
 
 def classes_of(problem: Problem, labels: jax.Array, clips: jax.Array) -> jax.Array:

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from uap_jax.attacks.types import LogitsFn, Variables
+from uap_jax.attacks.types import LogitsFn, Method, Variables
+from uap_jax.audio.channels import Channel
 
 T = TypeVar("T")
 
@@ -63,6 +64,46 @@ def check_attack_inputs(
         )
     _check_range("x", x, 0.0, 1.0)
     _check_range("labels", labels, 0, num_classes - 1)
+
+
+def check_channels(
+    method: Method,
+    key: jax.Array,
+    channels: tuple[Channel | None, Channel | None],
+    num_sound_samples: int,
+    num_samples: int,
+) -> None:
+    """Checks the channels of an attack and the length of its sound.
+
+    Raises:
+        ValueError: The method takes none, or what comes out is not a clip's.
+    """
+    channel, counting_channel = channels
+    check_size("num_sound_samples", num_sound_samples)
+    if channel is None:
+        if counting_channel is not None:
+            raise ValueError("counting_channel: expected channel beside it, got none")
+        if num_sound_samples != num_samples:
+            raise ValueError(
+                f"num_sound_samples: expected {num_samples} without a channel, which "
+                f"says where a sound lies in a clip, got {num_sound_samples}"
+            )
+        return
+    if method.no_channel:
+        raise ValueError(
+            f"channel: expected none for {method.name}: {method.no_channel}; penalty "
+            "and decoupled take one"
+        )
+    sound = jax.ShapeDtypeStruct((num_sound_samples,), jnp.float32)
+    for name, each in (("channel", channel), ("counting_channel", counting_channel)):
+        if each is None:
+            continue
+        heard = jax.eval_shape(lambda k, s, c=each: c(k, s, num_samples), key, sound)
+        if heard.shape != (num_samples,) or heard.dtype != jnp.float32:
+            raise ValueError(
+                f"{name}: expected float32 [{num_samples}] from it, "
+                f"got {_describe(heard)}"
+            )
 
 
 def check_key(key: Any) -> None:

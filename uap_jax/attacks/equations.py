@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from uap_jax.attacks.types import SPACES, Perturbation
 from uap_jax.audio.box import EPSILON, from_tanh_space, to_tanh_space
+from uap_jax.audio.channels import Channel, received
 
 
 @functools.partial(jax.jit, static_argnames=("space", "epsilon"))
@@ -19,19 +20,32 @@ def to_space(x: jax.Array, *, space: str, epsilon: float = EPSILON) -> jax.Array
     return to_tanh_space(x, epsilon=epsilon) if space == "tanh" else x
 
 
-def perturb(x: jax.Array, v: jax.Array, *, space: str) -> jax.Array:
+def perturb(
+    x: jax.Array,
+    v: jax.Array,
+    *,
+    space: str,
+    channel: Channel | None = None,
+    keys: jax.Array | None = None,
+) -> jax.Array:
     """The perturbed clips: clip(x + v, 0, 1), or w = (tanh(x' + v') + 1) / 2 (Eq. 7).
 
-    The one function that adds a perturbation to clips.
+    The one function that adds a perturbation to clips. With a channel C it adds C v,
+    or C v' in tanh space.
 
     Args:
-        x: `[..., N]` clips from `to_space`.
-        v: `[N]`, the perturbation in that space; or `[..., N]`, one for each clip.
+        x: `[..., N]` clips from `to_space`; `[B, N]` with a channel.
+        v: `[N]`, the perturbation in that space; or `[..., N]`, one for each clip. With
+            a channel `[P]` or `[B, P]`.
         space: "signal" or "tanh".
+        channel: What the perturbation passes on its way to each clip.
+        keys: `[B]` random keys of the channel, one a clip; consumed.
 
     Returns:
         `[..., N]` in [0, 1].
     """
+    if channel is not None and keys is not None:
+        v = received(channel, keys, v, x.shape[-1])
     v = jnp.reshape(v, (1,) * (x.ndim - v.ndim) + v.shape)
     if space == "tanh":
         return from_tanh_space(x + v)

@@ -312,4 +312,6 @@ GREEDY = Method(
     space="signal",
     sums=("visited", "failed", "moved", "unusable"),
     metrics=("linf", "l2", "visited", "skipped", "failed"),
+    no_channel="it adds up the smallest changes of single clips, each found with one "
+    "delta for one clip, which holds for one draw of a channel only",
 )

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from uap_jax.attacks import checks, equations, types
-from uap_jax.attacks.batches import all_logits, even_share, success_rate
+from uap_jax.attacks.batches import all_logits, even_share, passing, success_rate
 from uap_jax.attacks.types import (
     At,
     AttackResult,
@@ -25,7 +25,11 @@ from uap_jax.attacks.types import (
     State,
     Step,
 )
+from uap_jax.audio.channels import Channel
 from uap_jax.audio.levels import spl_db
+
+# Folded into the key of an attack, whose passes are numbered from 0.
+_COUNTING = 2**32 - 2
 
 
 def resolve_config(config: Any, *, targeted: bool, num_clips: int) -> Any:
@@ -57,6 +61,9 @@ def begin(
     key: jax.Array,
     target: int | None = None,
     config: PassConfig,
+    channel: Channel | None = None,
+    counting_channel: Channel | None = None,
+    num_sound_samples: int | None = None,
 ) -> tuple[Problem, State]:
     """Prepares an attack: the clips in the space of v, their clean logits, the state.
 
@@ -68,6 +75,11 @@ def begin(
         key: Random key; consumed.
         target: The class to say, or None for an untargeted attack.
         config: Settings; their type names the method.
+        channel: What v passes on its way to a clip, drawn anew for each clip and step;
+            None: nothing. In tanh space it acts on v'.
+        counting_channel: What v passes where success is counted, with other draws than
+            in any step; None: the same. For rooms, give it others.
+        num_sound_samples: P, length of v; None: N. Only with a channel.
 
     Returns:
         The problem, which stays fixed, and the first state.
@@ -79,6 +91,12 @@ def begin(
     checks.check_key(key)
     config = resolve_config(config, targeted=target is not None, num_clips=x.shape[0])
     method = config.method
+    num_samples = x.shape[1]
+    if num_sound_samples is None:
+        num_sound_samples = num_samples
+    checks.check_channels(
+        method, key, (channel, counting_channel), num_sound_samples, num_samples
+    )
     clean_logits = all_logits(logits_fn, variables, x, config.micro_batch_size)
     problem = Problem(
         x=equations.to_space(jnp.asarray(x), space=method.space),
@@ -88,6 +106,9 @@ def begin(
         target=None if target is None else jnp.asarray(target, jnp.int32),
         config=checks.as_arrays(config),
         method=method,
+        num_sound_samples=num_sound_samples,
+        channel=channel,
+        counting_channel=channel if counting_channel is None else counting_channel,
     )
     return problem, first_state(logits_fn, variables, problem, key)
 
@@ -227,6 +248,8 @@ def _count(
     num_clips, block_size = problem.num_clips, problem.config.micro_batch_size
     num_blocks = -(-num_clips // block_size)
     value = problem.method.value(state.own)
+    # The same after every pass, so that passes compare; in no step.
+    counting_key = jax.random.fold_in(state.key, jnp.uint32(_COUNTING))
 
     def should_continue(carry: tuple[State, jax.Array]) -> jax.Array:
         state, steps_left = carry
@@ -237,7 +260,12 @@ def _count(
         state, steps_left = carry
         index = state.block * block_size + jnp.arange(block_size, dtype=jnp.int32)
         clips = jnp.minimum(index, num_clips - 1)
-        x = equations.perturb(problem.x[clips], value, space=problem.method.space)
+        x = equations.perturb(
+            problem.x[clips],
+            value,
+            space=problem.method.space,
+            **passing(problem.counting_channel, counting_key, clips),
+        )
         logits = classify(x)
         fooled = equations.is_success(
             logits, problem.clean_predictions[clips], problem.target
@@ -344,10 +372,11 @@ def run(
     key: jax.Array,
     target: int | None = None,
     config: PassConfig,
+    **sound: Any,
 ) -> AttackResult:
     """Runs an attack to its end; the arguments are those of `begin`."""
     problem, state = begin(
-        logits_fn, variables, x, labels, key=key, target=target, config=config
+        logits_fn, variables, x, labels, key=key, target=target, config=config, **sound
     )
     while is_running(state):
         state = advance(logits_fn, variables, problem, state)

@@ -17,6 +17,7 @@ from uap_jax.attacks.batches import (
     batch_of,
     classes_of,
     gradient_fault,
+    passing,
     per_used_clip,
 )
 from uap_jax.attacks.equations import hinge, perturb, project_l2
@@ -34,6 +35,7 @@ from uap_jax.attacks.types import (
     Step,
     static,
 )
+from uap_jax.audio.channels import Channel
 from uap_jax.audio.levels import spl_db
 
 HINGE_REDUCTIONS = ("sum", "released")
@@ -90,6 +92,9 @@ def penalty(
     key: jax.Array,
     target: int | None = None,
     config: PenaltyConfig = PenaltyConfig(),
+    channel: Channel | None = None,
+    counting_channel: Channel | None = None,
+    num_sound_samples: int | None = None,
 ) -> AttackResult:
     """Crafts a universal perturbation with the penalty method (Algorithm 1).
 
@@ -104,6 +109,7 @@ def penalty(
         key: Random key for the batches; consumed.
         target: The class to say, or None for an untargeted attack.
         config: Settings; the defaults are the paper's.
+        channel, counting_channel, num_sound_samples: As of `begin`.
 
     Returns:
         The perturbation in tanh space, and how the attack went. `history` has `asr`,
@@ -117,12 +123,21 @@ def penalty(
     """
     checks.check_config(config, PenaltyConfig)
     return loop.run(
-        logits_fn, variables, x, labels, key=key, target=target, config=config
+        logits_fn,
+        variables,
+        x,
+        labels,
+        key=key,
+        target=target,
+        config=config,
+        channel=channel,
+        counting_channel=counting_channel,
+        num_sound_samples=num_sound_samples,
     )
 
 
 class _Own(NamedTuple):
-    value: jax.Array  # [N], v'
+    value: jax.Array  # [P], v'
     opt_state: Any
 
 
@@ -158,7 +173,7 @@ def _optimizer(config: Any) -> optax.GradientTransformation:
 
 
 def _init(classify: Classify, problem: Problem) -> _Own:
-    value = jnp.zeros(problem.x.shape[1], jnp.float32)
+    value = jnp.zeros(problem.num_sound_samples, jnp.float32)
     return _Own(value, _optimizer(problem.config).init(value))
 
 
@@ -168,6 +183,8 @@ def batch_objective(
     v: jax.Array,
     clips: jax.Array,
     weights: jax.Array,
+    *,
+    key: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array, LeftOut]:
     """SPL(v') + c sum_i G(w_i) of a batch and its gradient, Eq. 10 and 11.
 
@@ -177,19 +194,30 @@ def batch_objective(
     Args:
         classify: Clips in the box to logits.
         problem: The attack clips and settings.
-        v: `[N]`, v'.
+        v: `[P]`, v'.
         clips: `[K, S]` int32, the batch as micro-batches of indices.
         weights: `[K, S]`, 1, or 0 for what only fills up the last micro-batch.
+        key: Of the pass, for the channel; consumed.
 
     Returns:
-        The objective `[]`, the sum of hinges `[]`, the gradient `[N]`, and which clips
+        The objective `[]`, the sum of hinges `[]`, the gradient `[P]`, and which clips
         are in none of them.
     """
     config = problem.config
     is_released = config.hinge_reduction == "released"
+    if is_released and problem.channel is not None:
+        raise ValueError(
+            "hinge_reduction: expected sum with a channel, as the released gradient "
+            "takes dw / dv' as 1, got released"
+        )
 
     def hinges(v: jax.Array, clips: jax.Array) -> jax.Array:
-        w = perturb(problem.x[clips], v, space="tanh")
+        w = perturb(
+            problem.x[clips],
+            v,
+            space="tanh",
+            **passing(problem.channel, key, clips),
+        )
         if is_released:  # dw / dv' taken as 1
             w = jax.lax.stop_gradient(w) + (v - jax.lax.stop_gradient(v))
         return hinge(
@@ -212,7 +240,7 @@ def _step(classify: Classify, problem: Problem, own: _Own, at: At) -> Step:
     """One optimizer step on a batch, and the projection if there is a radius."""
     config = problem.config
     objective, hinges, gradient, left_out = batch_objective(
-        classify, problem, own.value, *batch_of(problem, at)
+        classify, problem, own.value, *batch_of(problem, at), key=at.key
     )
     # Optax mixes dtypes in places, which a caller's strict setting forbids.
     with jax.numpy_dtype_promotion("standard"):
@@ -262,4 +290,5 @@ PENALTY = Method(
     space="tanh",
     sums=("objective", "hinge"),
     metrics=("objective", "hinge"),
+    no_channel="",
 )

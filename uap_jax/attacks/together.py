@@ -36,6 +36,7 @@ def together(
     targets: Sequence[int] | None = None,
     configs: PassConfig | Sequence[PassConfig],
     width: int = 1,
+    **sound: Any,
 ) -> list[AttackResult]:
     """Runs an attack for each key, several of them in one compiled program.
 
@@ -53,6 +54,7 @@ def together(
         configs: T configs that differ in their numbers only, or one for all.
         width: Most trials in one program. A CPU is as fast with 1; `fitting_width`
             tells what fits an accelerator's memory.
+        **sound: Channels and length of the sound as of `begin`, shared by all.
 
     Returns:
         T results.
@@ -61,7 +63,14 @@ def together(
         ValueError: An input or setting is out of its range.
     """
     problems, states = begin_together(
-        logits_fn, variables, x, labels, keys=keys, targets=targets, configs=configs
+        logits_fn,
+        variables,
+        x,
+        labels,
+        keys=keys,
+        targets=targets,
+        configs=configs,
+        **sound,
     )
     while any(loop.is_running(state) for state in states):
         states = advance_together(logits_fn, variables, problems, states, width=width)
@@ -77,6 +86,7 @@ def begin_together(
     keys: Sequence[jax.Array],
     targets: Sequence[int] | None = None,
     configs: PassConfig | Sequence[PassConfig],
+    **sound: Any,
 ) -> tuple[list[Problem], list[State]]:
     """Prepares the trials; what they share is computed and stored once.
 
@@ -106,7 +116,14 @@ def begin_together(
     for key, target, config in zip(keys, targets_or_none, resolved, strict=True):
         if not problems:
             problem, state = loop.begin(
-                logits_fn, variables, x, labels, key=key, target=target, config=config
+                logits_fn,
+                variables,
+                x,
+                labels,
+                key=key,
+                target=target,
+                config=config,
+                **sound,
             )
         else:
             checks.check_attack_inputs(logits_fn, variables, x, labels, target=target)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from uap_jax.audio import box
+from uap_jax.audio.channels import Channel
 
 # A setting that compiled programs take as an argument.
 Number = float | jax.Array
@@ -225,6 +226,9 @@ class Method(NamedTuple):
         most_at_once: `(config, num_clips) -> int`, above which a larger
             `micro_batch_size` is of no use; the default is the batch size.
         shuffles: `(config) -> bool`, whether each pass has a new random order.
+        no_channel: Why it takes no channel; empty: it takes one. Its steps then give
+            `equations.perturb` what `batches.passing` returns, and its v is `[P]`, of
+            `problem.num_sound_samples`.
         finish: `(own, result) -> result`, for a method that returns more than v.
     """
 
@@ -242,6 +246,7 @@ class Method(NamedTuple):
         config.batch_size
     )
     shuffles: Callable[[Any], bool] = lambda config: True
+    no_channel: str = "its steps add the perturbation to a clip as it is"
     finish: Callable[[Any, AttackResult], AttackResult] = lambda own, result: result
 
 
@@ -258,6 +263,9 @@ class Problem:
         target: `[]` int32, the class to say; None: untargeted.
         config: Of the method, resolved, numbers as float32.
         method: The method.
+        num_sound_samples: P, of v; N without a channel.
+        channel: What v passes in steps; None: nothing.
+        counting_channel: What v passes where success is counted.
     """
 
     x: jax.Array
@@ -267,6 +275,9 @@ class Problem:
     target: jax.Array | None
     config: Any
     method: Method = dataclasses.field(metadata={"static": True})
+    num_sound_samples: int = dataclasses.field(metadata={"static": True})
+    channel: Channel | None = None
+    counting_channel: Channel | None = None
 
     @property
     def targeted(self) -> bool:

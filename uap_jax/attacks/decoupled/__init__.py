@@ -20,6 +20,7 @@ from uap_jax.attacks import checks, loop, types
 from uap_jax.attacks.decoupled import steps
 from uap_jax.attacks.decoupled.schedule import MAX_STARTS, START_PASSES
 from uap_jax.attacks.types import AttackResult, LogitsFn, Method, PassConfig, static
+from uap_jax.audio.channels import Channel
 
 
 @jax.tree_util.register_dataclass
@@ -79,6 +80,9 @@ def decoupled(
     key: jax.Array,
     target: int | None = None,
     config: DecoupledConfig = DecoupledConfig(),
+    channel: Channel | None = None,
+    counting_channel: Channel | None = None,
+    num_sound_samples: int | None = None,
 ) -> AttackResult:
     """Crafts the quietest universal perturbation of a success rate, or of several.
 
@@ -91,6 +95,7 @@ def decoupled(
         key: Random key for the batches; consumed.
         target: The class to say, or None for an untargeted attack.
         config: Settings.
+        channel, counting_channel, num_sound_samples: As of `begin`.
 
     Returns:
         The quietest perturbation seen with `config.target_asr` on the attack clips,
@@ -107,7 +112,16 @@ def decoupled(
     """
     checks.check_config(config, DecoupledConfig)
     return loop.run(
-        logits_fn, variables, x, labels, key=key, target=target, config=config
+        logits_fn,
+        variables,
+        x,
+        labels,
+        key=key,
+        target=target,
+        config=config,
+        channel=channel,
+        counting_channel=counting_channel,
+        num_sound_samples=num_sound_samples,
     )
 
 
@@ -162,4 +176,5 @@ DECOUPLED = Method(
     sums=("objective",),
     metrics=("asr_level", "norm", "objective"),
     finish=_finish,
+    no_channel="",
 )

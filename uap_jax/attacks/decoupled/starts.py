@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from uap_jax.attacks.batches import classes_of, logits_by_block
+from uap_jax.attacks.batches import classes_of, logits_by_block, passing
 from uap_jax.attacks.decoupled.schedule import first_norm, norm_change
 from uap_jax.attacks.equations import margin, perturb
 from uap_jax.attacks.types import Classify, Front, Problem
@@ -29,8 +29,8 @@ TEMPERATURE_SHARE = 0.35
 class Start(NamedTuple):
     """A v, and how its last pass went."""
 
-    value: jax.Array  # [N]
-    direction: jax.Array  # [N]
+    value: jax.Array  # [P]
+    direction: jax.Array  # [P]
     norm: jax.Array  # [], what v was held at; infinite: none yet
     asr: jax.Array  # []
     objective: jax.Array  # [], which decides between equals
@@ -67,10 +67,10 @@ def first_values(classify: Classify, problem: Problem) -> jax.Array:
     evenly spread over the attack clips.
 
     Returns:
-        `[num_starts, N]`; zero where there are fewer candidates, and for candidates
+        `[num_starts, P]`; zero where there are fewer candidates, and for candidates
         without sound.
     """
-    num_clips, num_samples = problem.x.shape
+    num_clips, num_samples = problem.num_clips, problem.num_sound_samples
     silence = jnp.zeros((1, num_samples), jnp.float32)
     num_chosen = problem.config.num_starts - 1
     if not num_chosen:
@@ -94,14 +94,19 @@ def first_values(classify: Classify, problem: Problem) -> jax.Array:
 
     def direction_of(candidate: jax.Array) -> jax.Array:
         # Full scale is far out in tanh space: a peak would be most of the sound.
-        sound = jnp.tanh(problem.x[candidate])
+        sound = loudest_part(jnp.tanh(problem.x[candidate]), num_samples)
         # The mean of equal samples may differ from them by rounding.
         has_sound = jnp.max(sound) > jnp.min(sound)
         return unit(jnp.where(has_sound, sound - jnp.mean(sound), 0.0))
 
     def loss_of(candidate: jax.Array) -> jax.Array:
         value = LOUDER * norm * direction_of(candidate)
-        x = perturb(problem.x[probes], value, space="tanh")
+        x = perturb(
+            problem.x[probes],
+            value,
+            space="tanh",
+            **passing(problem.channel, jax.random.key(0), probes),
+        )
         logits = logits_by_block(classify, x, problem.config.micro_batch_size)
         margins = margin(logits, classes, targeted=problem.targeted)
         is_known = jnp.isfinite(margins) & (classes >= 0)
@@ -120,6 +125,17 @@ def first_values(classify: Classify, problem: Problem) -> jax.Array:
     sounds = jnp.where(jnp.isfinite(losses[best])[:, None], sounds, 0.0)
     missing = num_chosen - sounds.shape[0]
     return jnp.concatenate([silence, jnp.pad(sounds, ((0, missing), (0, 0)))])
+
+
+def loudest_part(sound: jax.Array, num_samples: int) -> jax.Array:
+    """The `[P]` in a sound `[N]` with most energy; repeated where P is longer."""
+    if num_samples == sound.shape[0]:
+        return sound
+    if num_samples > sound.shape[0]:
+        return jnp.resize(sound, (num_samples,))
+    energy = jnp.cumsum(jnp.square(sound))
+    start = jnp.argmax(energy[num_samples:] - energy[:-num_samples])
+    return jax.lax.dynamic_slice(sound, (start + 1,), (num_samples,))
 
 
 def spread(count: int, num_clips: jax.Array | int) -> jax.Array:
@@ -155,7 +171,7 @@ def next_start(
     """The leader after a pass, where the next pass begins, if that is a new start.
 
     Args:
-        starts: `[S, N]`, tried one after the other.
+        starts: `[S, P]`, tried one after the other.
         leader: The best of those tried.
         ended: Where the pass has ended.
         num_passes: `[]` int32, this one included.

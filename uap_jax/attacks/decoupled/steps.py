@@ -12,6 +12,7 @@ from uap_jax.attacks.batches import (
     batch_of,
     classes_of,
     gradient_fault,
+    passing,
     per_used_clip,
 )
 from uap_jax.attacks.decoupled.schedule import (
@@ -45,11 +46,11 @@ SHIFT_SHARE, MAX_SHIFT = 40, 400
 
 
 class Own(NamedTuple):
-    value: jax.Array  # [N], v
-    direction: jax.Array  # [N], d, the mean of normalised gradients
+    value: jax.Array  # [P], v
+    direction: jax.Array  # [P], d, the mean of normalised gradients
     norm: jax.Array  # [], rho, what the norm of v is held at
     temperature: jax.Array  # [], T of the soft hinge at first
-    starts: jax.Array  # [S, N], tried one after the other
+    starts: jax.Array  # [S, P], tried one after the other
     leader: Start  # the best start so far, after its passes
     front: Front
     main_level: jax.Array  # [] int32, index of the rate that is returned
@@ -57,7 +58,7 @@ class Own(NamedTuple):
 
 def init(classify: Classify, problem: Problem) -> Own:
     levels, main_level = levels_of(problem.config)
-    num_levels, num_samples = levels.shape[0], problem.x.shape[1]
+    num_levels, num_samples = levels.shape[0], problem.num_sound_samples
     silence = jnp.zeros(num_samples, jnp.float32)
     zero = jnp.zeros((), jnp.float32)
     return Own(
@@ -96,20 +97,22 @@ def batch_objective(
     shifts: jax.Array,
     *,
     temperature: jax.Array,
+    key: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array, LeftOut]:
     """The sum of soft hinges over a batch of shifted clips, and its gradient.
 
     Args:
         classify: Clips in the box to logits.
         problem: The attack clips and settings.
-        v: `[N]`.
+        v: `[P]`.
         clips: `[K, S]` int32, the batch as micro-batches of indices.
         weights: `[K, S]`, 1, or 0 for what only fills up the last micro-batch.
         shifts: `[K, S]` int32, samples that each clip is shifted by.
         temperature: `[]`, T of the soft hinge.
+        key: Of the pass, for the channel; consumed.
 
     Returns:
-        The objective `[]`, the gradient `[N]`, and which clips are in neither.
+        The objective `[]`, the gradient `[P]`, and which clips are in neither.
     """
 
     def losses(v: jax.Array, clips: jax.Array, shifts: jax.Array) -> jax.Array:
@@ -117,8 +120,14 @@ def batch_objective(
         if max_shift(problem):
             x = jax.vmap(jnp.roll)(x, shifts)
         classes = classes_of(problem, problem.clean_predictions, clips)
+        x = perturb(
+            x,
+            v,
+            space="tanh",
+            **passing(problem.channel, key, clips),
+        )
         losses = soft_hinge(
-            classify(perturb(x, v, space="tanh")),
+            classify(x),
             classes,
             temperature=temperature,
             give_up=GIVE_UP,
@@ -145,9 +154,9 @@ def move(
     u = v - length rho d / (1 - b^n)
 
     Args:
-        v: `[N]`.
-        direction: `[N]`, d.
-        gradient: `[N]`, g; zero leaves the direction as it is.
+        v: `[P]`.
+        direction: `[P]`, d.
+        gradient: `[P]`, g; zero leaves the direction as it is.
         norm: `[]`, rho.
         length: `[]`, of a step, as a share of rho.
         num_steps: `[]` int32, n, this one included.
@@ -177,6 +186,7 @@ def step(classify: Classify, problem: Problem, own: Own, at: At) -> Step:
         weights,
         jax.random.randint(shift_key, clips.shape, -most, most + 1, jnp.int32),
         temperature=own.temperature * temperature_ratio(problem, at),
+        key=at.key,
     )
     num_batches = -(-problem.num_clips // config.batch_size)
     value, direction = move(
@@ -218,7 +228,7 @@ def end_pass(
     num_passes: jax.Array,
 ) -> PassEnd:
     """Keeps v where it is the quietest; sets where and how loud the next pass is."""
-    config, num_samples = problem.config, problem.x.shape[1]
+    config, num_samples = problem.config, problem.num_sound_samples
     levels, main_level = levels_of(config)
     level = level_at(num_passes, main_level, config)
     norm = jnp.linalg.norm(own.value)
