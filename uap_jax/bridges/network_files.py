@@ -79,7 +79,8 @@ def _is_exported_program(path: str, expected: str) -> bool:
         with zipfile.ZipFile(path) as archive:
             # All is in one folder, except in early exported programs.
             names = {name.partition("/")[2] or name for name in archive.namelist()}
-    except zipfile.BadZipFile as error:
+    # Damaged names raise UnicodeDecodeError, unknown features NotImplementedError.
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise ValueError(f"{expected} something else, or half of one") from error
     if names & {"archive_format", "serialized_exported_program.json"}:
         return True

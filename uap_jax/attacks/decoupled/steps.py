@@ -210,7 +210,9 @@ def keep_quietest(
     front: Front, value: jax.Array, norm: jax.Array, asr: jax.Array
 ) -> Front:
     """Enters v for every success rate that it has and nothing quieter had."""
-    better = (asr >= front.asr_levels) & (norm < front.norm)
+    # By more than rounding: of equally loud ones the first is kept, at any width.
+    quieter = norm < (1.0 - 1e-5) * front.norm
+    better = (asr >= front.asr_levels) & quieter
     return Front(
         asr_levels=front.asr_levels,
         values=jnp.where(better[:, None], value[None], front.values),
