@@ -1,5 +1,6 @@
 """Front ends against float64 forms of their formulas and against their originals."""
 
+import dataclasses
 import functools
 
 import frontend_forms as forms
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import librosa
 import numpy as np
 import pytest
+from lite_mfcc import mfcc_model
 
 from uap_jax.models import frontends
 
@@ -35,6 +37,32 @@ def whisper_bank():
     )
 
 
+@functools.cache
+def htk_bank():
+    return librosa.filters.mel(
+        sr=RATE, n_fft=512, n_mels=40, htk=True, norm=None, dtype=np.float64
+    )
+
+
+def tf_op_mfcc(x):
+    power = frontends.tf_spectrogram(x, frame=480, hop=320, power=True)
+    return frontends.tf_op_mfcc(power, num_mels=40, num_mfcc=10)
+
+
+HTK = frontends.LibrosaConfig(
+    sample_rate_hz=RATE,
+    num_fft=512,
+    window_size=400,
+    hop=160,
+    num_mels=40,
+    scale="htk",
+    unit_area=False,
+)
+KEYWORDS = frontends.TfSignalConfig(
+    frame=480, hop=320, num_mels=40, low_hz=20.0, high_hz=4000.0
+)
+OF_KEYWORDS = {"rate": RATE, "size": 480, "hop": 320, "num_fft": 512, "num_mels": 40}
+OF_KEYWORDS |= {"low": 20.0, "high": 4000.0, "num_mfcc": 10}
 POVEY = frontends.KaldiConfig(num_mels=40, scale=32768.0)
 
 # What is tested, and its formula.
@@ -52,6 +80,25 @@ FRONT_ENDS = {
         functools.partial(frontends.kaldi_fbank, config=POVEY),
         lambda x: forms.kaldi_fbank(x, rate=RATE, num_mels=40, scale=32768.0),
     ),
+    "kaldi_mfcc": (
+        frontends.kaldi_mfcc,
+        lambda x: forms.kaldi_mfcc(x, rate=RATE, num_mels=23),
+    ),
+    "librosa_mfcc": (
+        functools.partial(frontends.librosa_mfcc, config=HTK),
+        lambda x: forms.librosa_mfcc(
+            x, htk_bank(), num_fft=512, size=400, hop=160, num_mfcc=20
+        ),
+    ),
+    "speech_features_mfcc": (
+        frontends.speech_features_mfcc,
+        lambda x: forms.speech_features_mfcc(x, rate=RATE, num_mels=26),
+    ),
+    "tf_mfcc": (
+        functools.partial(frontends.tf_mfcc, config=KEYWORDS, num_mfcc=10),
+        lambda x: forms.tf_mfcc(x, **OF_KEYWORDS),
+    ),
+    "tf_op_mfcc": (tf_op_mfcc, lambda x: forms.tf_op_mfcc(x, **OF_KEYWORDS)),
 }
 
 
@@ -124,6 +171,124 @@ def test_against_transformers():
         if isinstance(front_end, functools.partial):
             front_end = front_end.func
         np.testing.assert_allclose(front_end(x), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "original"),
+    [
+        ({}, {}),
+        (
+            {"scale": "htk", "unit_area": False, "power": 1.0, "range_db": None},
+            {"htk": True, "norm": None, "power": 1.0},
+        ),
+        (
+            {"centre": False, "low_hz": 50.0, "high_hz": 7_000.0, "reference": "max"},
+            {"center": False, "fmin": 50, "fmax": 7_000},
+        ),
+        (
+            {"pad_mode": "reflect", "window_size": 300, "window": "hamming"},
+            {"pad_mode": "reflect", "win_length": 300, "window": "hamming"},
+        ),
+    ],
+)
+def test_against_librosa(settings, original):
+    x = clips()[1:]
+    config = dataclasses.replace(
+        frontends.LibrosaConfig(RATE, num_fft=512, hop=200, num_mels=40), **settings
+    )
+    levels = frontends.librosa_log_mel(x, config)
+    cepstra = frontends.librosa_mfcc(x, config, num_mfcc=12, lifter_length=20)
+    for clip, level, coefficients in zip(x, levels, cepstra, strict=True):
+        bands = librosa.feature.melspectrogram(
+            y=clip.astype(np.float64),
+            sr=RATE,
+            n_fft=512,
+            hop_length=200,
+            n_mels=40,
+            **original,
+        )
+        reference = np.max if config.reference == "max" else 1.0
+        expected = librosa.power_to_db(bands, ref=reference, top_db=config.range_db)
+        np.testing.assert_allclose(level, expected, atol=1e-4)
+        expected = librosa.feature.mfcc(S=expected, n_mfcc=12, lifter=20)
+        np.testing.assert_allclose(coefficients, expected, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:The .warn. function:DeprecationWarning")
+def test_against_python_speech_features():
+    original = pytest.importorskip("python_speech_features")
+    x = clips()
+    config = frontends.SpeechFeaturesConfig(
+        frame_s=0.04, hop_s=0.0201, num_mels=40, low_hz=20.0, window="hamming"
+    )
+    settings = {"nfilt": 40, "lowfreq": 20, "winfunc": np.hamming}
+    settings |= {"winlen": 0.04, "winstep": 0.0201, "ceplifter": 0}
+    cepstra = frontends.speech_features_mfcc(x, config, lifter_length=0, energy=False)
+    expected = [
+        original.mfcc(clip.astype(np.float64), appendEnergy=False, **settings)
+        for clip in x
+    ]
+    np.testing.assert_allclose(cepstra, np.stack(expected), atol=1e-4)
+    bands = frontends.speech_features_log_mel(x)
+    expected = [original.logfbank(clip.astype(np.float64)) for clip in x]
+    np.testing.assert_allclose(bands, np.stack(expected), atol=1e-4)
+
+
+@pytest.mark.parametrize("snip_edges", [True, False])
+def test_kaldi_against_transformers(snip_edges):
+    """Energy first, and frames that are mirrored at the ends."""
+    audio_utils = pytest.importorskip("transformers.audio_utils")
+    x = clips()[1:]
+    config = frontends.KaldiConfig(num_mels=40, energy=True, snip_edges=snip_edges)
+    bank = audio_utils.mel_filter_bank(
+        257, 40, 20, 8_000, RATE, mel_scale="kaldi", triangularize_in_mel_space=True
+    )
+    for clip, features in zip(x, frontends.kaldi_fbank(x, config), strict=True):
+        samples = clip.astype(np.float64)
+        if not snip_edges:
+            # 120 samples before, so that frames are centred on the middle of a hop.
+            num_frames = (N + 80) // 160
+            samples = np.concatenate([samples[119::-1], samples, samples[::-1]])
+            samples = samples[: (num_frames - 1) * 160 + 400]
+        expected = audio_utils.spectrogram(
+            samples,
+            audio_utils.window_function(400, "povey", periodic=False),
+            400,
+            160,
+            512,
+            power=2.0,
+            center=False,
+            preemphasis=0.97,
+            mel_filters=bank,
+            log_mel="log",
+            mel_floor=forms.EPS,
+            remove_dc_offset=True,
+        )
+        np.testing.assert_allclose(features[:, 1:], expected.T, atol=1e-4)
+        frames = np.lib.stride_tricks.sliding_window_view(samples, 400)[::160]
+        frames = frames - frames.mean(axis=1, keepdims=True)
+        energy = np.log(np.maximum(np.sum(frames**2, axis=1), 1.0))
+        np.testing.assert_allclose(features[:, 0], energy, atol=1e-4)
+
+
+def test_against_the_ops_of_tensorflow_lite():
+    lite = pytest.importorskip("ai_edge_litert.interpreter")
+    pytest.importorskip("tflite")
+    x = clips()
+    interpreter = lite.Interpreter(
+        model_content=mfcc_model(
+            num_samples=N, rate=RATE, frame=480, hop=320, num_mels=40, num_mfcc=10
+        )
+    )
+    interpreter.allocate_tensors()
+    outputs = []
+    for clip in x:
+        interpreter.set_tensor(0, clip[:, None])
+        interpreter.invoke()
+        outputs.append(interpreter.get_tensor(3)[0])
+    np.testing.assert_allclose(
+        compiled("tf_op_mfcc")(x)[0], np.stack(outputs), atol=1e-4
+    )
 
 
 def test_whisper_of_a_longer_clip():

@@ -11,12 +11,42 @@ from uap_jax.models.frontends.hugging_face import (
     zero_mean_unit_variance,
 )
 from uap_jax.models.frontends.kaldi import KaldiConfig, kaldi_fbank, kaldi_mfcc
+from uap_jax.models.frontends.librosa_mel import (
+    LibrosaConfig,
+    librosa_log_mel,
+    librosa_mel,
+    librosa_mfcc,
+)
+from uap_jax.models.frontends.speech_features import (
+    SpeechFeaturesConfig,
+    speech_features_log_mel,
+    speech_features_mfcc,
+)
+from uap_jax.models.frontends.tensorflow import (
+    TfSignalConfig,
+    tf_log_mel,
+    tf_mfcc,
+    tf_op_mfcc,
+    tf_spectrogram,
+)
 
 __all__ = [
     "KaldiConfig",
+    "LibrosaConfig",
+    "SpeechFeaturesConfig",
+    "TfSignalConfig",
     "ast_fbank",
     "kaldi_fbank",
     "kaldi_mfcc",
+    "librosa_log_mel",
+    "librosa_mel",
+    "librosa_mfcc",
+    "speech_features_log_mel",
+    "speech_features_mfcc",
+    "tf_log_mel",
+    "tf_mfcc",
+    "tf_op_mfcc",
+    "tf_spectrogram",
     "whisper_log_mel",
     "zero_mean_unit_variance",
 ]

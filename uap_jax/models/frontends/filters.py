@@ -113,10 +113,12 @@ def window(name: str, size: int, *, periodic: bool = True) -> np.ndarray:
     )
 
 
-def cosine_transform(num_inputs: int, num_outputs: int) -> np.ndarray:
-    """Returns the first columns of the orthonormal cosine transform (type 2).
+def cosine_transform(
+    num_inputs: int, num_outputs: int, *, orthonormal: bool = True
+) -> np.ndarray:
+    """Returns the first columns of the cosine transform of type 2.
 
-    `c_i cos(pi (n + 1/2) i / N)`, `c_0 = sqrt(1 / N)`, otherwise `sqrt(2 / N)`.
+    `c_i cos(pi (n + 1/2) i / N)`, `c_i = sqrt(2 / N)`; orthonormal `c_0 = sqrt(1 / N)`.
 
     Returns:
         `[num_inputs, num_outputs]` float64.
@@ -131,13 +133,13 @@ def cosine_transform(num_inputs: int, num_outputs: int) -> np.ndarray:
         )
     steps = np.arange(num_inputs)[:, None] + 0.5
     order = np.arange(num_outputs)
-    scale = np.where(order == 0, 1, 2) / num_inputs
+    scale = np.where(orthonormal & (order == 0), 1, 2) / num_inputs
     return np.sqrt(scale) * np.cos(np.pi * steps * order / num_inputs)
 
 
-def lifter(num_coefficients: int, length: float) -> np.ndarray:
-    """Returns `1 + Q / 2 sin(pi i / Q)` `[num_coefficients]`; ones for length 0."""
-    order = np.arange(num_coefficients)
+def lifter(num_coefficients: int, length: float, *, first: int = 0) -> np.ndarray:
+    """Returns `1 + Q / 2 sin(pi i / Q)`, i from `first` on; ones for length 0."""
     if length <= 0:
         return np.ones(num_coefficients)
+    order = np.arange(first, first + num_coefficients)
     return 1 + length / 2 * np.sin(np.pi * order / length)

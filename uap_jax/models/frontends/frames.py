@@ -67,6 +67,17 @@ def in_bands(spectrum: jax.Array, filters: np.ndarray) -> jax.Array:
     )
 
 
+def cepstra(levels: jax.Array, transform: np.ndarray) -> jax.Array:
+    """Returns a cosine transform over bands, `[B, T, M]` and `[M, C]` to `[B, T, C]`.
+
+    Equal levels have one coefficient, but large ones leave rounding errors in all; thus
+    the mean of a frame is transformed apart.
+    """
+    mean = jnp.mean(levels, axis=2, keepdims=True)
+    of_mean = transform.sum(axis=0).astype(levels.dtype)[None, None, :]
+    return in_bands(levels - mean, transform) + mean * of_mean
+
+
 def magnitude(power: jax.Array) -> jax.Array:
     """Returns the square root; its gradient is 0 where the power is 0."""
     is_sound = power > 0

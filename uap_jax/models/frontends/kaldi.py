@@ -15,6 +15,7 @@ from uap_jax.models.frontends.filters import (
 )
 from uap_jax.models.frontends.frames import (
     as_waveform,
+    cepstra,
     frames,
     in_bands,
     log_above,
@@ -105,10 +106,11 @@ def kaldi_mfcc(
     config = dataclasses.replace(config, power=True)
     bands, energy = _bands_and_energy(as_waveform(waveform), config)
     transform = cosine_transform(config.num_mels, num_mfcc)
-    cepstra = in_bands(bands, transform * lifter(num_mfcc, lifter_length))
+    factors = lifter(num_mfcc, lifter_length)
+    features = cepstra(bands, transform * factors)
     if config.energy:
-        cepstra = jnp.concatenate([energy, cepstra[:, :, 1:]], axis=2)
-    return cepstra
+        features = jnp.concatenate([energy, features[:, :, 1:]], axis=2)
+    return features
 
 
 def _bands_and_energy(
