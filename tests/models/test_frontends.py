@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from pathlib import Path
 
 import frontend_forms as forms
 import jax
@@ -9,7 +10,6 @@ import jax.numpy as jnp
 import librosa
 import numpy as np
 import pytest
-from lite_mfcc import mfcc_model
 
 from uap_jax.models import frontends
 
@@ -271,24 +271,30 @@ def test_kaldi_against_transformers(snip_edges):
         np.testing.assert_allclose(features[:, 0], energy, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:Warning. Enabling .experimental:UserWarning")
 def test_against_the_ops_of_tensorflow_lite():
     lite = pytest.importorskip("ai_edge_litert.interpreter")
-    pytest.importorskip("tflite")
-    x = clips()
+    path = Path(__file__).parents[1] / "bridges/tflite_files/mfcc.tflite"
     interpreter = lite.Interpreter(
-        model_content=mfcc_model(
-            num_samples=N, rate=RATE, frame=480, hop=320, num_mels=40, num_mfcc=10
-        )
+        str(path), experimental_preserve_all_tensors=True, num_threads=1
     )
     interpreter.allocate_tensors()
-    outputs = []
+    ops = {op["op_name"]: op for op in interpreter._get_ops_details()}
+    outputs = {"AudioSpectrogram": [], "Mfcc": []}
+    x = clips()[:, 100:740]
     for clip in x:
-        interpreter.set_tensor(0, clip[:, None])
+        interpreter.set_tensor(
+            interpreter.get_input_details()[0]["index"], clip[:, None]
+        )
         interpreter.invoke()
-        outputs.append(interpreter.get_tensor(3)[0])
-    np.testing.assert_allclose(
-        compiled("tf_op_mfcc")(x)[0], np.stack(outputs), atol=1e-4
+        for name, values in outputs.items():
+            values.append(interpreter.get_tensor(ops[name]["outputs"][0])[0].copy())
+    power = frontends.tf_spectrogram(x, frame=160, hop=80, power=True)
+    np.testing.assert_allclose(power, outputs["AudioSpectrogram"], rtol=1e-5, atol=1e-4)
+    features = frontends.tf_op_mfcc(
+        power, sample_rate_hz=8000, num_mels=12, num_mfcc=10
     )
+    np.testing.assert_allclose(features, outputs["Mfcc"], atol=1e-4)
 
 
 def test_whisper_of_a_longer_clip():
