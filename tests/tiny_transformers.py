@@ -1,5 +1,7 @@
 """Models of transformers, tiny and with random weights."""
 
+import functools
+
 import numpy as np
 import torch
 import transformers
@@ -7,6 +9,8 @@ from transformers import pipelines
 
 NUM_SAMPLES = 8000
 NAMES = ("wav2vec2", "wav2vec2_layer_norm", "hubert", "wavlm", "ast", "whisper")
+# With the front end of Wav2Vec2.
+KIN = ("data2vec", "sew", "unispeech", "unispeech_sat", "conformer")
 CLASS_NAMES = ("high", "low", "mid")
 
 _LABELS = {
@@ -81,6 +85,12 @@ def _wavlm(changes):
     return transformers.WavLMForSequenceClassification(config), extractor
 
 
+def _kin(name, changes, **settings):
+    config = getattr(transformers, f"{name}Config")(**_WAV2VEC2 | settings | changes)
+    make = getattr(transformers, f"{name}ForSequenceClassification")
+    return make(config), transformers.Wav2Vec2FeatureExtractor()
+
+
 def _ast(changes):
     sizes = {"max_length": 64, "num_mel_bins": 32}
     config = transformers.ASTConfig(**_TINY | sizes | changes)
@@ -123,6 +133,11 @@ _MAKE = {
     "wav2vec2_layer_norm": _wav2vec2_layer_norm,
     "hubert": _hubert,
     "wavlm": _wavlm,
+    "data2vec": functools.partial(_kin, "Data2VecAudio"),
+    "sew": functools.partial(_kin, "SEW"),
+    "unispeech": functools.partial(_kin, "UniSpeech"),
+    "unispeech_sat": functools.partial(_kin, "UniSpeechSat"),
+    "conformer": functools.partial(_kin, "Wav2Vec2Conformer"),
     "ast": _ast,
     "whisper": _whisper,
 }

@@ -30,7 +30,14 @@ def save(folder, name="ast", *, model=None, **changes):
     return model, extractor
 
 
-@pytest.mark.parametrize("name", ["wav2vec2_layer_norm", "ast", "whisper"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ast",
+        pytest.param("wav2vec2_layer_norm", marks=pytest.mark.slow),
+        pytest.param("whisper", marks=pytest.mark.slow),
+    ],
+)
 def test_logits_are_those_of_the_pipeline(name, tmp_path):
     model, extractor = save(tmp_path, name)
     classifier, facts = custom_models.load(str(tmp_path), num_samples=N)

@@ -27,7 +27,15 @@ def bridged(name):
     return bridges.from_transformers(model, extractor, num_samples=N), model, extractor
 
 
-@pytest.mark.parametrize("name", tiny.NAMES)
+# Those that differ in their front end; the rest share it with one of them.
+DIFFERENT = ("wav2vec2_layer_norm", "wavlm", "ast", "whisper")
+ALL = [
+    name if name in DIFFERENT else pytest.param(name, marks=pytest.mark.slow)
+    for name in (*tiny.NAMES, *tiny.KIN)
+]
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_logits_are_those_of_the_pipeline(name):
     classifier, model, extractor = bridged(name)
     x = tiny.clips(100)
@@ -40,7 +48,7 @@ def test_logits_are_those_of_the_pipeline(name):
     assert classifier.sample_rate_hz == 16_000
 
 
-@pytest.mark.parametrize("name", tiny.NAMES)
+@pytest.mark.parametrize("name", ALL)
 def test_directional_derivative(name):
     """The gradient against central differences in float64."""
     classifier, model, extractor = bridged(name)
@@ -113,7 +121,9 @@ def test_several_labels_at_once():
     np.testing.assert_allclose(detector.logits({}, x), expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("num_samples", [700, 5000])
+@pytest.mark.parametrize(
+    "num_samples", [700, pytest.param(5000, marks=pytest.mark.slow)]
+)
 def test_short_clips_are_padded_inside(num_samples):
     for name in ("ast", "whisper"):
         model, extractor = tiny.make(name)
@@ -143,6 +153,12 @@ def test_extractors_as_they_are_published():
         transformers_models.check_front_end(
             family.front_end(extractor), extractor, family.input_name, num_samples
         )
+
+
+def test_clips_of_another_length():
+    classifier, _, _ = bridged("whisper")
+    with pytest.raises(ValueError, match=r"x: expected \[B, 8000\], got \(2, 7999\)"):
+        classifier.logits({}, tiny.clips(2)[:, 1:])
 
 
 def test_no_class_names():

@@ -20,7 +20,10 @@ import numpy as np
 # Of the largest logit: what rounding changes, and threads, compilers and processors.
 TOLERANCE = 1e-4
 # Libraries that compute logits; only those that are loaded count.
-_LIBRARIES = ("jax", "jaxlib", "numpy", "torch", "onnx", "onnx2torch", "flax")
+_LIBRARIES = (
+    *("jax", "jaxlib", "numpy", "flax"),
+    *("torch", "transformers", "onnx", "onnx2torch"),
+)
 _ENVIRONMENT = ("XLA_FLAGS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 

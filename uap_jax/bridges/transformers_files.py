@@ -139,7 +139,8 @@ def _read_model(path: Path, architecture: str) -> Any:
             f"--model: expected all weights of {architecture} in {path}, got none for "
             f"{', '.join(sorted(missing)[:5])}"
         )
-    return model
+    # Only the gradient of clips is asked for.
+    return model.requires_grad_(False)
 
 
 @contextlib.contextmanager

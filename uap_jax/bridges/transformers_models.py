@@ -54,8 +54,8 @@ def from_transformers(
 
     logits(x) = network(front_end(2 x - 1))
 
-    Wav2Vec2, HuBERT and WavLM (`...ForSequenceClassification`), AST and Whisper's
-    encoder (`...ForAudioClassification`). A head of several labels at once
+    Wav2Vec2, HuBERT, WavLM and their kin (`...ForSequenceClassification`), AST and
+    Whisper's encoder (`...ForAudioClassification`). A head of several labels at once
     (`problem_type="multi_label_classification"`) gives the scores before its sigmoids;
     `models.detectors.detector` makes one of the labels a classifier. The model is put
     into evaluation mode, and must stay in it.
@@ -82,6 +82,8 @@ def from_transformers(
     family = _family_of(model)
     name = type(model).__name__
     extractor = _loaded_extractor(model) if extractor is None else extractor
+    # A processor has a part that takes sounds.
+    extractor = getattr(extractor, "feature_extractor", extractor)
     _check_extractor(family, model, extractor, sample_rate_hz, num_samples)
     _check_weights(model)
     num_classes = _check_head(model)
@@ -103,6 +105,9 @@ def from_transformers(
     )
 
     def logits(variables: Variables, x: jax.Array) -> jax.Array:
+        # A front end would pad other lengths without a word.
+        if x.ndim != 2 or x.shape[1] != num_samples:
+            raise ValueError(f"x: expected [B, {num_samples}], got {x.shape}")
         features = front_end(2.0 * x - 1.0)
         return network.logits(variables, features.reshape(len(x), -1))
 
@@ -204,9 +209,19 @@ _WAV2VEC2 = Family(
     sizes=lambda extractor, config: {},
 )
 FAMILIES = {
-    "Wav2Vec2ForSequenceClassification": _WAV2VEC2,
-    "HubertForSequenceClassification": _WAV2VEC2,
-    "WavLMForSequenceClassification": _WAV2VEC2,
+    **dict.fromkeys(
+        (
+            "Wav2Vec2ForSequenceClassification",
+            "HubertForSequenceClassification",
+            "WavLMForSequenceClassification",
+            "Data2VecAudioForSequenceClassification",
+            "SEWForSequenceClassification",
+            "UniSpeechForSequenceClassification",
+            "UniSpeechSatForSequenceClassification",
+            "Wav2Vec2ConformerForSequenceClassification",
+        ),
+        _WAV2VEC2,
+    ),
     "ASTForAudioClassification": Family(
         "ASTFeatureExtractor",
         "input_values",
@@ -275,7 +290,6 @@ def _check_extractor(
     num_samples: int,
 ) -> None:
     name = type(model).__name__
-    # Of a processor, the part that takes sounds.
     got = type(extractor).__name__
     if family.extractor not in [base.__name__ for base in type(extractor).__mro__]:
         raise ValueError(
