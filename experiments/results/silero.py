@@ -102,7 +102,9 @@ def main(_: list[str]) -> None:
         "hardware": environment.hardware(),
         "versions": environment.versions() | {"silero-vad": silero_vad.__version__},
     }
-    (output / "result.json").write_text(json.dumps(report, indent=1) + "\n")
+    # A line for each run.
+    lines = json.dumps(report).replace('{"goal"', '\n{"goal"')
+    (output / "result.json").write_text(f"{lines}\n")
 
 
 def split_speech(dataset: Dataset, seed: int) -> Clips:
