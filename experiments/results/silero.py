@@ -31,6 +31,7 @@ from uap_jax.attacks.equations import perturbation_waveform
 from uap_jax.attacks.penalty import PenaltyConfig
 from uap_jax.audio import levels
 from uap_jax.audio.box import to_box
+from uap_jax.audio.channels import moment
 from uap_jax.audio.files import read_audio, to_pcm16, write_wav
 from uap_jax.bridges.deployed import silero_vad as deployed
 from uap_jax.data.dataset import Dataset, to_waveform, unit_hash
@@ -51,7 +52,9 @@ OUTPUT = flags.DEFINE_string(
 SOUNDS = flags.DEFINE_string("sounds", "runs/silero_vad", "Where the sounds go.")
 CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Default: that of runs.")
 SEEDS = flags.DEFINE_multi_integer("seed", [0, 1, 2], "Of the speakers and the attack.")
-METHODS = flags.DEFINE_multi_string("method", ["decoupled", "penalty"], "Attacks.")
+METHODS = flags.DEFINE_multi_string(
+    "method", ["decoupled", "penalty", "moment"], "Attacks; moment: decoupled, looped."
+)
 EVALUATE = flags.DEFINE_enum(
     "evaluate", "test", ["test", "validation"], "Whose speakers are evaluated."
 )
@@ -70,8 +73,18 @@ CONFIGS = {
         asr_levels=(0.3, 0.5, 0.7, 0.8, 0.95),
     ),
     "penalty": PenaltyConfig(),
+    "moment": DecoupledConfig(
+        batch_size=30,
+        max_passes=20,
+        level_passes=6,
+        target_asr=0.9,
+        asr_levels=(0.5, 0.8),
+        max_shift=0,
+    ),
 }
 NUM_DRAWS = 3  # of noise of the same spectrum, one sound each
+NUM_MOMENTS = 100  # of a sound for any moment, on this many clips
+NUM_MOMENT_CLIPS = 200
 NUM_WHOLE = 50  # clips that go through the whole official function
 
 
@@ -153,6 +166,8 @@ def run(goal: str, method: str, clips: Clips, seed: int) -> list[dict[str, Any]]
         sound = read_audio(path.with_name("perturbation.wav"), sample_rate_hz=RATE_HZ)
         facts = json.loads(path.read_text())
         runs.append(facts | evaluate(sound, clips.test, goal, seed))
+        if method == "moment" and facts["asked"] == CONFIGS[method].target_asr:
+            runs[-1]["moments"] = by_moment(sound, clips.test, seed)
         print(json.dumps(runs[-1]), flush=True)
     return runs
 
@@ -167,7 +182,7 @@ def craft(goal: str, method: str, clips: Clips, seed: int, name: str) -> None:
     x, _ = to_box(jnp.asarray(clips.attack), scaling="fixed")
     target = GOALS[goal]
     began, began_cpu = time.perf_counter(), time.process_time()
-    result = getattr(attacks, method)(
+    result = attacks.run(
         classifier.logits,
         classifier.variables,
         x,
@@ -175,6 +190,7 @@ def craft(goal: str, method: str, clips: Clips, seed: int, name: str) -> None:
         key=jax.random.key(seed),
         target=target,
         config=config,
+        channel=moment() if method == "moment" else None,
     )
     jax.block_until_ready(result.perturbation.value)
     facts = {
@@ -221,8 +237,8 @@ def evaluate(
         for key in jax.random.split(jax.random.key(seed), NUM_DRAWS)
     ]
     # Looped, and begun at another moment for each clip.
-    moments = rng.integers(0, sound.size, len(clips))
-    shifted = np.stack([np.roll(sound, moment) for moment in moments])
+    starts = rng.integers(0, sound.size, len(clips))
+    shifted = np.stack([np.roll(sound, start) for start in starts])
     clean = probabilities(clips)
     perturbed = as_pcm16(clips + sound)
     probability = probabilities(perturbed)
@@ -247,6 +263,22 @@ def evaluate(
             name: rounded(np.mean([draw[name] for draw in coloured]))
             for name in ("clips", "timestamps", "chunks")
         },
+    }
+
+
+def by_moment(sound: np.ndarray, clips: np.ndarray, seed: int) -> dict[str, float]:
+    """Share of missed clips by the moment at which the looped sound began."""
+    rng = np.random.default_rng(seed)
+    clips = clips[rng.permutation(len(clips))[:NUM_MOMENT_CLIPS]]
+    clean = probabilities(clips)
+    shares = [
+        outcome(probabilities(as_pcm16(clips + np.roll(sound, start))), clean, "miss")
+        for start in rng.choice(sound.size, NUM_MOMENTS, replace=False)
+    ]
+    clips_missed = np.sort([share["clips"] for share in shares])
+    return {
+        "mean": rounded(np.mean(clips_missed)),
+        "worst_decile": rounded(np.mean(clips_missed[: NUM_MOMENTS // 10])),
     }
 
 

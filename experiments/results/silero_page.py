@@ -29,6 +29,8 @@ def main() -> None:
     ):
         print(f"\n{goal}, {measure}\n")
         print_table([run for run in runs if run["goal"] == goal], measure)
+    for moments in (run["moments"] for run in runs if "moments" in run):
+        print(moments)
     draw(runs, Path(sys.argv[1]))
 
 
