@@ -13,7 +13,16 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 RESULT = Path(__file__).parent / "silero_vad" / "result.json"
-COLUMNS = ("sound", "shifted", "white_noise", "same_spectrum", "clean")
+COLUMNS = {
+    "sound": "sound",
+    "shifted": "shifted",
+    "white_noise": "white noise",
+    "same_spectrum": "same spectrum",
+    "clean": "clean",
+}
+# (goal, measure) on the page.
+TABLES = [("miss", "clips"), ("miss", "timestamps"), ("miss", "chunks")]
+TABLES += [("alarm", "clips"), ("alarm", "timestamps")]
 STYLES = {
     "sound": ("the sound", "#0b62b5", "-"),
     "shifted": ("the sound at another moment", "#15803d", "--"),
@@ -24,26 +33,31 @@ STYLES = {
 
 def main() -> None:
     runs = json.loads(RESULT.read_text())["runs"]
-    for goal, measure in itertools.product(
-        ("miss", "alarm"), ("clips", "timestamps", "chunks")
-    ):
+    for goal, measure in TABLES:
         print(f"\n{goal}, {measure}\n")
-        print_table([run for run in runs if run["goal"] == goal], measure)
+        print("\n".join(table(runs, goal, measure)))
     for moments in (run["moments"] for run in runs if "moments" in run):
         print(moments)
     draw(runs, Path(sys.argv[1]))
 
 
-def print_table(runs: list[dict[str, Any]], measure: str) -> None:
-    """Means over the seeds, and their standard deviations."""
-    print(f"| method | goal | mean-free SNR, RMS | {' | '.join(COLUMNS)} |")
-    print(f"| {' | '.join(['---'] * (3 + len(COLUMNS)))} |")
+def table(runs: list[dict[str, Any]], goal: str, measure: str) -> list[str]:
+    """Means over the seeds, and their standard deviations, as rows of Markdown."""
+    names = (
+        "attack",
+        "rate asked",
+        "mean-free SNR (dB)",
+        "RMS (dBFS)",
+        *COLUMNS.values(),
+    )
+    rows = [names, ["---"] * len(names)]
+    runs = [run for run in runs if run["goal"] == goal]
     for (method, asked), group in grouped(runs):
-        snr, rms = (
-            spread([run[key] for run in group], 1) for key in ("snr_ac_db", "rms_dbfs")
-        )
-        rates = [spread([run[c][measure] for run in group], 3) for c in COLUMNS]
-        print(f"| {method} | {asked} | {snr} dB, {rms} dBFS | {' | '.join(rates)} |")
+        level_keys = ("snr_ac_db", "rms_dbfs")
+        levels = [spread([run[key] for run in group], 1) for key in level_keys]
+        rates = [spread([run[key][measure] for run in group], 3) for key in COLUMNS]
+        rows.append((method, str(asked), *levels, *rates))
+    return [f"| {' | '.join(row)} |" for row in rows]
 
 
 def grouped(

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,12 +14,18 @@ RECORDED = ROOT / "experiments/results"
 PAGES = ROOT / "docs/results"
 
 
-def rows(folder: str, table: str | None) -> list[str]:
-    """What `experiments/results/table.py` prints for the runs of a folder."""
-    path = RECORDED / "table.py"
-    spec = importlib.util.spec_from_file_location("recorded_table", path)
+def script_of(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(
+        f"recorded_{name}", RECORDED / f"{name}.py"
+    )
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
+    return script
+
+
+def rows(folder: str, table: str | None) -> list[str]:
+    """What `experiments/results/table.py` prints for the runs of a folder."""
+    script = script_of("table")
     paper = published.load_published(table) if table else None
     printed = []
     for file in sorted((RECORDED / folder).glob("*/result.json")):
@@ -45,6 +52,14 @@ def test_recorded_runs_are_on_their_page(folder, page, table):
     printed = rows(folder, table)
     assert printed
     assert [row for row in printed if row not in text] == []
+
+
+def test_tables_of_silero_vad_are_on_its_page():
+    script = script_of("silero_page")
+    runs = json.loads(script.RESULT.read_text())["runs"]
+    text = (PAGES / "silero_vad.md").read_text()
+    for goal, measure in script.TABLES:
+        assert "\n".join(script.table(runs, goal, measure)) in text
 
 
 @pytest.mark.parametrize("page", sorted(PAGES.glob("*.md")), ids=lambda page: page.stem)

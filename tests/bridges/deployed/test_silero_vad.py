@@ -146,6 +146,28 @@ def test_directional_derivative():
 
 
 @needs_weights
+def test_gradient_is_that_of_the_official_network():
+    torch = pytest.importorskip("torch")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network = pytest.importorskip("silero_vad").load_silero_vad()._model
+    clips = voices(3, 4 * silero_vad.CHUNK_SAMPLES)
+    waveform = torch.from_numpy(clips).requires_grad_(True)
+    padded, state = torch.nn.functional.pad(waveform, (64, 0)), torch.zeros(0)
+    outputs = []
+    for start in range(0, clips.shape[1], silero_vad.CHUNK_SAMPLES):
+        output, state = network(padded[:, start : start + 576], state)
+        outputs.append(output)
+    torch.cat(outputs, 1).sum().backward()
+
+    def total(x):
+        return jnp.sum(jax.nn.sigmoid(silero_vad.chunk_logits(weights(), x)))
+
+    got, expected = jax.jit(jax.grad(total))(clips), waveform.grad.numpy()
+    np.testing.assert_allclose(got, expected, atol=1e-4 * np.max(np.abs(expected)))
+
+
+@needs_weights
 def test_gradient_at_silence_and_full_scale():
     noise = np.random.default_rng(0).uniform(-1, 1, RATE_HZ)
     clips = np.stack([np.zeros(RATE_HZ), np.sign(noise), 1e-6 * noise])
