@@ -11,6 +11,7 @@ from uap_jax.errors import UsageError
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+safetensors = pytest.importorskip("safetensors.torch")
 # It imports both.
 tiny = pytest.importorskip("tiny_transformers")
 
@@ -179,3 +180,27 @@ def test_no_code_of_a_checkpoint_is_run(tmp_path):
         auto_map={"AutoFeatureExtractor": "code.Extractor"},
     )
     assert custom_models.load(str(tmp_path), num_samples=N) is not None
+
+
+def test_an_early_checkpoint(tmp_path):
+    """Before version 4.31 of transformers: other names, an extractor without a name."""
+    model, _ = save(tmp_path, "wav2vec2")
+    weights = safetensors.load_file(tmp_path / "model.safetensors")
+    names = {"parametrizations.weight.original0": "weight_g"}
+    names |= {"parametrizations.weight.original1": "weight_v"}
+    del weights["wav2vec2.masked_spec_embed"]
+    for new, old in names.items():
+        (key,) = (key for key in weights if key.endswith(new))
+        weights[key.replace(new, old)] = weights.pop(key)
+    safetensors.save_file(
+        weights, tmp_path / "model.safetensors", metadata={"format": "pt"}
+    )
+    file = tmp_path / "preprocessor_config.json"
+    settings = json.loads(file.read_text())
+    del settings["feature_extractor_type"]
+    file.write_text(json.dumps(settings))
+    classifier, _ = custom_models.load(str(tmp_path), num_samples=N)
+    x = tiny.clips(2)
+    expected = tiny.pipeline_logits(*tiny.make("wav2vec2"), 2.0 * x - 1.0)
+    assert len(model.state_dict()) == len(weights) + 1
+    np.testing.assert_allclose(classifier.logits({}, x), expected, rtol=0, atol=1e-4)

@@ -13,6 +13,7 @@ from sounds import write_tone as write
 
 from uap_jax.audio import files
 from uap_jax.audio.files import AudioFileError
+from uap_jax.data import corpora
 from uap_jax.data.dataset import leaked_share, split_clips
 from uap_jax.data.decoding import Decoding
 from uap_jax.data.esc import load_esc
@@ -387,6 +388,16 @@ def test_other_layouts_are_refused(root, files, message):
     for function in (load, describe):
         with pytest.raises(ValueError, match=f"^data_dir: expected .*{message}"):
             function(root)
+
+
+def test_usual_length_is_the_median(tmp_path):
+    for number, length_s in enumerate((0.1, 0.2, 0.204, 0.3, 3.0)):
+        name = "low" if number % 2 else "high"
+        write(tmp_path / name / f"{number}.wav", length_s=length_s)
+    (tmp_path / "low" / "damaged.wav").write_bytes(b"RIFF")
+    assert corpora.usual_recording_s("folder", str(tmp_path)) == 0.2
+    assert corpora.usual_recording_s("esc10", str(tmp_path)) == 5.0
+    assert corpora.usual_recording_s("synthetic_speech", None) == 1.0
 
 
 def test_recording_too_long_is_not_decoded(root, monkeypatch):
