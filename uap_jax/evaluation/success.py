@@ -153,9 +153,9 @@ def summarize(evaluation: Evaluation, *, target: int | None) -> dict[str, Any]:
         "test": {
             **rates(evaluation.perturbed),
             "asr_clean_correct": float(np.mean(correct)) if correct.size else None,
-            "snr_db": _mean_level(evaluation.snr_db),
-            "snr_ac_db": _mean_level(evaluation.snr_ac_db),
-            "relative_loudness_db": _mean_level(evaluation.relative_loudness_db),
+            "snr_db": mean_level(evaluation.snr_db),
+            "snr_ac_db": mean_level(evaluation.snr_ac_db),
+            "relative_loudness_db": mean_level(evaluation.relative_loudness_db),
             "asr_waveform": rate(evaluation.waveform),
             "asr_shifted": rate(evaluation.shifted),
             "num_clips": num_clips,
@@ -166,10 +166,10 @@ def summarize(evaluation: Evaluation, *, target: int | None) -> dict[str, Any]:
         },
         "control": {
             **rates(evaluation.control),
-            "snr_db": _mean_level(evaluation.control_snr_db),
+            "snr_db": mean_level(evaluation.control_snr_db),
             "same_spectrum": {
                 **rates(evaluation.same_spectrum),
-                "snr_db": _mean_level(evaluation.same_spectrum_snr_db),
+                "snr_db": mean_level(evaluation.same_spectrum_snr_db),
             },
         },
     }
@@ -234,7 +234,8 @@ def waveform_gain(dataset: Dataset, indices: np.ndarray, *, scaling: str) -> flo
     return 0.5 * float(np.median(scale)) if scale.size else 1.0
 
 
-def _mean_level(values: np.ndarray) -> float | None:
+def mean_level(values: np.ndarray) -> float | None:
+    """Returns the mean of levels in dB that are not NaN, or None without any."""
     audible = values[~np.isnan(values)]
     return float(np.mean(audible, dtype=np.float64)) if audible.size else None
 

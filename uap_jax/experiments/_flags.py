@@ -40,6 +40,8 @@ def define_settings(
         elif type_of(name) is int:
             where |= {"lower_bound": setting.minimum, "upper_bound": 2**31 - 1}
             flags.DEFINE_integer(flag, default, help_text, **where)
+        elif type_of(name) is float:
+            flags.DEFINE_float(flag, default, help_text, **where)
         elif setting.choices is not None:
             flags.DEFINE_enum(flag, default, setting.choices, help_text, **where)
         else:

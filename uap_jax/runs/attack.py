@@ -96,7 +96,8 @@ def announce(ready: Prepared) -> None:
     start = f' of "{config.attack_class}"' if config.attack_class else ""
     num_clips = len(ready.clips.attack)
     name = resolve_method(config.method).name
-    ready.console.say(f"{name} attack on {num_clips} clips{start}, towards {goal}")
+    way = f", through {config.channel}" if config.channel else ""
+    ready.console.say(f"{name} attack on {num_clips} clips{start}, towards {goal}{way}")
     (ready.workdir / "checkpoints").mkdir(exist_ok=True)
     files.write_json(ready.workdir / PROBLEM, problem_of(ready))
 
@@ -231,6 +232,13 @@ def _say_pass(ready: Prepared, entry: dict[str, Any], max_passes: int) -> None:
 def explain(ready: Prepared, result: attacks.AttackResult) -> None:
     """Says the usual reason for an attack without success."""
     config, reason = ready.config.attack, int(result.stop_reason)
+    if ready.config.channel and not result.converged and reason == types.MAX_PASSES:
+        best = float(np.nanmax(result.history["asr"]))
+        ready.console.say(
+            f"not reachable in {int(result.num_passes)} passes through "
+            f"{ready.config.channel}: at best ASR {best:.3f} after a pass, of "
+            f"{float(config.target_asr):g}"
+        )
     last = int(result.num_passes) - 1
     if isinstance(config, attacks.PenaltyConfig) and reason == types.MAX_PASSES:
         coefficient = float(config.penalty_coefficient or 0)

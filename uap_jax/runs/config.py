@@ -148,6 +148,30 @@ class RunConfig:
         "single recording. Default: clips of all classes.",
         in_manifest=True,
     )
+    channel: str | None = _setting(
+        None,
+        "What the sound passes on its way to a clip, drawn anew for each clip and "
+        "step, with --method=penalty or decoupled: a list of moment (the sound is "
+        "looped and starts at any moment) or once, band=telephone, band=wideband or "
+        "band=LOW_HZ:HIGH_HZ, gain=LOW_DB:HIGH_DB, ambient=LEVEL_DB. Default: nothing; "
+        "the sound starts with the clip.",
+        in_manifest=True,
+    )
+    sound_seconds: float | None = _setting(
+        None,
+        "With --channel: the length of the sound, which moment repeats. Default: that "
+        "of a clip.",
+        in_manifest=True,
+    )
+    channel_table: bool | None = _setting(
+        None,
+        "Whether to evaluate the sound after channels too: at 100 offsets, at any "
+        "moment, in the telephone band; some 10,000 evaluations of the model. Default: "
+        "with --channel.",
+        re_evaluation="Whether to evaluate the sound after channels too. Default: as "
+        "for run.",
+        changes_result=False,
+    )
     seed: int = _setting(
         0,
         "Random seed.",

@@ -23,6 +23,8 @@ from uap_jax.evaluation import (
     summarize,
 )
 from uap_jax.runs import store, victim
+from uap_jax.runs.channel_table import evaluate_table, say_table
+from uap_jax.runs.channels import num_sound_samples, placed, placed_perturbation
 from uap_jax.runs.config import RunConfig
 from uap_jax.runs.corpus import (
     Clips,
@@ -54,10 +56,11 @@ class Evaluator(NamedTuple):
         """Returns the values of every test clip, and their summary for result.json.
 
         Args:
-            perturbation: What is added in the box.
-            sound: `[N]` the same as one waveform.
+            perturbation: What is added in the box, `[P]`.
+            sound: `[P]` the same as one waveform.
         """
         classifier = self.victim.classifier
+        perturbation = placed_perturbation(perturbation, self.config)
         evaluation = evaluate_perturbation(
             classifier.logits,
             classifier.variables,
@@ -65,7 +68,7 @@ class Evaluator(NamedTuple):
             self.clips.test,
             perturbation,
             scaling=self.config.scaling,
-            sound=sound,
+            sound=placed(sound, self.config),
             gain=self.gain,
             key=self.key,
             progress=self.console.progress,
@@ -73,6 +76,18 @@ class Evaluator(NamedTuple):
         summary = summarize(evaluation, target=self.clips.target)
         summary["test"]["waveform_gain"] = self.gain
         return evaluation, summary
+
+    def table(self, perturbation: Perturbation) -> dict[str, Any] | None:
+        """Returns the values after channels, see `channels.evaluate_table`."""
+        return evaluate_table(
+            perturbation,
+            config=self.config,
+            classifier=self.victim.classifier,
+            clips=self.clips,
+            gain=self.gain,
+            key=self.key,
+            console=self.console,
+        )
 
 
 def evaluate_front(
@@ -194,6 +209,7 @@ def evaluate_stored(
     gain = sound_gain(config, corpus)
     evaluate = Evaluator(config, clips, prepared, gain, key, console)
     _, summary = evaluate(perturbation, store.read_sound(run))
+    table = evaluate.table(perturbation)
     workdir = workdir or run.workdir / "evaluations" / prepared.facts["name"]
     workdir.mkdir(parents=True, exist_ok=True)
     evaluation = files.finite(
@@ -208,6 +224,7 @@ def evaluate_stored(
             "target": config.target,
             "seed": config.seed,
             **summary,
+            **({"channels": table} if table else {}),
             "victim": prepared.facts,
             "seconds": time.perf_counter() - started,
             "versions": environment.versions(),
@@ -220,6 +237,7 @@ def evaluate_stored(
         f"{run.result['test']['asr']:.3f}"
     )
     say_test(evaluation, console)
+    say_table(table, console)
     console.say(f"time: {format_seconds(evaluation['seconds'])}")
     console.say(f"{workdir / 'evaluation.json'}")
     return evaluation
@@ -238,6 +256,7 @@ def say_result(result: dict[str, Any], workdir: Path, console: Console) -> None:
             f"{'' if result['converged'] else ' (goal not reached)'}"
         )
         say_test(result, console)
+        say_table(result.get("channels"), console)
         if line := left_out_clips(result):
             console.say(line)
         for entry in result.get("front", []):
@@ -286,7 +305,7 @@ def _describe_point(entry: dict[str, Any]) -> str:
 
 
 def _check_fit(perturbation: Perturbation, config: RunConfig) -> None:
-    expected = (config.num_samples, config.sample_rate_hz)
+    expected = (num_sound_samples(config), config.sample_rate_hz)
     actual = (len(perturbation.value), perturbation.sample_rate_hz)
     if actual != expected:
         raise UsageError(

@@ -29,6 +29,7 @@ from uap_jax.models.registry import (
     default_micro_batch_size,
     default_num_samples,
 )
+from uap_jax.runs import channels
 from uap_jax.runs.config import (
     PRESET_OVERRIDES,
     PRESETS,
@@ -79,6 +80,13 @@ def resolve(config: RunConfig, *, on_accelerator: bool | None = None) -> RunConf
         variant=variant(config),
     )
     _check_corpus(filled)
+    if config.channel is not None:
+        channels.parse_channel(config.channel)
+        if method.no_channel:
+            raise UsageError(
+                f"--channel: expected none with {config.method}: {method.no_channel}; "
+                "penalty and decoupled take one"
+            )
     if filled.clip_samples is None:
         filled = dataclasses.replace(filled, clip_samples=_default_length(filled))
     attack, training = apply_overrides(
@@ -108,12 +116,14 @@ def resolve(config: RunConfig, *, on_accelerator: bool | None = None) -> RunConf
     waits = {"batch_size": None} if attack.batch_size is None else {}
     # Last, since loading can take a while.
     loaded = custom_models.load(config.model, num_samples=filled.clip_samples)
-    return dataclasses.replace(
+    complete = dataclasses.replace(
         filled,
         attack=dataclasses.replace(resolved, **waits),
         training=training,
         own_model=None if loaded is None else loaded[1],
     )
+    channels.check(complete)
+    return complete
 
 
 def _check(name: str, value: Any, setting: Any) -> None:

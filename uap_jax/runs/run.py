@@ -26,6 +26,7 @@ from uap_jax.runs.attack import (
     fitting_width,
     open_trail,
 )
+from uap_jax.runs.channels import placed_perturbation, sound_of
 from uap_jax.runs.config import RunConfig, as_json, command, resume_from
 from uap_jax.runs.corpus import (
     Clips,
@@ -180,6 +181,7 @@ def run_attacks(
             keys=keys,
             targets=targets or None,
             configs=[run.config.attack for run in runs],
+            **sound_of(runs[0].config),
         )
     )
     max_steps = 1
@@ -248,11 +250,13 @@ def _finish(
     sound = store.write_perturbation(perturbation, workdir)
     evaluate = Evaluator(config, clips, model, gain, keys[1], console)
     evaluation, summary = evaluate(perturbation, sound)
-    unlabelled = write_submissions(evaluate, perturbation, workdir, strict=strict)
+    table = evaluate.table(perturbation)
+    in_clip = placed_perturbation(perturbation, config)
+    unlabelled = write_submissions(evaluate, in_clip, workdir, strict=strict)
     front = evaluate_front(evaluate, attacked.front, perturbation, workdir)
     store.write_test_clips(evaluation, clips, workdir)
     examples = store.write_examples(
-        evaluation, clips, perturbation, workdir, scaling=config.scaling
+        evaluation, clips, in_clip, workdir, scaling=config.scaling
     )
     passes = files.read_lines(workdir / "metrics.jsonl")
     result = files.finite(
@@ -275,6 +279,8 @@ def _finish(
             },
             "test": summary["test"],
             "control": summary["control"],
+            **({"channel": config.channel} if config.channel else {}),
+            **({"channels": table} if table else {}),
             **({"front": front} if front else {}),
             **({"unlabelled": unlabelled} if unlabelled else {}),
             "victim": model.facts,

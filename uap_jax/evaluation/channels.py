@@ -1,0 +1,267 @@
+"""What a sound does after channels: at any moment, in a band, in rooms.
+
+Every row has the same clips and, through the same channel, both controls. Channels are
+drawn from a key of the evaluation, which no step of an attack has used.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from uap_jax.attacks import LogitsFn, Perturbation, perturbation_waveform
+from uap_jax.attacks.equations import perturb, succeeds, to_space
+from uap_jax.audio import channels, levels
+from uap_jax.audio.box import to_box
+from uap_jax.audio.channels import Channel
+from uap_jax.data.dataset import Dataset, ProgressFn, to_waveform
+from uap_jax.evaluation.controls import same_spectrum, white_noise
+from uap_jax.evaluation.intervals import wilson_interval
+from uap_jax.evaluation.success import BLOCK_SIZE, mean_level, predict_in_parts
+
+# Clips of a row; clips and offsets of the curve. With four predictions a clip and row,
+# and one at each offset, four rows cost 9,600 evaluations of the classifier.
+MAX_CLIPS = 200
+CURVE_CLIPS, NUM_OFFSETS = 64, 100
+# Of a clip in a row: clean, with the sound, with both noises, as a recording.
+_VERSIONS = 5
+_OFFSETS = 2**32 - 3
+
+
+def evaluate_channels(
+    logits_fn: LogitsFn,
+    variables: Any,
+    dataset: Dataset,
+    indices: np.ndarray,
+    perturbation: Perturbation,
+    rows: Mapping[str, Channel],
+    *,
+    target: int | None,
+    scaling: str,
+    gain: float,
+    key: jax.Array,
+    max_clips: int = MAX_CLIPS,
+    progress: ProgressFn | None = None,
+) -> list[dict[str, Any]]:
+    """Evaluates a sound after each of several channels.
+
+    Args:
+        logits_fn: The classifier.
+        variables: Its weights.
+        dataset: The corpus.
+        indices: `[M]` test clips, of which at most `max_clips` are used, evenly spread.
+        perturbation: The sound, `[P]`, any P.
+        rows: Channels by what they are called.
+        target: The class to say, or None.
+        scaling: Scaling of waveforms to the box.
+        gain: Factor of the sound on raw recordings, see `waveform_gain`.
+        key: Random key; consumed.
+        max_clips: Most clips of a row.
+        progress: Called after each row.
+
+    Returns:
+        An entry for each row: "channel", "asr", "asr_ci95", "accuracy_perturbed",
+        "snr_ac_db" (at the microphone), "asr_waveform" (the sound after the channel
+        added to raw recordings), "num_clips", and "control" with the same rates of
+        noise, see `summarize`.
+    """
+    chosen = spread(indices, max_clips)
+    dataset.ensure(chosen)
+    labels = np.asarray(dataset.labels[chosen])
+    noise_key, phase_key, channel_key = jax.random.split(key, 3)
+    coloured = same_spectrum(perturbation, phase_key)
+    entries = []
+    for row, (name, channel) in enumerate(rows.items()):
+        columns = []
+        for start in range(0, len(chosen), BLOCK_SIZE):
+            index = chosen[start : start + BLOCK_SIZE]
+            noise = white_noise(
+                perturbation,
+                jax.random.fold_in(noise_key, start),
+                num_clips=BLOCK_SIZE,
+            )
+            sounds = [
+                jnp.broadcast_to(each.value, (BLOCK_SIZE, len(perturbation.value)))
+                for each in (perturbation, noise, coloured)
+            ]
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(
+                jax.random.fold_in(channel_key, row),
+                jnp.arange(start, start + BLOCK_SIZE),
+            )
+            clips, snr_db = _heard(
+                _block(dataset, index),
+                dataclasses.replace(perturbation, value=jnp.stack(sounds)),
+                channel,
+                keys,
+                jnp.asarray(gain, jnp.float32),
+                scaling=scaling,
+            )
+            count = jnp.asarray(len(index), jnp.int32)
+            block = (*_predict(logits_fn, variables, clips, count), snr_db)
+            columns.append([np.asarray(column)[: len(index)] for column in block])
+        clean, heard, white, same, waveform, snr_db = (
+            np.concatenate(parts) for parts in zip(*columns, strict=True)
+        )
+
+        def rates(predictions: np.ndarray, clean: np.ndarray = clean) -> dict[str, Any]:
+            success = succeeds(predictions, clean, target)
+            return {
+                "asr": float(np.mean(success)),
+                "asr_ci95": list(wilson_interval(int(np.sum(success)), len(success))),
+                "accuracy_perturbed": float(np.mean(predictions == labels)),
+            }
+
+        entries.append(
+            {
+                "channel": name,
+                **rates(heard),
+                "asr_waveform": rates(waveform)["asr"],
+                "snr_ac_db": mean_level(snr_db),
+                "num_clips": len(chosen),
+                "control": {**rates(white), "same_spectrum": rates(same)},
+            }
+        )
+        if progress is not None:
+            progress("evaluating channels", row + 1, len(rows))
+    return entries
+
+
+def evaluate_moments(
+    logits_fn: LogitsFn,
+    variables: Any,
+    dataset: Dataset,
+    indices: np.ndarray,
+    perturbation: Perturbation,
+    *,
+    target: int | None,
+    scaling: str,
+    key: jax.Array,
+    max_clips: int = CURVE_CLIPS,
+    num_offsets: int = NUM_OFFSETS,
+    progress: ProgressFn | None = None,
+) -> dict[str, Any]:
+    """Evaluates a looped sound at offsets over its period, all clips at each of them.
+
+    One offset is drawn from each of `num_offsets` equal parts of the period. The
+    arguments are those of `evaluate_channels`.
+
+    Returns:
+        "offsets_s" and "asr" `[num_offsets]`, their "mean" and "worst_decile" (the
+        10 % quantile over offsets, which a rate from few clips makes look lower), and
+        "num_clips".
+    """
+    chosen = spread(indices, max_clips)
+    dataset.ensure(chosen)
+    period = len(perturbation.value)
+    drawn = jax.random.uniform(
+        jax.random.fold_in(key, jnp.uint32(_OFFSETS)), (num_offsets,)
+    )
+    shares = (np.arange(num_offsets) + np.asarray(drawn, np.float64)) / num_offsets
+    offsets = np.minimum(np.floor(shares * period), period - 1).astype(np.int32)
+    # As many at once as a row has versions of a clip.
+    groups = np.resize(offsets, (-(-num_offsets // _VERSIONS), _VERSIONS))
+    num_successes = np.zeros(groups.shape)
+    for start in range(0, len(chosen), BLOCK_SIZE):
+        index = chosen[start : start + BLOCK_SIZE]
+        clips, count = _block(dataset, index), jnp.asarray(len(index), jnp.int32)
+        x, _ = to_box(clips, scaling=scaling)
+        clean = _predict(logits_fn, variables, jnp.stack([x] * _VERSIONS), count)[0]
+        for group, some in enumerate(groups):
+            heard = _at_offsets(clips, perturbation, jnp.asarray(some), scaling=scaling)
+            heard = np.asarray(_predict(logits_fn, variables, heard, count))
+            success = succeeds(heard, np.asarray(clean)[None], target)
+            num_successes[group] += np.sum(success[:, : len(index)], axis=1)
+            if progress is not None:
+                progress("evaluating moments", group + 1, len(groups))
+    num_successes = num_successes.ravel()[:num_offsets]
+    asr = num_successes / len(chosen)
+    rate_hz = perturbation.sample_rate_hz or 1
+    return {
+        "mean": float(np.mean(asr)),
+        "worst_decile": float(np.quantile(asr, 0.1)),
+        "num_clips": len(chosen),
+        "offsets_s": [float(offset) / rate_hz for offset in offsets],
+        "asr": [float(rate) for rate in asr],
+    }
+
+
+def spread(indices: np.ndarray, count: int) -> np.ndarray:
+    """Returns at most `count` of the indices, evenly spread over them."""
+    count = min(count, len(indices))
+    return indices[np.arange(count) * len(indices) // count]
+
+
+def describe_channels(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns a line for each row of `evaluate_channels`."""
+    return [
+        f"{entry['channel']}: ASR {entry['asr']:.3f}"
+        f" [{entry['asr_ci95'][0]:.3f}, {entry['asr_ci95'][1]:.3f}], on raw recordings "
+        f"{entry['asr_waveform']:.3f}; white noise {entry['control']['asr']:.3f}, of "
+        f"the same spectrum {entry['control']['same_spectrum']['asr']:.3f}"
+        for entry in entries
+    ]
+
+
+def _block(dataset: Dataset, index: np.ndarray) -> jax.Array:
+    clips = np.zeros((BLOCK_SIZE, dataset.num_samples), np.float32)
+    clips[: len(index)] = to_waveform(dataset.clips[index])
+    return jnp.asarray(clips)
+
+
+@functools.partial(jax.jit, static_argnames="logits_fn")
+def _predict(
+    logits_fn: LogitsFn, variables: Any, x: jax.Array, num_clips: jax.Array
+) -> jax.Array:
+    """The classes `[K, B]` of clips `[K, B, N]`; one program for the whole table."""
+    return jax.lax.map(
+        lambda clips: predict_in_parts(logits_fn, variables, clips, num_clips), x
+    )
+
+
+@functools.partial(jax.jit, static_argnames="scaling")
+def _at_offsets(
+    waveform: jax.Array, perturbation: Perturbation, offsets: jax.Array, *, scaling: str
+) -> jax.Array:
+    """The clips with the looped sound at several offsets, `[K, B, N]`."""
+    x, _ = to_box(waveform, scaling=scaling)
+    space = perturbation.space
+    x = to_space(x, space=space)
+    keys = jax.random.split(jax.random.key(0), len(x))
+
+    def at_offset(offset: jax.Array) -> jax.Array:
+        channel = channels.looped(offset)
+        return perturb(x, perturbation.value, space=space, channel=channel, keys=keys)
+
+    return jax.lax.map(at_offset, offsets)
+
+
+@functools.partial(jax.jit, static_argnames="scaling")
+def _heard(
+    waveform: jax.Array,
+    sounds: Perturbation,
+    channel: Channel,
+    keys: jax.Array,
+    gain: jax.Array,
+    *,
+    scaling: str,
+) -> tuple[jax.Array, jax.Array]:
+    """Clips clean, with the three `sounds` `[3, B, P]`, and recorded; and the SNR."""
+    x, _ = to_box(waveform, scaling=scaling)
+    in_space = to_space(x, space=sounds.space)
+
+    def heard(value: jax.Array) -> jax.Array:
+        return perturb(in_space, value, space=sounds.space, channel=channel, keys=keys)
+
+    perturbed = jax.lax.map(heard, sounds.value)
+    sound = perturbation_waveform(dataclasses.replace(sounds, value=sounds.value[0]))
+    sound = gain * channels.received(channel, keys, sound, x.shape[1])
+    pcm = jnp.clip(jnp.round((waveform + sound) * 32768), -32768, 32767) / 32768
+    recorded, _ = to_box(pcm, scaling=scaling)
+    silent = jnp.max(waveform, axis=1) == jnp.min(waveform, axis=1)
+    snr_db = levels.snr_ac_db(x, perturbed[0] - x)
+    clips = jnp.concatenate([x[None], perturbed, recorded[None]])
+    return clips, jnp.where(silent, jnp.nan, snr_db)

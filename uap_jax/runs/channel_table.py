@@ -1,0 +1,84 @@
+"""The table of what a run's sound does after channels, whatever it was made for."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from uap_jax.attacks import Perturbation
+from uap_jax.audio import channels
+from uap_jax.audio.channels import BANDS, Channel
+from uap_jax.console import Console
+from uap_jax.evaluation.channels import (
+    describe_channels,
+    evaluate_channels,
+    evaluate_moments,
+)
+from uap_jax.models import Classifier
+from uap_jax.runs.channels import repeats
+from uap_jax.runs.config import RunConfig
+from uap_jax.runs.corpus import Clips
+
+# Folded into the key of an evaluation.
+_TABLE = 2**32 - 4
+
+
+def table_of(config: RunConfig) -> dict[str, Channel]:
+    """Returns the channels of the table of results, the same for every sound."""
+    telephone = channels.band(*BANDS["telephone"], sample_rate_hz=config.sample_rate_hz)
+    starts = channels.looped() if repeats(config) else channels.once()
+    return {
+        "with the clip": starts,
+        "any moment": channels.moment(),
+        "telephone band": channels.compose(starts, telephone),
+        "any moment, telephone band": channels.compose(channels.moment(), telephone),
+    }
+
+
+def evaluate_table(
+    perturbation: Perturbation,
+    *,
+    config: RunConfig,
+    classifier: Classifier,
+    clips: Clips,
+    gain: float,
+    key: jax.Array,
+    console: Console,
+) -> dict[str, Any] | None:
+    """Returns "channels" of result.json, or None if the run has no such table.
+
+    Args:
+        perturbation: The sound, `[P]`.
+        config: Of the run.
+        classifier: The victim.
+        clips: Of the run; some of the test clips are used.
+        gain: Of the sound on raw recordings.
+        key: Of the evaluation.
+        console: Told of the progress.
+    """
+    is_asked = config.channel_table
+    if not (config.channel is not None if is_asked is None else is_asked):
+        return None
+    shared: dict[str, Any] = {
+        "target": clips.target,
+        "scaling": config.scaling,
+        "key": jax.random.fold_in(key, jnp.uint32(_TABLE)),
+        "progress": console.progress,
+    }
+    what = (classifier.logits, classifier.variables, clips.dataset, clips.test)
+    rows = evaluate_channels(*what, perturbation, table_of(config), gain=gain, **shared)
+    return {"rows": rows, "moments": evaluate_moments(*what, perturbation, **shared)}
+
+
+def say_table(table: dict[str, Any] | None, console: Console) -> None:
+    """Says the results of `evaluate_table`."""
+    if not table:
+        return
+    for line in describe_channels(table["rows"]):
+        console.say(line)
+    moments = table["moments"]
+    console.say(
+        f"at {len(moments['asr'])} offsets of the looped sound: ASR "
+        f"{moments['mean']:.3f}, worst decile {moments['worst_decile']:.3f} "
+        f"({moments['num_clips']} clips at each)"
+    )

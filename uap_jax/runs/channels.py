@@ -1,0 +1,155 @@
+"""The channels of a run: what `--channel` says, and those of the table of results."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from uap_jax.attacks import Perturbation
+from uap_jax.audio import channels
+from uap_jax.audio.channels import BANDS, Channel
+from uap_jax.audio.files import crop_or_pad
+from uap_jax.errors import UsageError
+from uap_jax.runs.config import RunConfig
+
+_PLACES: dict[str, Callable[[], Channel]] = {
+    "moment": channels.moment,
+    "once": channels.once,
+}
+_EXPECTED = (
+    "expected a list of moment or once, band=telephone, band=wideband, "
+    "band=LOW_HZ:HIGH_HZ, gain=LOW_DB:HIGH_DB, ambient=LEVEL_DB, rooms"
+)
+
+
+class Part(NamedTuple):
+    """One channel of a list: its name and numbers."""
+
+    name: str
+    numbers: tuple[float, ...] = ()
+
+
+def parse_channel(text: str) -> tuple[Part, ...]:
+    """Parses the value of `--channel`, such as "moment,band=telephone,gain=-6:0".
+
+    Where nothing places the sound, it is `once`.
+
+    Raises:
+        UsageError: The text is something else.
+    """
+    parts = []
+    for word in text.split(","):
+        name, equals, value = word.strip().partition("=")
+        numbers: tuple[float, ...] | None = None
+        if not equals and name in (*_PLACES, "rooms"):
+            numbers = ()
+        elif name == "band":
+            numbers = BANDS.get(value) or _numbers(value, 2)
+        elif name == "gain":
+            numbers = _numbers(value, 2) or _numbers(value, 1)
+        elif name == "ambient":
+            numbers = _numbers(value, 1)
+        if numbers is None:
+            raise UsageError(f"--channel: {_EXPECTED}, got {word.strip()!r}")
+        parts.append(Part(name, numbers))
+    parts.sort(key=lambda part: part.name not in _PLACES)
+    if sum(part.name in _PLACES for part in parts) > 1:
+        raise UsageError(f"--channel: expected one of moment, once, got {text!r}")
+    return tuple(parts)
+
+
+def check(config: RunConfig) -> None:
+    """Raises UsageError if the channel of a config with all its sizes cannot be."""
+    if config.channel is None:
+        if config.sound_seconds is not None:
+            raise UsageError(
+                "--sound_seconds: expected --channel=moment or another one beside it, "
+                "which says where a sound lies in a clip"
+            )
+        return
+    parts = parse_channel(config.channel)
+    if config.sound_seconds is not None and not (
+        math.isfinite(config.sound_seconds) and num_sound_samples(config) >= 1
+    ):
+        raise UsageError(
+            f"--sound_seconds: expected a positive number, got {config.sound_seconds}"
+        )
+    for part in parts:
+        if part.name == "rooms":
+            raise UsageError(
+                "--channel: rooms need a bank, which this version has from Python "
+                "only (audio.channels.rooms)"
+            )
+        _make(part, config)
+
+
+def num_sound_samples(config: RunConfig) -> int:
+    """Returns the samples of a run's sound, P."""
+    if config.sound_seconds is None:
+        return config.num_samples
+    return round(config.sound_seconds * config.sample_rate_hz)
+
+
+def sound_of(config: RunConfig) -> dict[str, Any]:
+    """Returns the arguments of `attacks.begin` for a run's channel and sound."""
+    if config.channel is None:
+        return {}
+    return {
+        "channel": channel_of(config),
+        "num_sound_samples": num_sound_samples(config),
+    }
+
+
+def channel_of(config: RunConfig) -> Channel | None:
+    """Returns what a run's sound passes, or None."""
+    if config.channel is None:
+        return None
+    parts = parse_channel(config.channel)
+    return channels.compose(*(_make(part, config) for part in parts))
+
+
+def repeats(config: RunConfig) -> bool:
+    """Returns whether a sound shorter than a clip is repeated in it."""
+    if config.channel is None:
+        return True
+    return any(part.name == "moment" for part in parse_channel(config.channel))
+
+
+def placed(sound: Any, config: RunConfig) -> Any:
+    """Returns a sound or v `[P]` as it lies in a clip that it begins with, `[N]`."""
+    num_samples = config.num_samples
+    if len(sound) == num_samples:
+        return sound
+    if repeats(config):
+        return np.resize(np.asarray(sound), num_samples)
+    return crop_or_pad(np.asarray(sound), num_samples)
+
+
+def placed_perturbation(perturbation: Perturbation, config: RunConfig) -> Perturbation:
+    """Returns a perturbation of the length of a clip, see `placed`."""
+    return dataclasses.replace(perturbation, value=placed(perturbation.value, config))
+
+
+def _make(part: Part, config: RunConfig) -> Channel:
+    if part.name in _PLACES:
+        return _PLACES[part.name]()
+    if part.name == "gain":
+        return channels.gain(*part.numbers)
+    if part.name == "ambient":
+        return channels.ambient(*part.numbers)
+    try:
+        return channels.band(*part.numbers, sample_rate_hz=config.sample_rate_hz)
+    except ValueError as error:
+        raise UsageError(f"--channel: band: {error}") from None
+
+
+def _numbers(text: str, count: int) -> tuple[float, ...] | None:
+    """Returns so many numbers of "a:b", in ascending order; None for other texts."""
+    try:
+        numbers = tuple(float(word) for word in text.split(":"))
+    except ValueError:
+        return None
+    is_good = len(numbers) == count and all(map(math.isfinite, numbers))
+    return tuple(sorted(numbers)) if is_good else None
