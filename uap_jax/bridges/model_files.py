@@ -3,9 +3,10 @@
 A file of the same name plus .json says what the network is made for, see
 `FACTS_EXAMPLE`. "input_range" is what the network takes: "waveform" in [-1, 1], or
 "box" in [0, 1]; one that does not take clips as `[B, N]` has "clip_shape" too, for
-example [1, 16000]. A TFLite network with a logistic function at the end may have a
-"threshold" other than 0.5, above which a label is detected; one with one output, a
-detector, has one class name, that of what it detects.
+example [1, 16000]. An ONNX or TFLite network with a logistic function at the end may
+have a "threshold" other than 0.5, above which a label is detected; one with one output,
+a detector, has one class name, that of what it detects. "framework" is "jax" or
+"torch", what runs an ONNX network; without it, JAX where it supports the operations.
 """
 
 import dataclasses
@@ -36,13 +37,15 @@ def read_classifier(path: Path) -> tuple[Classifier, str]:
     """
     facts = _read_facts(path)
     try:
-        if _is_tflite(path):
+        if _is_onnx(path):
+            classifier = bridges.from_onnx(path, **facts)
+        elif _is_tflite(path):
             classifier = bridges.from_tflite(path, **facts)
         else:
             names = facts.pop("class_names")
-            read = bridges.from_onnx if _is_onnx(path) else bridges.from_torch_file
             classifier = dataclasses.replace(
-                read(path, num_classes=len(names), **facts), class_names=tuple(names)
+                bridges.from_torch_file(path, num_classes=len(names), **facts),
+                class_names=tuple(names),
             )
     except ImportError as error:
         raise UsageError(f"--model: {error}") from None
@@ -76,7 +79,9 @@ def _read_facts(path: Path) -> dict[str, Any]:
     # Deep nesting raises RecursionError.
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{beside}: expected JSON {expected}, got {error}") from None
-    optional = {"clip_shape", "threshold"} if _is_tflite(path) else {"clip_shape"}
+    may_detect = _is_tflite(path) or _is_onnx(path)
+    optional = {"clip_shape"} | ({"threshold"} if may_detect else set())
+    optional |= {"framework"} if _is_onnx(path) else set()
     if not isinstance(facts, dict) or facts.keys() - optional != _KEYS:
         got = ", ".join(facts) if isinstance(facts, dict) else "no object"
         raise UsageError(f"{beside}: expected an object {expected}, got {got}")
@@ -88,7 +93,7 @@ def _read_facts(path: Path) -> dict[str, Any]:
         if type(facts[key]) is not int:
             got = json.dumps(facts[key])
             raise UsageError(f"{beside}: expected an integer for {key}, got {got}")
-    least, words = (1, "one") if _is_tflite(path) else (2, "two")
+    least, words = (1, "one") if may_detect else (2, "two")
     if len(names) < least or len(set(names)) < len(names):
         raise UsageError(
             f"{beside}: expected {words} or more different class_names, got {names}"

@@ -1,4 +1,4 @@
-"""Files that hold a whole network, of PyTorch or ONNX, as classifiers."""
+"""Files of PyTorch that hold a whole network, as classifiers."""
 
 import os
 import warnings
@@ -28,27 +28,6 @@ def from_torch_file(path: str | os.PathLike[str], **settings: Any) -> Classifier
             `from_torch`.
     """
     return from_torch(_load_torch(os.fspath(path)), name=str(path), **settings)
-
-
-def from_onnx(path: str | os.PathLike[str], **settings: Any) -> Classifier:
-    """Makes a classifier of an ONNX file.
-
-    onnx2torch makes a PyTorch module of it; of many operations it supports the form of
-    opset 17 and before. The network must take any number of clips (a dynamic first
-    dimension).
-
-    Args:
-        path: The file, of a network with one input and one output.
-        **settings: The keyword arguments of `from_torch`: num_classes, num_samples,
-            sample_rate_hz, input_range, clip_shape, num_threads.
-
-    Raises:
-        ImportError: onnx or onnx2torch is not installed, or cannot be loaded.
-        OSError: The file cannot be read.
-        ValueError: It is no ONNX file, is damaged, has operations that onnx2torch does
-            not support, or the network fails as in `from_torch`.
-    """
-    return from_torch(_load_onnx(os.fspath(path)), name=str(path), **settings)
 
 
 def _load_torch(path: str) -> Module:
@@ -92,32 +71,3 @@ def _is_exported_program(path: str, expected: str) -> bool:
             "the file and use from_torch"
         )
     raise ValueError(f"{expected} another archive")
-
-
-def _load_onnx(path: str) -> Module:
-    try:
-        import onnx  # pyrefly: ignore[missing-import]
-        import onnx2torch  # pyrefly: ignore[missing-import]
-    # A torchvision of another version than PyTorch's fails with a RuntimeError.
-    except (ImportError, RuntimeError) as error:
-        raise ImportError(
-            "from_onnx needs onnx and onnx2torch: pip install 'uap_jax[bridges]' "
-            f"({one_line(error)})"
-        ) from error
-    try:
-        model = onnx.load(path)
-        onnx.checker.check_model(model)
-    except OSError:
-        raise
-    # Damage raises errors of protobuf or of onnx.
-    except Exception as error:
-        raise ValueError(
-            f"{path}: expected an ONNX file, got {one_line(error)}"
-        ) from error
-    try:
-        return onnx2torch.convert(model)
-    except Exception as error:
-        raise ValueError(
-            f"{path}: expected operations that onnx2torch knows (up to opset 17), got "
-            f"{one_line(error)}"
-        ) from error

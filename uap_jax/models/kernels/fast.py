@@ -2,7 +2,7 @@
 
 import jax
 
-from uap_jax.models.kernels import banks, norms, pooling, sparse_pool
+from uap_jax.models.kernels import banks, general, norms, pooling, sparse_pool
 from uap_jax.models.kernels.convolutions import (
     conv_1d_polyphase,
     conv_1d_toeplitz,
@@ -10,10 +10,13 @@ from uap_jax.models.kernels.convolutions import (
     conv_2d_rows,
 )
 
+conv = general.conv
 conv_1d_max_pool = sparse_pool.conv_1d_max_pool
 leaky_layer_norm = norms.leaky_layer_norm
+max_over_windows = general.max_over_windows
 max_pool = pooling.max_pool
 pools_sparsely = sparse_pool.pools_sparsely
+sum_over_windows = general.sum_over_windows
 
 
 def conv_1d(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:

@@ -95,3 +95,70 @@ def check_kernel_fits(x: jax.Array, kernel: jax.Array, padding: int) -> None:
     """Raises ValueError where `conv_2d` would have no output."""
     for axis in (0, 1):
         num_windows(x.shape[1 + axis] + 2 * padding, size=kernel.shape[axis])
+
+
+def conv(
+    x: jax.Array,
+    kernel: jax.Array,
+    *,
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    dilation: Sequence[int],
+    groups: int = 1,
+) -> jax.Array:
+    """`[B, ..., I]`, `[..., I / groups, O]` to `[B, ..., O]`, any number of axes."""
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        strides,
+        padding,
+        rhs_dilation=dilation,
+        dimension_numbers=channels_last(x.ndim),
+        feature_group_count=groups,
+    )
+
+
+def max_over_windows(
+    x: jax.Array,
+    window: Sequence[int],
+    *,
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    dilation: Sequence[int],
+) -> jax.Array:
+    """Maxima of `[B, ..., C]` over windows that may overlap."""
+    return jax.lax.reduce_window(
+        x,
+        -jnp.inf,
+        jax.lax.max,
+        (1, *window, 1),
+        (1, *strides, 1),
+        ((0, 0), *padding, (0, 0)),
+        window_dilation=(1, *dilation, 1),
+    )
+
+
+def sum_over_windows(
+    x: jax.Array,
+    window: Sequence[int],
+    *,
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    dilation: Sequence[int],
+) -> jax.Array:
+    """Sums of `[B, ..., C]` over windows that may overlap."""
+    return jax.lax.reduce_window(
+        x,
+        0.0,
+        jax.lax.add,
+        (1, *window, 1),
+        (1, *strides, 1),
+        ((0, 0), *padding, (0, 0)),
+        window_dilation=(1, *dilation, 1),
+    )
+
+
+def channels_last(ndim: int) -> tuple[str, str, str]:
+    """Returns the dimension numbers of a convolution of arrays with `ndim` axes."""
+    axes = "DHW"[-(ndim - 2) :]
+    return f"N{axes}C", f"{axes}IO", f"N{axes}C"
