@@ -100,8 +100,9 @@ def assert_agrees(classifier):
     """Logits and gradients of a classifier of the network, compiled and not."""
     x, _ = clips()
     expected = value_and_gradient(jax_logits, weights(), x)
-    assert_close(classifier.logits({}, x), jax_logits(weights(), x))
-    compute = functools.partial(value_and_gradient, classifier.logits, {})
+    variables = classifier.variables
+    assert_close(classifier.logits(variables, x), jax_logits(weights(), x))
+    compute = functools.partial(value_and_gradient, classifier.logits, variables)
     for result in (compute(x), jax.jit(compute)(x)):
         for part, expected_part in zip(result, expected, strict=True):
             assert_close(part, expected_part)
