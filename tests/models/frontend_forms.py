@@ -142,3 +142,21 @@ def tf_op_mfcc(x, *, rate, size, hop, num_fft, num_mels, low, high, num_mfcc):
             bands[:, channel + 1] += (1 - share) * spectrum[:, k]
     levels = np.log(np.maximum(bands, 1e-12))
     return dct(levels, type=2, axis=1)[:, :num_mfcc] / np.sqrt(2 * num_mels)
+
+
+def micro(x, *, rate=16_000, size=480, hop=160, num_bands=40):
+    """The micro front end with noise reduction and gain control, without rounding."""
+    num_fft = 2 ** int(np.ceil(np.log2(size)))
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * (np.arange(size) + 0.5) / size)
+    bank = kaldi_bank(num_bands, num_fft, rate, 125.0, 7500.0)
+    bank[:, : int(1.5 + 125.0 * num_fft / rate)] = 0.0
+    share = np.where(np.arange(num_bands) % 2 == 0, 0.025, 0.06)
+    mean, rows = np.zeros(num_bands), []
+    for start in range(0, len(x) - size + 1, hop):
+        frame = 32768.0 * x[start : start + size].astype(np.float64) * window
+        band = np.sqrt(bank @ np.abs(np.fft.rfft(frame, num_fft)) ** 2)
+        mean = mean + share * (band - mean)
+        signal = np.maximum(band - mean, 0.05 * band) / (mean + 80.0) ** 0.95
+        signal = np.where(signal < 2, signal**2 / 4, signal - 1)
+        rows.append(64 * np.log(np.maximum(512 * signal, 1.0)))
+    return np.array(rows)

@@ -63,6 +63,14 @@ KEYWORDS = frontends.TfSignalConfig(
 )
 OF_KEYWORDS = {"rate": RATE, "size": 480, "hop": 320, "num_fft": 512, "num_mels": 40}
 OF_KEYWORDS |= {"low": 20.0, "high": 4000.0, "num_mfcc": 10}
+GAIN = dataclasses.replace(frontends.MICRO_WAKE_WORD, rounding=False)
+
+
+def micro_without_rounding(x):
+    """In natural logarithms, as the others, not in 64ths."""
+    return frontends.micro_log_mel(x, GAIN) / 64
+
+
 POVEY = frontends.KaldiConfig(num_mels=40, scale=32768.0)
 
 # What is tested, and its formula.
@@ -98,6 +106,7 @@ FRONT_ENDS = {
         functools.partial(frontends.tf_mfcc, config=KEYWORDS, num_mfcc=10),
         lambda x: forms.tf_mfcc(x, **OF_KEYWORDS),
     ),
+    "micro": (micro_without_rounding, lambda x: forms.micro(x) / 64),
     "tf_op_mfcc": (tf_op_mfcc, lambda x: forms.tf_op_mfcc(x, **OF_KEYWORDS)),
 }
 
@@ -312,6 +321,51 @@ def test_against_the_ops_of_tensorflow_lite():
         power, sample_rate_hz=8000, num_mels=12, num_mfcc=10
     )
     np.testing.assert_allclose(features, outputs["Mfcc"], atol=1e-4)
+
+
+def test_against_pymicro_features():
+    original = pytest.importorskip("pymicro_features")
+    rng = np.random.default_rng(0)
+    time = np.arange(2 * RATE) / RATE
+    tone = np.sin(2 * np.pi * 300 * time) + 0.3 * rng.standard_normal(len(time))
+    syllables = np.sin(2 * np.pi * 1.3 * time) ** 4 * tone
+    x = 0.1 * syllables + 1e-4 * rng.standard_normal(len(time))
+    samples = np.round(32768 * x).astype(np.int16)
+    front_end, expected = original.MicroFrontend(), []
+    for chunk in samples.reshape(-1, 160):
+        output = front_end.process_samples(chunk.tobytes())
+        expected += [output.features] if output.features else []
+    # The package gives multiples of 25.6 / 64.
+    expected = 25.6 * np.array(expected)
+    waveform = (samples / 32768).astype(np.float32)[None]
+    config = frontends.MICRO_WAKE_WORD
+    features = jax.jit(lambda x: frontends.micro_log_mel(x, config))(waveform)[0]
+    errors = np.abs(features - expected)
+    # Its Fourier transform has 16 bits; a quiet band is above 0 or not.
+    assert np.mean(expected > 0) > 0.3
+    assert np.mean(errors) < 1
+    assert np.mean(errors <= 4) > 0.95
+
+
+def test_gain_control_needs_noise_reduction():
+    config = frontends.MicroConfig(gain_control=True)
+    with pytest.raises(ValueError, match="noise_reduction"):
+        frontends.micro_log_mel(clips(), config)
+
+
+def test_gradient_through_rounding():
+    """That of the front end without it, up to what rounding changes in its values."""
+    x = 0.3 * clips()[2:4]
+    config = frontends.MicroConfig()
+
+    @functools.partial(jax.jit, static_argnames="config")
+    def gradient(x, config):
+        return jax.grad(lambda x: jnp.sum(frontends.micro_log_mel(x, config)))(x)
+
+    with_it = gradient(x, dataclasses.replace(config, rounding=True))
+    without = gradient(x, config)
+    cosine = np.sum(with_it * without) / np.linalg.norm(with_it)
+    assert cosine > 0.99 * np.linalg.norm(without)
 
 
 def test_whisper_of_a_longer_clip():

@@ -17,6 +17,11 @@ from uap_jax.models.frontends.librosa_mel import (
     librosa_mel,
     librosa_mfcc,
 )
+from uap_jax.models.frontends.microfrontend import (
+    MICRO_WAKE_WORD,
+    MicroConfig,
+    micro_log_mel,
+)
 from uap_jax.models.frontends.speech_features import (
     SpeechFeaturesConfig,
     speech_features_log_mel,
@@ -31,8 +36,10 @@ from uap_jax.models.frontends.tensorflow import (
 )
 
 __all__ = [
+    "MICRO_WAKE_WORD",
     "KaldiConfig",
     "LibrosaConfig",
+    "MicroConfig",
     "SpeechFeaturesConfig",
     "TfSignalConfig",
     "ast_fbank",
@@ -41,6 +48,7 @@ __all__ = [
     "librosa_log_mel",
     "librosa_mel",
     "librosa_mfcc",
+    "micro_log_mel",
     "speech_features_log_mel",
     "speech_features_mfcc",
     "tf_log_mel",
