@@ -199,7 +199,7 @@ def test_resumed_run_keeps_machine_settings_and_refuses_others():
 
 
 def test_settings_that_are_off_change_no_earlier_run():
-    new = ("num_test_clips", "own_model")
+    new = ("num_test_clips", "own_model", "label", "present")
     settings = config.as_json(resolve())
     earlier = {key: value for key, value in settings.items() if key not in new}
     earlier["attack"] = dict(settings["attack"])
@@ -243,6 +243,8 @@ def test_every_flag_is_a_field(tmp_path):
         "method": "decoupled",
         "dataset": "folder",
         "clip_samples": 4000,
+        "label": "dog",
+        "present": "dog,cat",
         "data_dir": str(tmp_path),
         "split": "official",
         "group_pattern": "(a)",

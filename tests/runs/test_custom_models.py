@@ -13,12 +13,10 @@ from tones import write_tones
 
 from uap_jax.bridges import custom_models, probes
 from uap_jax.console import Console
-from uap_jax.data.dataset import Dataset
 from uap_jax.errors import UsageError
 from uap_jax.models import Classifier
 from uap_jax.runs import store
 from uap_jax.runs.config import RunConfig
-from uap_jax.runs.corpus import match_classes
 from uap_jax.runs.evaluate import evaluate_stored
 from uap_jax.runs.resolve import resolve
 from uap_jax.runs.run import run
@@ -251,32 +249,6 @@ def test_settings_of_a_model_of_ones_own(corpus):
         resolve(dataclasses.replace(given, overrides=("training.seed=1",)))
     with pytest.raises(UsageError, match="--data_dir"):
         resolve(dataclasses.replace(given, data_dir=None))
-
-
-def clips_of(*class_names):
-    return Dataset(
-        name="sounds",
-        clips=np.zeros((len(class_names), 4), np.int16),
-        labels=np.arange(len(class_names), dtype=np.int32),
-        class_names=class_names,
-        groups=np.array(class_names),
-        names=np.array(class_names),
-        sample_rate_hz=8000,
-        fingerprint="",
-    )
-
-
-def test_corpus_and_model_match_by_class_names():
-    names = ("mid", "low", "high")
-    matched = match_classes(clips_of("high", "low"), 3, names)
-    assert matched.class_names == names
-    assert matched.labels.tolist() == [2, 1]
-    with pytest.raises(UsageError, match=r"among mid, low, high, got sounds with loud"):
-        match_classes(clips_of("high", "loud"), 3, names)
-    three = clips_of("high", "low", "mid")
-    assert match_classes(three, 3, None) is three
-    with pytest.raises(UsageError, match="of 3 classes, got sounds of 2: high, low"):
-        match_classes(clips_of("high", "low"), 3, None)
 
 
 @pytest.mark.parametrize(

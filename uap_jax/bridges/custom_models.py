@@ -72,13 +72,18 @@ def takes_any_length(model: str) -> bool:
     return Path(model).expanduser().is_dir()
 
 
-def default_num_samples(model: str, recording_s: Callable[[], float]) -> int | None:
+def default_num_samples(
+    model: str, recording_s: Callable[[], float], *, label: str | None = None
+) -> int | None:
     """Returns the samples of a clip for a model whose clips are as the recordings.
 
-    None: the model has a length, or a default of its own.
+    None: the model has a length.
     """
-    if model in MODEL_NAMES or _is_entry_point(model) or not Path(model).is_dir():
+    if not takes_any_length(model):
         return None
+    if _is_entry_point(model):
+        rate_hz = _load(model, None, label, None)[0].sample_rate_hz
+        return max(1, round(recording_s() * (rate_hz or 0)))
     return transformers_files.default_num_samples(Path(model), recording_s())
 
 

@@ -224,10 +224,6 @@ def _check_classes(names: Sequence[str], source: Path, *, by_folder: bool) -> No
             f"data_dir: expected a folder for each class in {source}, got splits: "
             f"{', '.join(names)}; give one of them, or a {_TABLE} with a column split"
         )
-    if len(names) < 2:
-        raise ValueError(
-            f"data_dir: expected at least 2 classes in {source}, got only {names[0]!r}"
-        )
 
 
 def _compile(group_pattern: str) -> re.Pattern[str]:

@@ -7,6 +7,7 @@ from uap_jax.evaluation.controls import (
     same_spectrum,
     white_noise,
 )
+from uap_jax.evaluation.detection import describe_detection, detection_rates
 from uap_jax.evaluation.intervals import wilson_interval
 from uap_jax.evaluation.non_finite import left_out_clips, non_finite_logits
 from uap_jax.evaluation.significance import mcnemar_exact, two_proportion_z
@@ -23,6 +24,8 @@ __all__ = [
     "Evaluation",
     "attack_success_rate",
     "describe_controls",
+    "describe_detection",
+    "detection_rates",
     "does_as_well",
     "evaluate_perturbation",
     "explain_success",

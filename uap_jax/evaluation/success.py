@@ -13,6 +13,7 @@ from uap_jax.attacks.equations import classify, succeeds
 from uap_jax.audio import levels
 from uap_jax.audio.box import to_box
 from uap_jax.data.dataset import Dataset, ProgressFn, to_waveform
+from uap_jax.evaluation import detection
 from uap_jax.evaluation.controls import same_spectrum, white_noise
 from uap_jax.evaluation.intervals import wilson_interval
 
@@ -121,25 +122,37 @@ def attack_success_rate(
     return float(np.mean(succeeds(predictions, clean_predictions, target)))
 
 
-def summarize(evaluation: Evaluation, *, target: int | None) -> dict[str, Any]:
+def summarize(
+    evaluation: Evaluation, *, target: int | None, detects: str | None = None
+) -> dict[str, Any]:
     """Returns the numbers of `result.json`: "clean_accuracy", "test", "control".
 
     `asr` is Eq. 3 over all clips. `asr_clean_correct` counts only clips that the clean
     model classifies correctly and, targeted, that are not of the target class; None if
     there are none. Levels are means over the clips that are not silent. "control" is
     white noise, and "same_spectrum" in it the second control with the same fields.
+
+    Of a detector, which `detects` something, `asr` counts only the `num_counted` clips
+    that are not in the wanted state without the perturbation; None of no clips. It has
+    "detection" too, see `detection.detection_rates`.
     """
     labels, clean = evaluation.labels, evaluation.clean
     num_clips = len(labels)
+    counts = np.ones(num_clips, bool)
+    if detects is not None:
+        counts = detection.counted(clean, target)
+    num_counted = int(np.sum(counts))
 
-    def rate(predictions: np.ndarray) -> float:
-        return attack_success_rate(predictions, clean, target=target)
+    def rate(predictions: np.ndarray) -> float | None:
+        if detects is not None and not num_counted:
+            return None
+        return attack_success_rate(predictions[counts], clean[counts], target=target)
 
     def rates(predictions: np.ndarray) -> dict[str, Any]:
-        num_successes = int(np.sum(succeeds(predictions, clean, target)))
+        successes = succeeds(predictions, clean, target)[counts]
         return {
             "asr": rate(predictions),
-            "asr_ci95": list(wilson_interval(num_successes, num_clips)),
+            "asr_ci95": list(wilson_interval(int(np.sum(successes)), num_counted)),
             "accuracy_perturbed": float(np.mean(predictions == labels)),
             "num_non_finite": int(np.sum(predictions < 0)),
         }
@@ -148,6 +161,10 @@ def summarize(evaluation: Evaluation, *, target: int | None) -> dict[str, Any]:
     if target is not None:
         eligible &= labels != target
     correct = succeeds(evaluation.perturbed, clean, target)[eligible]
+    of_detector: dict[str, Any] = {}
+    if detects is not None:
+        rates_of = detection.detection_rates(evaluation)
+        of_detector = {"detection": {"label": detects, **rates_of}}
     return {
         "clean_accuracy": float(np.mean(clean == labels)),
         "test": {
@@ -159,6 +176,7 @@ def summarize(evaluation: Evaluation, *, target: int | None) -> dict[str, Any]:
             "asr_waveform": rate(evaluation.waveform),
             "asr_shifted": rate(evaluation.shifted),
             "num_clips": num_clips,
+            **({} if detects is None else {"num_counted": num_counted}),
             "num_silent": int(np.sum(np.isnan(evaluation.snr_ac_db))),
             "num_non_finite_clean": int(np.sum(clean < 0)),
             "num_non_finite_waveform": int(np.sum(evaluation.waveform < 0)),
@@ -172,6 +190,7 @@ def summarize(evaluation: Evaluation, *, target: int | None) -> dict[str, Any]:
                 "snr_db": mean_level(evaluation.same_spectrum_snr_db),
             },
         },
+        **of_detector,
     }
 
 

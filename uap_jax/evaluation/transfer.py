@@ -8,6 +8,7 @@ import numpy as np
 from uap_jax.attacks import LogitsFn, Perturbation, perturbation_waveform
 from uap_jax.data.dataset import Dataset, ProgressFn
 from uap_jax.evaluation.success import evaluate_perturbation, summarize
+from uap_jax.models.detectors import detected
 
 
 def evaluate_transfer(
@@ -68,4 +69,6 @@ def evaluate_transfer(
         progress=progress,
     )
     chance = None if target is None else float(np.mean(evaluation.labels == target))
-    return {**summarize(evaluation, target=target), "chance": chance}
+    detects = detected(dataset.class_names)
+    summary = summarize(evaluation, target=target, detects=detects)
+    return {**summary, "chance": chance}

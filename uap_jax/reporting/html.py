@@ -13,6 +13,7 @@ import numpy as np
 
 from uap_jax.audio import files
 from uap_jax.evaluation import explain_success, left_out_clips, non_finite_logits
+from uap_jax.evaluation.detection import HEARD
 from uap_jax.files import flatten
 from uap_jax.reporting import fronts, pages, plots
 from uap_jax.text import (
@@ -115,6 +116,8 @@ def render_report(data: ReportData) -> str:
         range_db=plots.RANGE_DB,
         curves=plots.pass_curves(data.passes, target_asr=target_asr),
         per_class=data.per_class,
+        detection=_section(result, "detection"),
+        heard=HEARD,
         front=_front(result),
         bank=bank,
         settings=_rows({k: v for k, v in config.items() if k != "command"}),
@@ -132,9 +135,20 @@ def headline(result: Mapping[str, Any]) -> str:
     if not is_number(test.get("asr")):
         return "No success rate on unseen clips was measured."
     target, model = result.get("target"), result.get("model")
+    label = _section(result, "detection").get("label")
+    clips = f"{format_number(test.get('num_clips'))} unseen clips"
     effect = f'makes {model} say "{target}"'
     if target is None:
         effect = f"changes the answer of {model}"
+    elif label is not None:
+        verb, state = (
+            ("hear", "it does not") if target == label else ("miss", "it does")
+        )
+        effect = f'makes {model} {verb} "{label}"'
+        clips = (
+            f"{format_number(test.get('num_counted'))} unseen clips where {state} "
+            "without it"
+        )
     snr_db = test.get("snr_ac_db")
     level = ""
     if is_number(snr_db):
@@ -143,7 +157,7 @@ def headline(result: Mapping[str, Any]) -> str:
     same = _section(control, "same_spectrum")
     return (
         f"One sound{level} {effect} for {format_percent(test['asr'])} of "
-        f"{format_number(test.get('num_clips'))} unseen clips (95 % interval "
+        f"{clips} (95 % interval "
         f"{format_interval(test.get('asr_ci95'))}); white noise of the same level: "
         f"{format_percent(control.get('asr'))}, noise of the same spectrum: "
         f"{format_percent(same.get('asr'))}."

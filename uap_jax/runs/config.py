@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from uap_jax.attacks.methods import resolve_method
 from uap_jax.audio import SCALINGS
+from uap_jax.bridges.deployed import DEPLOYED
 from uap_jax.bridges.model_files import FACTS_EXAMPLE, FILE_SUFFIXES
 from uap_jax.data.corpora import CORPUS_NAMES
 from uap_jax.errors import UsageError
@@ -67,6 +68,7 @@ class RunConfig:
     model: str = _setting(
         "spchcmd",
         f"The classifier to attack: {', '.join(MODEL_NAMES)}, which is trained first; "
+        f"one that is in use, from an installed package: {', '.join(DEPLOYED)}; "
         "or a trained one of yours: package.module:function, a function without "
         "arguments that returns it; the folder of a checkpoint of transformers for "
         "audio classification (config.json, safetensors, preprocessor_config.json), "
@@ -81,10 +83,26 @@ class RunConfig:
     )
     clip_samples: int | None = _setting(
         None,
-        "Samples of a clip, for a model that takes any number of them. Default: its "
-        "own; of a checkpoint of transformers the length of the corpus's recordings "
-        "(with --dataset=folder their median), or what it hears of them.",
+        "Samples of a clip, for a model that takes any number of them. Default: the "
+        "length of the corpus's recordings (with --dataset=folder their median), or "
+        "what the model hears of them.",
         minimum=1,
+    )
+    label: str | None = _setting(
+        None,
+        "Of a multi-label model: the label whose detector is attacked. Its classes "
+        'are then "no LABEL" and LABEL, which --target takes.',
+        in_manifest=True,
+        re_evaluation="The label, as for run. Default: the run's.",
+    )
+    present: str | None = _setting(
+        None,
+        "Of a detector: the classes of the corpus that hold what it detects, separated "
+        "by commas. Default: the class of that name, or what the card of a deployed "
+        "model says.",
+        in_manifest=True,
+        re_evaluation="The classes of the corpus that hold what a detector detects, as "
+        "for run. Default: the run's.",
     )
     dataset: str = _setting(
         None,
@@ -225,6 +243,15 @@ class RunConfig:
         """Samples of a clip, N; of a resolved config."""
         own = self.own_model
         return own["num_samples"] if own else default_num_samples(self.model)
+
+    @property
+    def model_arguments(self) -> dict[str, Any]:
+        """Arguments of `custom_models.load`; of a resolved config."""
+        return {
+            "model": self.model,
+            "label": self.label,
+            "num_samples": self.clip_samples,
+        }
 
     @property
     def run_name(self) -> str:

@@ -1,6 +1,5 @@
 """The recordings of a run, their splits, and which clips it uses."""
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -18,6 +17,7 @@ from uap_jax.data.folder import describe_folder
 from uap_jax.data.tfsr import describe_tfsr
 from uap_jax.errors import UsageError, user_mistakes
 from uap_jax.evaluation import waveform_gain
+from uap_jax.runs.classes import class_index, match, match_classes
 from uap_jax.runs.config import RunConfig
 
 T = TypeVar("T")
@@ -88,28 +88,11 @@ def load_corpus(
     key = (
         *(config.dataset, config.data_dir, config.split, config.group_pattern),
         *(config.sample_rate_hz, config.num_samples, str(config.own_model)),
-        *(cache_dir, strict),
+        *(config.present, cache_dir, strict),
     )
     corpus = _corpora.get(key, lambda: _load(config, cache_dir, strict, console, check))
     check(corpus.dataset.class_names)
     return corpus
-
-
-def class_index(
-    class_names: tuple[str, ...], class_name: str | None, *, flag: str = "--target"
-) -> int | None:
-    """Returns the index of a class that a flag names, or None for None.
-
-    Raises:
-        UsageError: There is no such class.
-    """
-    if class_name is None:
-        return None
-    if class_name not in class_names:
-        raise UsageError(
-            f"{flag}: expected one of {', '.join(class_names)}, got {class_name!r}"
-        )
-    return class_names.index(class_name)
 
 
 def choose_clips(config: RunConfig, corpus: Corpus) -> Clips:
@@ -120,8 +103,21 @@ def choose_clips(config: RunConfig, corpus: Corpus) -> Clips:
     """
     dataset = corpus.dataset
     target = class_index(dataset.class_names, config.target)
+    candidates = attack_candidates(config, corpus)
+    rng = np.random.default_rng([config.seed, 1])
+    num_clips = min(config.num_attack_clips, len(candidates))
+    attack = np.sort(rng.choice(candidates, num_clips, replace=False))
+    return Clips(dataset, target, attack, choose_test_clips(config, corpus))
+
+
+def attack_candidates(config: RunConfig, corpus: Corpus) -> np.ndarray:
+    """Returns the indices of the training clips that the attack may use.
+
+    Raises:
+        UsageError: The corpus has no such class of the attack's clips.
+    """
+    dataset, candidates = corpus.dataset, corpus.splits.train
     start = class_index(dataset.class_names, config.attack_class, flag="--attack_class")
-    candidates = corpus.splits.train
     if start is not None:
         candidates = candidates[dataset.labels[candidates] == start]
         if not len(candidates):
@@ -129,10 +125,7 @@ def choose_clips(config: RunConfig, corpus: Corpus) -> Clips:
                 f"--attack_class: expected a class with training clips, "
                 f"got {config.attack_class!r}"
             )
-    rng = np.random.default_rng([config.seed, 1])
-    num_clips = min(config.num_attack_clips, len(candidates))
-    attack = np.sort(rng.choice(candidates, num_clips, replace=False))
-    return Clips(dataset, target, attack, choose_test_clips(config, corpus))
+    return candidates
 
 
 def attack_clips(config: RunConfig, clips: Clips) -> tuple[jax.Array, jax.Array]:
@@ -179,13 +172,8 @@ def _load(
     console: Console,
     check: CheckFn,
 ) -> Corpus:
-    own = config.own_model or {}
-
     def check_listed(class_names: tuple[str, ...]) -> None:
-        if own:
-            facts = own["num_classes"], own["class_names"]
-            class_names = _matched_names(class_names, str(config.dataset), *facts)
-        check(class_names)
+        check(match(config, class_names)[0])
 
     if config.data_dir is None:
         console.say(
@@ -209,56 +197,9 @@ def _load(
             check_classes=check_listed,
         )
         splits = split_clips(dataset)
-    if own:
-        dataset = match_classes(dataset, own["num_classes"], own["class_names"])
-    corpus = Corpus(dataset, splits)
+    corpus = Corpus(match_classes(config, dataset), splits)
     _say(corpus, console)
     return corpus
-
-
-def match_classes(
-    dataset: Dataset, num_classes: int, class_names: tuple[str, ...] | None
-) -> Dataset:
-    """Returns a corpus with a classifier's classes, matched by their names.
-
-    Raises:
-        UsageError: The corpus has classes that the classifier does not know, or, where
-            the classifier names none, another number of them.
-    """
-    names = dataset.class_names
-    matched = _matched_names(names, dataset.name, num_classes, class_names)
-    if matched == names:
-        return dataset
-    indices = np.array([matched.index(name) for name in names], np.int32)
-    return dataclasses.replace(
-        dataset, labels=indices[dataset.labels], class_names=matched
-    )
-
-
-def _matched_names(
-    names: tuple[str, ...],
-    corpus: str,
-    num_classes: int,
-    class_names: tuple[str, ...] | None,
-) -> tuple[str, ...]:
-    """Returns the names of a classifier's classes; those of the corpus if it has none.
-
-    See `match_classes`.
-    """
-    if class_names is None:
-        if len(names) == num_classes:
-            return names
-        raise UsageError(
-            f"--model: expected a corpus of {num_classes} classes, got "
-            f"{corpus} of {len(names)}: {', '.join(names)}"
-        )
-    unknown = [name for name in names if name not in class_names]
-    if unknown:
-        raise UsageError(
-            f"--model: expected a corpus of classes among {', '.join(class_names)}, "
-            f"got {corpus} with {', '.join(unknown)}"
-        )
-    return tuple(class_names)
 
 
 def _describe(config: RunConfig, console: Console, check: CheckFn) -> list[str]:

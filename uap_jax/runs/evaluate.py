@@ -15,6 +15,7 @@ from uap_jax.errors import UsageError, user_mistakes
 from uap_jax.evaluation import (
     Evaluation,
     describe_controls,
+    describe_detection,
     evaluate_perturbation,
     explain_success,
     left_out_clips,
@@ -22,6 +23,7 @@ from uap_jax.evaluation import (
     select,
     summarize,
 )
+from uap_jax.models.detectors import detected
 from uap_jax.runs import store, victim
 from uap_jax.runs.channel_table import evaluate_table, say_table
 from uap_jax.runs.channels import num_sound_samples, placed, placed_perturbation
@@ -73,7 +75,8 @@ class Evaluator(NamedTuple):
             key=self.key,
             progress=self.console.progress,
         )
-        summary = summarize(evaluation, target=self.clips.target)
+        detects = detected(self.clips.dataset.class_names)
+        summary = summarize(evaluation, target=self.clips.target, detects=detects)
         summary["test"]["waveform_gain"] = self.gain
         return evaluation, summary
 
@@ -137,14 +140,19 @@ def per_class(evaluation: Evaluation, clips: Clips) -> list[dict[str, Any]]:
         chosen = evaluation.labels == index
         if not np.any(chosen):
             continue
-        summary = summarize(select(evaluation, chosen), target=clips.target)
+        summary = summarize(
+            select(evaluation, chosen),
+            target=clips.target,
+            detects=detected(clips.dataset.class_names),
+        )
+        test = summary["test"]
         rows.append(
             {
                 "class_name": name,
-                "num_clips": summary["test"]["num_clips"],
+                "num_clips": test.get("num_counted", test["num_clips"]),
                 "clean_accuracy": summary["clean_accuracy"],
-                "asr": summary["test"]["asr"],
-                "accuracy_perturbed": summary["test"]["accuracy_perturbed"],
+                "asr": test["asr"],
+                "accuracy_perturbed": test["accuracy_perturbed"],
                 "control_asr": summary["control"]["asr"],
                 "same_spectrum_asr": summary["control"]["same_spectrum"]["asr"],
             }
@@ -209,6 +217,11 @@ def evaluate_stored(
     gain = sound_gain(config, corpus)
     evaluate = Evaluator(config, clips, prepared, gain, key, console)
     _, summary = evaluate(perturbation, store.read_sound(run))
+    if summary["test"]["asr"] is None:
+        raise UsageError(
+            f'--perturbation: expected test clips that are not "{config.target}" for '
+            f"{config.model} already, got none"
+        )
     table = evaluate.table(perturbation)
     workdir = workdir or run.workdir / "evaluations" / prepared.facts["name"]
     workdir.mkdir(parents=True, exist_ok=True)
@@ -276,10 +289,17 @@ def say_test(result: dict[str, Any], console: Console) -> None:
     """Says the success on test clips; `result` as of `summarize`."""
     test, control = result["test"], result["control"]
     low, high = test["asr_ci95"]
+    where = f"{test['num_clips']} clips"
+    if (counted := test.get("num_counted")) is not None:
+        where = f"{counted} of {where} that are not so without it"
+        if result["target"] is None:
+            where = f"{counted} clips, where any change counts"
     console.say(
-        f"test ASR {test['asr']:.3f} [{low:.3f}, {high:.3f}] on {test['num_clips']} "
-        f"clips; at the same RMS {describe_controls(control)}"
+        f"test ASR {test['asr']:.3f} [{low:.3f}, {high:.3f}] on {where}; at the same "
+        f"RMS {describe_controls(control)}"
     )
+    for line in describe_detection(result):
+        console.say(line)
     if explanation := explain_success(test, control):
         console.say(explanation)
     console.say(

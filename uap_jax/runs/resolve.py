@@ -115,7 +115,7 @@ def resolve(config: RunConfig, *, on_accelerator: bool | None = None) -> RunConf
     # A size that follows from the clips waits for how many of them the corpus has.
     waits = {"batch_size": None} if attack.batch_size is None else {}
     # Last, since loading can take a while.
-    loaded = custom_models.load(config.model, num_samples=filled.clip_samples)
+    loaded = custom_models.load(**filled.model_arguments)
     complete = dataclasses.replace(
         filled,
         attack=dataclasses.replace(resolved, **waits),
@@ -168,7 +168,9 @@ def _default_length(config: RunConfig) -> int | None:
                 config.dataset, config.data_dir, group_pattern=config.group_pattern
             )
 
-    return custom_models.default_num_samples(config.model, recording_s)
+    return custom_models.default_num_samples(
+        config.model, recording_s, label=config.label
+    )
 
 
 def _asr_levels(config: RunConfig) -> list[str]:

@@ -79,9 +79,11 @@ def run(
                 held.enter_context(files.locked(workdir, wait=wait))
                 ready = _prepare(config, workdir, cache_dir, strict, console)
                 if isinstance(ready, Prepared):
-                    # A resumed run keeps sizes that follow the machine it began on.
+                    # A resumed run keeps sizes that follow the machine it began on;
+                    # attacks on a detector may have clips of their own.
                     sizes = jax.tree.structure(ready.config.attack)
-                    groups.setdefault(sizes, {})[index] = ready
+                    alike = sizes, ready.clips.attack.tobytes()
+                    groups.setdefault(alike, {})[index] = ready
                 else:
                     outcomes[index] = ready
             except Exception as error:
@@ -121,6 +123,7 @@ def _prepare(
     clips = choose_clips(config, corpus)
     gain = sound_gain(config, corpus)
     model = victim.prepare(config, corpus, cache_dir=cache_dir, console=console)
+    clips = victim.clips_of_detector(config, corpus, clips, model, console)
     # After a training, which renders most of a built-in corpus.
     clips.dataset.ensure(np.concatenate([clips.attack, clips.test]))
     keys = jax.random.split(jax.random.key(config.seed))
@@ -279,6 +282,7 @@ def _finish(
             },
             "test": summary["test"],
             "control": summary["control"],
+            **{key: summary[key] for key in ("detection",) if key in summary},
             **({"channel": config.channel} if config.channel else {}),
             **({"channels": table} if table else {}),
             **({"front": front} if front else {}),

@@ -22,10 +22,7 @@ def identity(config: RunConfig, classifier: Classifier) -> dict[str, Any]:
     weights may be anywhere, it is the logits of probe clips.
     """
     if config.own_model is not None:
-        logits = custom_models.probe_logits(
-            config.model, num_samples=config.clip_samples
-        )
-        return {"logits": logits}
+        return {"logits": custom_models.probe_logits(**config.model_arguments)}
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(classifier.variables):
         digest.update(np.asarray(leaf).tobytes())

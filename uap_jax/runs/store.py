@@ -17,6 +17,8 @@ from uap_jax.bridges import custom_models
 from uap_jax.data.dataset import Dataset, to_waveform
 from uap_jax.errors import UsageError
 from uap_jax.evaluation import Evaluation
+from uap_jax.evaluation.detection import counted
+from uap_jax.models.detectors import detected
 from uap_jax.models.registry import default_sample_rate_hz
 from uap_jax.reporting import Example
 from uap_jax.runs.config import RunConfig
@@ -32,7 +34,7 @@ PROBLEM = Path("checkpoints") / "problem.json"
 NUM_EXAMPLES = 3
 # In place of a class, where the logits are not finite.
 NOT_FINITE = "(not finite)"
-_CORPUS = ("dataset", "data_dir", "split", "group_pattern")
+_CORPUS = ("dataset", "data_dir", "split", "group_pattern", "present")
 # Ends of an attack that are no fault.
 _GOOD_ENDS = ("converged", "max_passes", "stalled")
 
@@ -79,13 +81,17 @@ def write_perturbation(perturbation: attacks.Perturbation, workdir: Path) -> np.
 def write_test_clips(evaluation: Evaluation, clips: Clips, workdir: Path) -> None:
     """Writes test_clips.npz: whether the attack succeeded on each test clip.
 
-    Comparisons of two perturbations on the same clips need it.
+    Comparisons of two perturbations on the same clips need it. Of a detector it holds
+    the clips that count, see `evaluation.summarize`.
     """
     success = succeeds(evaluation.perturbed, evaluation.clean, clips.target)
+    counts = np.ones(len(success), bool)
+    if detected(clips.dataset.class_names) is not None:
+        counts = counted(evaluation.clean, clips.target)
     files.write_arrays(
         workdir / "test_clips.npz",
-        index=np.asarray(clips.test, np.int64),
-        success=success,
+        index=np.asarray(clips.test, np.int64)[counts],
+        success=success[counts],
     )
 
 
@@ -233,7 +239,9 @@ def config_of(run: StoredRun, **changes: Any) -> RunConfig:
             # As long as the perturbation, where the other model takes any length.
             is_free = custom_models.takes_any_length(given["model"])
             length = first.num_samples if is_free else None
-            asked = dataclasses.replace(asked, clip_samples=length)
+            asked = dataclasses.replace(
+                asked, clip_samples=length, label=None, present=None
+            )
         config = resolve(dataclasses.replace(asked, **given))
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{path}: damaged ({error}); delete the run") from None

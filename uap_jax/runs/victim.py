@@ -23,8 +23,16 @@ from uap_jax.data.dataset import to_waveform
 from uap_jax.errors import UsageError, user_mistakes
 from uap_jax.files import fingerprint
 from uap_jax.models import Classifier, sinc
+from uap_jax.models.detectors import detected
+from uap_jax.runs.classes import clips_to_change
 from uap_jax.runs.config import RunConfig
-from uap_jax.runs.corpus import Corpus, Latest, load_corpus
+from uap_jax.runs.corpus import (
+    Clips,
+    Corpus,
+    Latest,
+    attack_candidates,
+    load_corpus,
+)
 from uap_jax.runs.same_weights import difference_from
 from uap_jax.runs.store import NOT_FINITE, PROBLEM, StoredRun, config_of
 from uap_jax.text import format_seconds
@@ -62,7 +70,8 @@ def prepare(
     """
     if config.own_model is not None:
         # By its content, which may change.
-        key = (config.model, config.own_model["fingerprint"], str(corpus_key(corpus)))
+        own = config.own_model["fingerprint"]
+        key = (config.model, own, str(corpus_key(corpus)), config.present)
         make = _given
     else:
         key = (model_folder(config, corpus, cache_dir), config.retrain)
@@ -99,6 +108,46 @@ def learned_bank(config: RunConfig, victim: Victim) -> dict[str, np.ndarray]:
     edges = np.asarray(sinc.band_edges_hz(variables, sample_rate_hz=rate_hz))
     initial = sinc.initial_band_edges_hz(len(edges), sample_rate_hz=rate_hz)
     return {"bank_edges_hz": edges, "initial_bank_edges_hz": np.asarray(initial)}
+
+
+def clips_of_detector(
+    config: RunConfig, corpus: Corpus, clips: Clips, victim: Victim, console: Console
+) -> Clips:
+    """Returns the clips of a run whose detector is to reach a state.
+
+    Its attack clips are then those that are not in that state already; other runs keep
+    theirs.
+
+    Raises:
+        UsageError: All clips of the attack, or of the test, are in that state.
+    """
+    target, dataset = clips.target, clips.dataset
+    if detected(dataset.class_names) is None or target is None:
+        return clips
+    rng = np.random.default_rng([config.seed, 1])
+    candidates = rng.permutation(attack_candidates(config, corpus))
+    choose = functools.partial(
+        clips_to_change,
+        victim.classifier,
+        dataset,
+        target=target,
+        scaling=config.scaling,
+    )
+    attack = choose(candidates, count=config.num_attack_clips)
+    for split, chosen in (
+        ("training", attack),
+        ("test", choose(clips.test, count=1)),
+    ):
+        if not len(chosen):
+            raise UsageError(
+                f"--target: expected {split} clips that are not "
+                f'"{config.target}" for {config.model} already, got none'
+            )
+    console.say(
+        f'attack clips: {len(attack)} that are not "{config.target}" for '
+        f"{config.model} already"
+    )
+    return clips._replace(attack=attack)
 
 
 class Predictor(NamedTuple):
@@ -153,7 +202,7 @@ def load_predictor(run: StoredRun, *, cache_dir: Path) -> Predictor:
             )
         return loaded
 
-    own = custom_models.load(config.model, num_samples=config.clip_samples)
+    own = custom_models.load(**config.model_arguments)
     if own is not None:
         classifier, _ = own
     elif model_folder(config, corpus(), cache_dir) == folder:
@@ -247,7 +296,7 @@ def _given(
 ) -> Victim:
     """Returns a custom classifier after checking its outputs."""
     dataset, splits = corpus
-    loaded = custom_models.load(config.model, num_samples=config.clip_samples)
+    loaded = custom_models.load(**config.model_arguments)
     if loaded is None or loaded[1] != config.own_model:
         raise UsageError(f"--model: {config.model} changed since the run started")
     classifier, facts = loaded

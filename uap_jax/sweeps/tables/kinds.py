@@ -35,6 +35,18 @@ MEASURES = {
     "test.asr_shifted": Measure("shifted", ".3f"),
     "control.asr": Measure("noise", ".3f"),
     "control.same_spectrum.asr": Measure("noise of the same spectrum", ".3f"),
+    "detection.clean.miss_rate.rate": Measure("misses, clean", ".3f"),
+    "detection.perturbed.miss_rate.rate": Measure("misses", ".3f"),
+    "detection.control.miss_rate.rate": Measure("misses, noise", ".3f"),
+    "detection.same_spectrum.miss_rate.rate": Measure(
+        "misses, noise of the same spectrum", ".3f"
+    ),
+    "detection.clean.false_alarm_rate.rate": Measure("false alarms, clean", ".3f"),
+    "detection.perturbed.false_alarm_rate.rate": Measure("false alarms", ".3f"),
+    "detection.control.false_alarm_rate.rate": Measure("false alarms, noise", ".3f"),
+    "detection.same_spectrum.false_alarm_rate.rate": Measure(
+        "false alarms, noise of the same spectrum", ".3f"
+    ),
     "test.snr_db": Measure("SNR (dB)", ".1f", "snr_db"),
     "test.snr_ac_db": Measure("mean-free SNR (dB)", ".1f"),
     "test.relative_loudness_db": Measure(
