@@ -15,7 +15,9 @@ from uap_jax.evaluation.channels import (
     evaluate_moments,
 )
 from uap_jax.models import Classifier
+from uap_jax.models.detectors import detected
 from uap_jax.runs.channels import repeats
+from uap_jax.runs.classes import clips_to_change
 from uap_jax.runs.config import RunConfig
 from uap_jax.runs.corpus import Clips
 
@@ -51,7 +53,8 @@ def evaluate_table(
         perturbation: The sound, `[P]`.
         config: Of the run.
         classifier: The victim.
-        clips: Of the run; some of the test clips are used.
+        clips: Of the run; some of the test clips are used, of a detector those that
+            are not in the wanted state already.
         gain: Of the sound on raw recordings.
         key: Of the evaluation.
         console: Told of the progress.
@@ -65,7 +68,17 @@ def evaluate_table(
         "key": jax.random.fold_in(key, jnp.uint32(_TABLE)),
         "progress": console.progress,
     }
-    what = (classifier.logits, classifier.variables, clips.dataset, clips.test)
+    test = clips.test
+    if detected(clips.dataset.class_names) is not None and clips.target is not None:
+        test = clips_to_change(
+            classifier,
+            clips.dataset,
+            test,
+            clips.target,
+            scaling=config.scaling,
+            count=len(test),
+        )
+    what = (classifier.logits, classifier.variables, clips.dataset, test)
     rows = evaluate_channels(*what, perturbation, table_of(config), gain=gain, **shared)
     return {"rows": rows, "moments": evaluate_moments(*what, perturbation, **shared)}
 

@@ -18,6 +18,7 @@ from uap_jax.data.decoding import decode_clips
 from uap_jax.errors import UsageError
 from uap_jax.evaluation import attack_success_rate, wilson_interval
 from uap_jax.evaluation.success import BLOCK_SIZE, predict_in_parts
+from uap_jax.models.detectors import detected
 from uap_jax.runs.evaluate import Evaluator
 
 _MAX_NAMED = 10
@@ -42,7 +43,8 @@ def write_submissions(
     if config.dataset != "tfsr" or config.data_dir is None:
         return None
     paths = tfsr.unlabelled_clips(config.data_dir)
-    if not paths:
+    # A detector has no words to submit.
+    if not paths or detected(evaluator.clips.dataset.class_names) is not None:
         return None
     if config.num_test_clips is not None:
         console.say("no submission is written with --num_test_clips")
