@@ -14,6 +14,7 @@ from uap_jax.evaluation.channels import (
     evaluate_moments,
     spread,
 )
+from uap_jax.evaluation.codecs import CODECS
 
 N, NUM_CLIPS = 64, 70
 
@@ -104,3 +105,18 @@ def test_rows_are_of_the_same_clips_with_controls_through_the_same_channel():
 def test_clips_are_spread_over_all():
     np.testing.assert_array_equal(spread(np.arange(10), 5), [0, 2, 4, 6, 8])
     np.testing.assert_array_equal(spread(np.arange(3), 5), [0, 1, 2])
+
+
+def test_rows_through_a_codec_tell_its_delay_and_what_it_leaves_of_clean_clips():
+    name = "mu-law 64 kbit/s"
+    (entry,) = evaluate_channels(
+        *WHAT,
+        {name: channels.looped()},
+        codecs={name: CODECS[name]},
+        gain=1.0,
+        max_clips=8,
+        **SHARED,
+    )
+    assert entry["clean_accuracy"] == 1.0 and entry["asr"] == 1.0
+    assert entry["delay_s"] == 0.0 and 60 < entry["kbit_s"] < 70
+    assert entry["num_clips"] == 8

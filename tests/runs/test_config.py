@@ -256,6 +256,7 @@ def test_every_flag_is_a_field(tmp_path):
         "channel": "moment,band=telephone",
         "sound_seconds": 0.25,
         "channel_table": True,
+        "codec_table": True,
         "seed": 9,
         "retrain": True,
         "preset": "paper",

@@ -7,6 +7,7 @@ drawn from a key of the evaluation, which no step of an attack has used.
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from uap_jax.audio import channels, levels
 from uap_jax.audio.box import to_box
 from uap_jax.audio.channels import Channel
 from uap_jax.data.dataset import Dataset, ProgressFn, to_waveform
+from uap_jax.evaluation.codecs import Codec, through_codec
 from uap_jax.evaluation.controls import same_spectrum, white_noise
 from uap_jax.evaluation.intervals import wilson_interval
 from uap_jax.evaluation.success import BLOCK_SIZE, mean_level, predict_in_parts
@@ -30,6 +32,7 @@ CURVE_CLIPS, NUM_OFFSETS = 64, 100
 # Of a clip in a row: clean, with the sound, with both noises, as a recording.
 _VERSIONS = 5
 _OFFSETS = 2**32 - 3
+_NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 def evaluate_channels(
@@ -44,6 +47,7 @@ def evaluate_channels(
     scaling: str,
     gain: float,
     key: jax.Array,
+    codecs: Mapping[str, Codec] = _NONE,
     max_clips: int = MAX_CLIPS,
     progress: ProgressFn | None = None,
 ) -> list[dict[str, Any]]:
@@ -60,6 +64,8 @@ def evaluate_channels(
         scaling: Scaling of waveforms to the box.
         gain: Factor of the sound on raw recordings, see `waveform_gain`.
         key: Random key; consumed.
+        codecs: Of rows, by the same names, that go through a codec with all that is in
+            the clip, the clean clips too.
         max_clips: Most clips of a row.
         progress: Called after each row.
 
@@ -67,7 +73,7 @@ def evaluate_channels(
         An entry for each row: "channel", "asr", "asr_ci95", "accuracy_perturbed",
         "snr_ac_db" (at the microphone), "asr_waveform" (the sound after the channel
         added to raw recordings), "num_clips", and "control" with the same rates of
-        noise, see `summarize`.
+        noise, see `summarize`. With a codec "clean_accuracy", "delay_s", "kbit_s" too.
     """
     chosen = spread(indices, max_clips)
     dataset.ensure(chosen)
@@ -76,7 +82,7 @@ def evaluate_channels(
     coloured = same_spectrum(perturbation, phase_key)
     entries = []
     for row, (name, channel) in enumerate(rows.items()):
-        columns = []
+        columns, told = [], {}
         for start in range(0, len(chosen), BLOCK_SIZE):
             index = chosen[start : start + BLOCK_SIZE]
             noise = white_noise(
@@ -100,6 +106,10 @@ def evaluate_channels(
                 jnp.asarray(gain, jnp.float32),
                 scaling=scaling,
             )
+            if codec := codecs.get(name):
+                clips, told = _coded(
+                    clips, codec, scaling=scaling, rate_hz=dataset.sample_rate_hz
+                )
             count = jnp.asarray(len(index), jnp.int32)
             block = (*_predict(logits_fn, variables, clips, count), snr_db)
             columns.append([np.asarray(column)[: len(index)] for column in block])
@@ -123,6 +133,8 @@ def evaluate_channels(
                 "snr_ac_db": mean_level(snr_db),
                 "num_clips": len(chosen),
                 "control": {**rates(white), "same_spectrum": rates(same)},
+                **({"clean_accuracy": float(np.mean(clean == labels))} if told else {}),
+                **told,
             }
         )
         if progress is not None:
@@ -204,6 +216,17 @@ def describe_channels(entries: Sequence[Mapping[str, Any]]) -> list[str]:
         f"the same spectrum {entry['control']['same_spectrum']['asr']:.3f}"
         for entry in entries
     ]
+
+
+def _coded(
+    clips: jax.Array, codec: Codec, *, scaling: str, rate_hz: int
+) -> tuple[jax.Array, dict[str, float]]:
+    """Clips `[K, B, N]` in the box after a codec, and what is told of it."""
+    waveforms = 2 * np.asarray(clips).reshape(-1, clips.shape[2]) - 1
+    coded = through_codec(waveforms, codec, sample_rate_hz=rate_hz)
+    x, _ = to_box(jnp.asarray(coded.waveforms, jnp.float32), scaling=scaling)
+    told = {"delay_s": coded.delay_s, "kbit_s": coded.kbit_s}
+    return x.reshape(clips.shape), told
 
 
 def _block(dataset: Dataset, index: np.ndarray) -> jax.Array:

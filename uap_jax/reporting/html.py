@@ -119,6 +119,7 @@ def render_report(data: ReportData) -> str:
         detection=_section(result, "detection"),
         heard=HEARD,
         front=_front(result),
+        channels=_channels(result),
         bank=bank,
         settings=_rows({k: v for k, v in config.items() if k != "command"}),
         software=_rows(
@@ -239,6 +240,15 @@ def _front(result: Mapping[str, Any]) -> dict[str, Any] | None:
     points = fronts.points_of(str(result.get("method")), [result])
     drawing = fronts.draw_front([points], title="This run") if len(points.asr) else None
     return {"drawing": drawing, "entries": entries}
+
+
+def _channels(result: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Returns the curve and rows of the table of channels, if the run has one."""
+    if not (table := result.get("channels")):
+        return None
+    moments = table["moments"]
+    drawing = plots.draw_moments(moments["offsets_s"], moments["asr"])
+    return {**table, "drawing": drawing, "made_for": result.get("channel")}
 
 
 def _rows(settings: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -94,6 +94,30 @@ def _draw_curve(
         return svg.draw(figure, alt)
 
 
+def draw_moments(offsets_s: Sequence[float], asr: Sequence[float]) -> svg.Drawing:
+    """Draws the success rate along the offset of the looped sound.
+
+    Args:
+        offsets_s: `[K]` seconds that the sound began before the clip.
+        asr: `[K]` success rates in [0, 1].
+    """
+    percent = 100 * np.asarray(asr)
+    alt = (
+        f"Success rate at {len(percent)} offsets of the looped sound, from "
+        f"{percent.min():.0f} to {percent.max():.0f} %"
+    )
+    with svg.style():
+        figure = Figure(figsize=(9.2, 2.8), layout="constrained")
+        axes = figure.add_subplot()
+        axes.plot(offsets_s, percent, color=svg.SERIES[0], linewidth=1.4)
+        axes.axhline(np.mean(percent), color=svg.INK, linewidth=1, linestyle="--")
+        axes.set_ylim(-2, 104)
+        axes.set_xlabel("begun before the clip (s)")
+        axes.set_ylabel("success (%)")
+        axes.grid(True)
+        return svg.draw(figure, alt)
+
+
 def draw_bank(edges_hz: np.ndarray, initial_edges_hz: np.ndarray) -> svg.Drawing:
     """Draws the pass bands of a learned filter bank over the initial ones.
 

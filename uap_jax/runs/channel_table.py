@@ -14,6 +14,7 @@ from uap_jax.evaluation.channels import (
     evaluate_channels,
     evaluate_moments,
 )
+from uap_jax.evaluation.codecs import CODECS
 from uap_jax.models import Classifier
 from uap_jax.models.detectors import detected
 from uap_jax.runs.channels import repeats
@@ -21,6 +22,8 @@ from uap_jax.runs.classes import clips_to_change
 from uap_jax.runs.config import RunConfig
 from uap_jax.runs.corpus import Clips
 
+# Clips of a row that goes through a codec; eleven codecs take about a minute.
+CODEC_CLIPS = 64
 # Folded into the key of an evaluation.
 _TABLE = 2**32 - 4
 
@@ -60,7 +63,9 @@ def evaluate_table(
         console: Told of the progress.
     """
     is_asked = config.channel_table
-    if not (config.channel is not None if is_asked is None else is_asked):
+    if is_asked is None:
+        is_asked = config.channel is not None or config.codec_table
+    if not is_asked:
         return None
     shared: dict[str, Any] = {
         "target": clips.target,
@@ -80,6 +85,17 @@ def evaluate_table(
         )
     what = (classifier.logits, classifier.variables, clips.dataset, test)
     rows = evaluate_channels(*what, perturbation, table_of(config), gain=gain, **shared)
+    if config.codec_table:
+        first = next(iter(table_of(config).values()))
+        rows += evaluate_channels(
+            *what,
+            perturbation,
+            dict.fromkeys(CODECS, first),
+            codecs=CODECS,
+            gain=gain,
+            max_clips=CODEC_CLIPS,
+            **shared,
+        )
     return {"rows": rows, "moments": evaluate_moments(*what, perturbation, **shared)}
 
 

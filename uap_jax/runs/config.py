@@ -190,6 +190,14 @@ class RunConfig:
         "for run.",
         changes_result=False,
     )
+    codec_table: bool | None = _setting(
+        None,
+        "Whether to evaluate the sound through real encoders too: MP3, Opus, Vorbis, "
+        "mu-law, A-law, ADPCM, GSM; about a minute. Default: no.",
+        re_evaluation="Whether to evaluate the sound through real encoders too. "
+        "Default: as for run.",
+        changes_result=False,
+    )
     seed: int = _setting(
         0,
         "Random seed.",
