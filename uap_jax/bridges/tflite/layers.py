@@ -15,13 +15,20 @@ from jax import lax
 
 Options = dict[str, Any]
 _PADDINGS = ("SAME", "VALID")
-# Up to this many taps a depthwise convolution is a sum of shifted products: XLA's
-# grouped convolution on a CPU is many times slower.
+# Up to this many taps a convolution is a product of matrices, or depthwise a sum of
+# products: XLA's gradient of a convolution on a CPU is many times slower.
 _MAX_TAPS = 64
+# An accelerator would round the factors to fewer bits than float32 has.
+_PRECISION = lax.Precision.HIGHEST
 
 
 def convolve(options: Options, x: jax.Array, kernel: jax.Array) -> jax.Array:
     """`[B, H, W, C]` and `[out, h, w, C / groups]` to `[B, H', W', out]`."""
+    num_outputs, height, width, depth = kernel.shape
+    if depth == x.shape[-1] and height * width <= _MAX_TAPS:
+        columns = jnp.concatenate(_shifted(options, x, height, width), axis=-1)
+        matrix = kernel.reshape(num_outputs, -1).T
+        return jnp.matmul(columns, matrix, precision=_PRECISION)
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -29,63 +36,68 @@ def convolve(options: Options, x: jax.Array, kernel: jax.Array) -> jax.Array:
         _PADDINGS[options["Padding"]],
         rhs_dilation=_pair(options, "DilationHFactor", "DilationWFactor"),
         dimension_numbers=("NHWC", "OHWI", "NHWC"),
-        feature_group_count=x.shape[-1] // kernel.shape[-1],
+        feature_group_count=x.shape[-1] // depth,
+        precision=_PRECISION,
     )
 
 
 def convolve_depthwise(options: Options, x: jax.Array, kernel: jax.Array) -> jax.Array:
     """`[B, H, W, C]` and `[1, h, w, C m]` to `[B, H', W', C m]`."""
-    strides = _pair(options, "StrideH", "StrideW")
-    dilation = _pair(options, "DilationHFactor", "DilationWFactor")
-    padding = _PADDINGS[options["Padding"]]
     height, width, channels = kernel.shape[1:]
     if height * width > _MAX_TAPS:
         return lax.conv_general_dilated(
             x,
             kernel[0][:, :, None],
-            strides,
-            padding,
-            rhs_dilation=dilation,
+            _pair(options, "StrideH", "StrideW"),
+            _PADDINGS[options["Padding"]],
+            rhs_dilation=_pair(options, "DilationHFactor", "DilationWFactor"),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             feature_group_count=x.shape[-1],
+            precision=_PRECISION,
         )
-    extent = [d * (n - 1) + 1 for d, n in zip(dilation, (height, width), strict=True)]
-    pads = lax.padtype_to_pads(x.shape[1:3], extent, strides, padding)
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     x = jnp.repeat(x, channels // x.shape[-1], axis=-1)
-    sizes = [
-        (n - e) // s + 1 for n, e, s in zip(x.shape[1:3], extent, strides, strict=True)
+    taps = zip(
+        _shifted(options, x, height, width), kernel.reshape(-1, channels), strict=True
+    )
+    return functools.reduce(jnp.add, (part * weights for part, weights in taps))
+
+
+def _shifted(
+    options: Options, x: jax.Array, height: int, width: int
+) -> list[jax.Array]:
+    """Returns what each tap of a kernel meets, each `[B, H', W', C]`, row by row."""
+    strides = _pair(options, "StrideH", "StrideW")
+    dilation = _pair(options, "DilationHFactor", "DilationWFactor")
+    extent = [d * (n - 1) + 1 for d, n in zip(dilation, (height, width), strict=True)]
+    pads = lax.padtype_to_pads(
+        x.shape[1:3], extent, strides, _PADDINGS[options["Padding"]]
+    )
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    # From the first step's first sample to the last step's.
+    spans = [
+        (n - e) // s * s + 1
+        for n, e, s in zip(x.shape[1:3], extent, strides, strict=True)
     ]
 
-    def tap(row: int, column: int) -> jax.Array:
-        starts = (row * dilation[0], column * dilation[1])
-        ends = [
-            start + s * (size - 1) + 1
-            for start, s, size in zip(starts, strides, sizes, strict=True)
-        ]
-        shifted = lax.slice(
-            x,
-            (0, *starts, 0),
-            (x.shape[0], *ends, channels),
-            (1, *strides, 1),
-        )
-        return shifted * kernel[0, row, column]
+    def shifted(row: int, column: int) -> jax.Array:
+        top, left = row * dilation[0], column * dilation[1]
+        bottom, right = top + spans[0], left + spans[1]
+        return x[:, top : bottom : strides[0], left : right : strides[1]]
 
-    taps = [tap(row, column) for row in range(height) for column in range(width)]
-    return functools.reduce(jnp.add, taps)
+    return [shifted(row, column) for row in range(height) for column in range(width)]
 
 
 def connect(options: Options, x: jax.Array, kernel: jax.Array) -> jax.Array:
     """`[..., n]` and `[out, n]` to `[rows, out]`, or `[..., out]`."""
     rows = x.reshape(-1, kernel.shape[1])
-    out = rows @ kernel.T
+    out = jnp.matmul(rows, kernel.T, precision=_PRECISION)
     return out.reshape(*x.shape[:-1], -1) if options.get("KeepNumDims") else out
 
 
 def multiply_matrices(options: Options, a: jax.Array, b: jax.Array) -> jax.Array:
     a = jnp.swapaxes(a, -1, -2) if options["AdjX"] else a
     b = jnp.swapaxes(b, -1, -2) if options["AdjY"] else b
-    return a @ b
+    return jnp.matmul(a, b, precision=_PRECISION)
 
 
 def pool_average(options: Options, x: jax.Array) -> jax.Array:
