@@ -26,7 +26,8 @@ def convolve(options: Options, x: jax.Array, kernel: jax.Array) -> jax.Array:
     """`[B, H, W, C]` and `[out, h, w, C / groups]` to `[B, H', W', out]`."""
     num_outputs, height, width, depth = kernel.shape
     if depth == x.shape[-1] and height * width <= _MAX_TAPS:
-        columns = jnp.concatenate(_shifted(options, x, height, width), axis=-1)
+        x, steps = _padded(options, x, height, width)
+        columns = jnp.concatenate(_shifted(steps, x, height, width), axis=-1)
         matrix = kernel.reshape(num_outputs, -1).T
         return jnp.matmul(columns, matrix, precision=_PRECISION)
     return lax.conv_general_dilated(
@@ -56,27 +57,69 @@ def convolve_depthwise(options: Options, x: jax.Array, kernel: jax.Array) -> jax
             precision=_PRECISION,
         )
     x = jnp.repeat(x, channels // x.shape[-1], axis=-1)
-    taps = zip(
-        _shifted(options, x, height, width), kernel.reshape(-1, channels), strict=True
-    )
-    return functools.reduce(jnp.add, (part * weights for part, weights in taps))
+    x, steps = _padded(options, x, height, width)
+    return _sum_taps(steps, x, kernel[0])
 
 
-def _shifted(
+# (strides, dilation) of a convolution.
+_Steps = tuple[tuple[int, int], tuple[int, int]]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _sum_taps(steps: _Steps, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Returns `sum_ij kernel_ij x_ij`, x_ij being what a tap `[h, w, C]` meets."""
+    taps = kernel.reshape(-1, 1, 1, 1, kernel.shape[-1])
+    parts = _shifted(steps, x, *kernel.shape[:2])
+    return functools.reduce(jnp.add, map(jnp.multiply, parts, taps))
+
+
+def _sum_taps_forward(
+    steps: _Steps, x: jax.Array, kernel: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _sum_taps(steps, x, kernel), (x, kernel)
+
+
+def _sum_taps_backward(
+    steps: _Steps, inputs: tuple[jax.Array, jax.Array], cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The gradient as such a sum again: JAX's is one of padded arrays, and slow."""
+    (x, kernel), (strides, dilation) = inputs, steps
+    pads = []
+    for axis in (1, 2):
+        before = dilation[axis - 1] * (kernel.shape[axis - 1] - 1)
+        spread = (cotangent.shape[axis] - 1) * strides[axis - 1] + 1
+        pads.append((before, x.shape[axis] - spread, strides[axis - 1] - 1))
+    zero = jnp.zeros((), cotangent.dtype)
+    spread = lax.pad(cotangent, zero, ((0, 0, 0), *pads, (0, 0, 0)))
+    to_x = _sum_taps(((1, 1), dilation), spread, kernel[::-1, ::-1])
+    parts = _shifted(steps, x, *kernel.shape[:2])
+    to_kernel = jnp.stack([jnp.sum(part * cotangent, axis=(0, 1, 2)) for part in parts])
+    return to_x, to_kernel.reshape(kernel.shape)
+
+
+_sum_taps.defvjp(_sum_taps_forward, _sum_taps_backward)
+
+
+def _padded(
     options: Options, x: jax.Array, height: int, width: int
-) -> list[jax.Array]:
-    """Returns what each tap of a kernel meets, each `[B, H', W', C]`, row by row."""
+) -> tuple[jax.Array, _Steps]:
     strides = _pair(options, "StrideH", "StrideW")
     dilation = _pair(options, "DilationHFactor", "DilationWFactor")
     extent = [d * (n - 1) + 1 for d, n in zip(dilation, (height, width), strict=True)]
-    pads = lax.padtype_to_pads(
-        x.shape[1:3], extent, strides, _PADDINGS[options["Padding"]]
-    )
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    padding = _PADDINGS[options["Padding"]]
+    pads = lax.padtype_to_pads(x.shape[1:3], extent, strides, padding)
+    return jnp.pad(x, ((0, 0), *pads, (0, 0))), (strides, dilation)
+
+
+def _shifted(steps: _Steps, x: jax.Array, height: int, width: int) -> list[jax.Array]:
+    """Returns what each tap of a kernel meets, each `[B, H', W', C]`, row by row."""
+    strides, dilation = steps
     # From the first step's first sample to the last step's.
     spans = [
-        (n - e) // s * s + 1
-        for n, e, s in zip(x.shape[1:3], extent, strides, strict=True)
+        (size - dilation[axis] * (taps - 1) - 1) // strides[axis] * strides[axis] + 1
+        for axis, (size, taps) in enumerate(
+            zip(x.shape[1:3], (height, width), strict=True)
+        )
     ]
 
     def shifted(row: int, column: int) -> jax.Array:
