@@ -24,7 +24,7 @@ from uap_jax.bridges.deployed import package_folder
 from uap_jax.bridges.tflite import from_tflite
 from uap_jax.data.speech_commands import SILENCE, UNKNOWN
 from uap_jax.models.classifier import Classifier
-from uap_jax.models.frontends.microfrontend import MicroConfig, micro_log_mel
+from uap_jax.models.frontends import MicroConfig, micro_log_mel
 
 SAMPLE_RATE_HZ = 16_000
 NUM_SAMPLES = 16_000
