@@ -64,6 +64,13 @@ def test_directional_derivative(name):
         np.testing.assert_allclose(change, expected, rtol=1e-3)
 
 
+def test_refused_settings():
+    with pytest.raises(ValueError, match="num_mfcc: expected at most num_mels, 23"):
+        frontends.kaldi_mfcc(clips(), num_mfcc=24)
+    with pytest.raises(ValueError, match="high <= 8000, got 20 and 9000"):
+        frontends.kaldi_fbank(clips(), frontends.KaldiConfig(high_hz=9_000.0))
+
+
 def test_gain_control_needs_noise_reduction():
     config = frontends.MicroConfig(gain_control=True)
     with pytest.raises(ValueError, match="noise_reduction"):

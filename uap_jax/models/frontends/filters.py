@@ -128,8 +128,7 @@ def cosine_transform(
     """
     if num_outputs > num_inputs:
         raise ValueError(
-            f"expected at most as many coefficients as bands, {num_inputs}, "
-            f"got {num_outputs}"
+            f"num_mfcc: expected at most num_mels, {num_inputs}, got {num_outputs}"
         )
     steps = np.arange(num_inputs)[:, None] + 0.5
     order = np.arange(num_outputs)
