@@ -1,7 +1,7 @@
 """Trained classifiers, for a `--model` that is no architecture of the registry.
 
 It names a file (see `model_files`), a folder with a checkpoint of transformers (see
-`transformers_files`), a deployed classifier (see `deployed`) or an entry point,
+`hugging_face`), a deployed classifier (see `deployed`) or an entry point,
 `package.module:function`: a function without arguments that returns a
 `models.Classifier`, as bridges do too. One that takes clips of any length has an
 argument `num_samples` with a default.
@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from uap_jax.bridges import checks, probes, transformers_files
+from uap_jax.bridges import checks, hugging_face, probes
 from uap_jax.bridges.deployed import DEPLOYED, package_folder
 from uap_jax.bridges.model_files import FILE_SUFFIXES, facts_path, read_classifier
 from uap_jax.errors import UsageError
@@ -47,7 +47,7 @@ def check_model(model: str) -> None:
     if model in MODEL_NAMES or _is_entry_point(model):
         return
     if Path(model).is_dir():
-        if not transformers_files.is_checkpoint(Path(model)):
+        if not hugging_face.is_checkpoint(Path(model)):
             raise UsageError(
                 "--model: expected a file, or a folder with config.json, got "
                 f"{model} without it"
@@ -84,7 +84,7 @@ def default_num_samples(
     if _is_entry_point(model):
         rate_hz = _load(model, None, label, None)[0].sample_rate_hz
         return max(1, round(recording_s() * (rate_hz or 0)))
-    return transformers_files.default_num_samples(Path(model), recording_s())
+    return hugging_face.default_num_samples(Path(model), recording_s())
 
 
 def load(
@@ -135,7 +135,7 @@ def _stamps(model: str) -> tuple[tuple[int, int], ...] | None:
         return None
     path = Path(model)
     if path.is_dir():
-        paths = transformers_files.files_of(path)
+        paths = hugging_face.files_of(path)
     else:
         paths = [file for file in (path, facts_path(path)) if file.is_file()]
     return tuple((path.stat().st_size, path.stat().st_mtime_ns) for path in paths)
@@ -183,7 +183,7 @@ def _load(
     elif Path(model).is_dir():
         if num_samples is None:
             raise UsageError(f"--clip_samples: expected a number for {model}, got none")
-        given, digest, note = transformers_files.read_checkpoint(
+        given, digest, note = hugging_face.read_checkpoint(
             Path(model), num_samples=num_samples
         )
     elif num_samples is not None:

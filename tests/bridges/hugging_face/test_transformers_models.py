@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from uap_jax import attacks, bridges
-from uap_jax.bridges import transformers_models
+from uap_jax.bridges import hugging_face
 from uap_jax.models import detectors
 
 torch = pytest.importorskip("torch")
@@ -71,7 +71,7 @@ def test_directional_derivative(name):
 def central_differences(name, model, extractor, x, weights, direction, step=1e-6):
     """`[B]` of the same network in float64."""
     double = copy.deepcopy(model).double()
-    family = transformers_models.FAMILIES[type(model).__name__]
+    family = hugging_face.FAMILIES[type(model).__name__]
     front_end = family.front_end(extractor)
 
     def totals(x):
@@ -147,10 +147,10 @@ def test_extractors_as_they_are_published():
             extractor = transformers.WhisperFeatureExtractor()
         family = next(
             family
-            for family in transformers_models.FAMILIES.values()
+            for family in hugging_face.FAMILIES.values()
             if family.extractor == type(extractor).__name__
         )
-        transformers_models.check_front_end(
+        hugging_face.check_front_end(
             family.front_end(extractor), extractor, family.input_name, num_samples
         )
 

@@ -12,11 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from uap_jax.bridges.checks import one_line
-from uap_jax.bridges.transformers_models import (
-    FAMILIES,
-    Extractor,
-    from_transformers,
-)
+from uap_jax.bridges.hugging_face.families import FAMILIES, Extractor
+from uap_jax.bridges.hugging_face.models import from_transformers
 from uap_jax.errors import UsageError
 from uap_jax.models.classifier import Classifier
 
