@@ -58,6 +58,16 @@ def test_a_run_and_its_evaluations(tmp_path):
     )
     assert other.returncode == 0, other.stderr
     assert "weights stored as float16; the network runs in float32" in other.stdout
+    tone = next((corpus / "low").glob("*.wav"))
+    applied = launch_here(
+        "apply",
+        "--predict",
+        f"--perturbation={workdir}",
+        *command[8:9],
+        str(tone),
+        str(tmp_path / "out.wav"),
+    )
+    assert applied.returncode == 0, applied.stderr
     short = launch_here(
         *command[:-1],
         "--clip_samples=8000",
@@ -66,3 +76,30 @@ def test_a_run_and_its_evaluations(tmp_path):
     )
     assert short.returncode == 0, short.stderr
     assert "clips of 8000 samples" in short.stdout
+
+
+@pytest.mark.slow
+def test_one_label_of_several(tmp_path):
+    model, extractor = tiny.make("ast", problem_type="multi_label_classification")
+    model.save_pretrained(tmp_path / "ast")
+    extractor.save_pretrained(tmp_path / "ast")
+    command = (
+        "run",
+        "--method=penalty",
+        f"--model={tmp_path / 'ast'}",
+        "--dataset=folder",
+        f"--data_dir={write_tones(tmp_path / 'tones')}",
+        "--num_attack_clips=12",
+        "--set=max_passes=2",
+        f"--cache_dir={tmp_path / 'cache'}",
+        f"--workdir={tmp_path / 'run'}",
+    )
+    unsaid = launch_here(*command)
+    assert unsaid.returncode == 2
+    assert "--label: expected one of high, low, mid to be detected" in unsaid.stderr
+    # It fires on every tone, so only misses can be made.
+    done = launch_here(*command, "--label=low")
+    assert done.returncode == 0, done.stderr
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["own_model"]["class_names"] == ["no low", "low"]
+    assert config["clip_samples"] == 10_480
