@@ -4,10 +4,13 @@ import dataclasses
 import json
 
 import detectors
+import jax.numpy as jnp
 import numpy as np
+import own_networks
 import pytest
 from tones import write_tones
 
+from uap_jax import bridges
 from uap_jax.bridges import custom_models
 from uap_jax.bridges.deployed import DEPLOYED, Entry
 from uap_jax.console import Console
@@ -104,7 +107,7 @@ def test_its_report_and_evaluation(attacked, cache, tmp_path, capsys):
     assert read(tmp_path / "evaluation.json")["detection"] == result["detection"]
     assert again["test"]["num_counted"] == 6
     said = capsys.readouterr().out
-    assert "of 18 clips that are not so without it" in said
+    assert 'on 6 of 18 clips, those not "no low" without it' in said
     assert 'misses of "low", 6 clips: 0.000 [0.000, 0.390] clean clips, ' in said
 
 
@@ -152,6 +155,33 @@ def test_labels_and_lengths_that_do_not_fit():
     )
     assert low[1]["class_names"] == ("no low", "low")
     assert low[1]["fingerprint"] != mid[1]["fingerprint"]
+
+
+def test_a_threshold_makes_a_file_of_scores(tmp_path, monkeypatch):
+    path, given = tmp_path / "net.pt", detectors.tagger()
+    path.write_bytes(b"")
+    facts = {
+        **own_networks.SIZES,
+        "class_names": list(own_networks.NAMES),
+        "input_range": "waveform",
+        "threshold": 0.9,
+    }
+
+    def read(path, *, num_classes, **settings):
+        assert num_classes == 3 and "threshold" not in settings
+        return dataclasses.replace(given, class_names=None, threshold=None)
+
+    monkeypatch.setattr(bridges, "from_torch_file", read)
+    path.with_name("net.pt.json").write_text(json.dumps(facts))
+    loaded = custom_models.load(str(path), label="low")
+    assert loaded is not None
+    x = jnp.full((1, own_networks.RATE_HZ), 0.5)
+    score = given.logits(given.variables, x)[0, 1]
+    logits = loaded[0].logits(loaded[0].variables, x)[0]
+    np.testing.assert_allclose(logits, [0.0, score - np.log(9.0)], rtol=1e-5)
+    path.with_name("net.pt.json").write_text(json.dumps(facts | {"threshold": 1}))
+    with pytest.raises(UsageError, match=r"net.pt.json: threshold: .* got 1$"):
+        custom_models.load(str(path), label="low")
 
 
 def test_a_deployed_detector_without_its_package(monkeypatch):

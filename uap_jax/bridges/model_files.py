@@ -5,8 +5,9 @@ A file of the same name plus .json says what the network is made for, see
 "box" in [0, 1]; one that does not take clips as `[B, N]` has "clip_shape" too, for
 example [1, 16000]. An ONNX or TFLite network with a logistic function at the end may
 have a "threshold" other than 0.5, above which a label is detected; one with one output,
-a detector, has one class name, that of what it detects. "framework" is "jax" or
-"torch", what runs an ONNX network; without it, JAX where it supports the operations.
+a detector, has one class name, that of what it detects. A PyTorch network with a
+"threshold" gives scores before their sigmoid, one for each label. "framework" is "jax"
+or "torch", what runs an ONNX network; without it, JAX where it supports the operations.
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ from typing import Any
 from uap_jax import bridges
 from uap_jax.errors import UsageError
 from uap_jax.models import Classifier
+from uap_jax.models.detectors import check_threshold
 
 FILE_SUFFIXES = (".onnx", ".tflite", ".pt", ".pth", ".pt2")
 FACTS_EXAMPLE = (
@@ -42,10 +44,13 @@ def read_classifier(path: Path) -> tuple[Classifier, str]:
         elif _is_tflite(path):
             classifier = bridges.from_tflite(path, **facts)
         else:
-            names = facts.pop("class_names")
+            names, threshold = facts.pop("class_names"), facts.pop("threshold", None)
+            if threshold is not None:
+                check_threshold(threshold)
             classifier = dataclasses.replace(
                 bridges.from_torch_file(path, num_classes=len(names), **facts),
                 class_names=tuple(names),
+                threshold=threshold,
             )
     except ImportError as error:
         raise UsageError(f"--model: {error}") from None
@@ -80,7 +85,7 @@ def _read_facts(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{beside}: expected JSON {expected}, got {error}") from None
     may_detect = _is_tflite(path) or _is_onnx(path)
-    optional = {"clip_shape"} | ({"threshold"} if may_detect else set())
+    optional = {"clip_shape", "threshold"}
     optional |= {"framework"} if _is_onnx(path) else set()
     if not isinstance(facts, dict) or facts.keys() - optional != _KEYS:
         got = ", ".join(facts) if isinstance(facts, dict) else "no object"

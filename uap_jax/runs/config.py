@@ -92,7 +92,6 @@ class RunConfig:
         None,
         "Of a multi-label model: the label whose detector is attacked. Its classes "
         'are then "no LABEL" and LABEL, which --target takes.',
-        in_manifest=True,
         re_evaluation="The label, as for run. Default: the run's.",
     )
     present: str | None = _setting(
@@ -100,7 +99,6 @@ class RunConfig:
         "Of a detector: the classes of the corpus that hold what it detects, separated "
         "by commas. Default: the class of that name, or what the card of a deployed "
         "model says.",
-        in_manifest=True,
         re_evaluation="The classes of the corpus that hold what a detector detects, as "
         "for run. Default: the run's.",
     )

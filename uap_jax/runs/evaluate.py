@@ -291,7 +291,8 @@ def say_test(result: dict[str, Any], console: Console) -> None:
     low, high = test["asr_ci95"]
     where = f"{test['num_clips']} clips"
     if (counted := test.get("num_counted")) is not None:
-        where = f"{counted} of {where} that are not so without it"
+        goal = f'those not "{result["target"]}" without it'
+        where = f"{counted} of {where}, {goal}"
         if result["target"] is None:
             where = f"{counted} clips, where any change counts"
     console.say(
