@@ -40,6 +40,14 @@ def test_delays_are_told_and_rates_measured():
     assert law.delay_s == 0 and law.kbit_s == pytest.approx(64, rel=0.02)
 
 
+@pytest.mark.slow
+def test_minutes_pass():
+    minutes = np.tile(chirps(), (100, 2))
+    for codec in CODECS.values():
+        coded = through_codec(minutes, codec, sample_rate_hz=RATE_HZ)
+        assert coded.waveforms.shape == minutes.shape
+
+
 def test_silence_and_other_rates_pass():
     silence = np.zeros((2, 1000), np.float32)
     for codec in CODECS.values():

@@ -257,6 +257,7 @@ def test_every_flag_is_a_field(tmp_path):
         "sound_seconds": 0.25,
         "channel_table": True,
         "codec_table": True,
+        "rooms": "simulated",
         "seed": 9,
         "retrain": True,
         "preset": "paper",

@@ -19,6 +19,9 @@ from uap_jax.audio.files import crop_or_pad
 
 # Silence between two clips, and the longest delay that is looked for.
 _GAP_S, _MAX_DELAY_S = 0.1, 0.2
+# Samples that are written at once: of a minute, the encoder of Vorbis overflows its
+# stack, which ends the process.
+_PART = 1 << 14
 _NONE: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -73,14 +76,17 @@ def through_codec(waveforms: np.ndarray, codec: Codec, *, sample_rate_hz: int) -
     stream = np.pad(waveforms, ((0, 0), (gap, gap))).ravel()
     sent = _resampled(stream, sample_rate_hz, codec.rate_hz)
     file = io.BytesIO()
-    soundfile.write(
+    with soundfile.SoundFile(
         file,
-        np.clip(sent, -1, 1),
-        codec.rate_hz,
+        "w",
+        samplerate=codec.rate_hz,
+        channels=1,
         format=codec.format,
         subtype=codec.subtype,
         **codec.options,
-    )
+    ) as encoder:
+        for start in range(0, len(sent), _PART):
+            encoder.write(np.clip(sent[start : start + _PART], -1, 1))
     kbit_s = 8 * file.tell() / (len(sent) / codec.rate_hz) / 1000
     file.seek(0)
     decoded, rate_hz = soundfile.read(file, dtype="float32")

@@ -13,6 +13,7 @@ from uap_jax import attacks, checkpoints, files
 from uap_jax.attacks import LogitsFn, types
 from uap_jax.attacks.methods import resolve_method
 from uap_jax.console import Console
+from uap_jax.data.rooms import Rooms
 from uap_jax.errors import UsageError
 from uap_jax.runs.config import RunConfig
 from uap_jax.runs.corpus import Clips
@@ -39,6 +40,7 @@ class Prepared(NamedTuple):
     victim: Victim
     gain: float  # of the sound
     keys: jax.Array  # [2], of the attack and of the evaluation
+    bank: Rooms | None = None
 
 
 class Trail:

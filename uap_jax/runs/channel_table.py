@@ -9,6 +9,7 @@ from uap_jax.attacks import Perturbation
 from uap_jax.audio import channels
 from uap_jax.audio.channels import BANDS, Channel
 from uap_jax.console import Console
+from uap_jax.data.rooms import Rooms
 from uap_jax.evaluation.channels import (
     describe_channels,
     evaluate_channels,
@@ -28,16 +29,24 @@ CODEC_CLIPS = 64
 _TABLE = 2**32 - 4
 
 
-def table_of(config: RunConfig) -> dict[str, Channel]:
-    """Returns the channels of the table of results, the same for every sound."""
+def table_of(config: RunConfig, bank: Rooms | None = None) -> dict[str, Channel]:
+    """Returns the channels of the table of results, the same for every sound.
+
+    With a bank of rooms those of its test too.
+    """
     telephone = channels.band(*BANDS["telephone"], sample_rate_hz=config.sample_rate_hz)
     starts = channels.looped() if repeats(config) else channels.once()
-    return {
+    rows = {
         "with the clip": starts,
         "any moment": channels.moment(),
         "telephone band": channels.compose(starts, telephone),
         "any moment, telephone band": channels.compose(channels.moment(), telephone),
     }
+    if bank is not None:
+        unseen = channels.rooms(bank.test, direct=bank.direct)
+        rows["unseen rooms"] = channels.compose(starts, unseen)
+        rows["any moment, unseen rooms"] = channels.compose(channels.moment(), unseen)
+    return rows
 
 
 def evaluate_table(
@@ -49,6 +58,7 @@ def evaluate_table(
     gain: float,
     key: jax.Array,
     console: Console,
+    bank: Rooms | None = None,
 ) -> dict[str, Any] | None:
     """Returns "channels" of result.json, or None if the run has no such table.
 
@@ -61,10 +71,12 @@ def evaluate_table(
         gain: Of the sound on raw recordings.
         key: Of the evaluation.
         console: Told of the progress.
+        bank: Room responses, for rows of rooms.
     """
     is_asked = config.channel_table
     if is_asked is None:
-        is_asked = config.channel is not None or config.codec_table
+        asks = (config.channel, config.rooms, config.codec_table or None)
+        is_asked = any(ask is not None for ask in asks)
     if not is_asked:
         return None
     shared: dict[str, Any] = {
@@ -84,9 +96,10 @@ def evaluate_table(
             count=len(test),
         )
     what = (classifier.logits, classifier.variables, clips.dataset, test)
-    rows = evaluate_channels(*what, perturbation, table_of(config), gain=gain, **shared)
+    table = table_of(config, bank)
+    rows = evaluate_channels(*what, perturbation, table, gain=gain, **shared)
     if config.codec_table:
-        first = next(iter(table_of(config).values()))
+        first = next(iter(table.values()))
         rows += evaluate_channels(
             *what,
             perturbation,

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,10 @@ from uap_jax.attacks import Perturbation
 from uap_jax.audio import channels
 from uap_jax.audio.channels import BANDS, Channel
 from uap_jax.audio.files import crop_or_pad
-from uap_jax.errors import UsageError
+from uap_jax.console import Console
+from uap_jax.data.rooms import SIMULATED, Rooms, measured_rooms, simulated_rooms
+from uap_jax.errors import UsageError, user_mistakes
+from uap_jax.files import expanded
 from uap_jax.runs.config import RunConfig
 
 _PLACES: dict[str, Callable[[], Channel]] = {
@@ -77,12 +81,8 @@ def check(config: RunConfig) -> None:
             f"--sound_seconds: expected a positive number, got {config.sound_seconds}"
         )
     for part in parts:
-        if part.name == "rooms":
-            raise UsageError(
-                "--channel: rooms need a bank, which this version has from Python "
-                "only (audio.channels.rooms)"
-            )
-        _make(part, config)
+        if part.name != "rooms":
+            _make(part, config)
 
 
 def num_sound_samples(config: RunConfig) -> int:
@@ -92,22 +92,55 @@ def num_sound_samples(config: RunConfig) -> int:
     return round(config.sound_seconds * config.sample_rate_hz)
 
 
-def sound_of(config: RunConfig) -> dict[str, Any]:
-    """Returns the arguments of `attacks.begin` for a run's channel and sound."""
+def rooms_of(config: RunConfig, *, cache_dir: Path, console: Console) -> Rooms | None:
+    """Returns the room responses of a run, or None if nothing asks for any.
+
+    Raises:
+        UsageError: There are none in a folder, or what simulates them is missing.
+    """
+    source = config.rooms
+    if source is None and config.channel is not None:
+        has_rooms = any(p.name == "rooms" for p in parse_channel(config.channel))
+        source = SIMULATED if has_rooms else None
+    if source is None:
+        return None
+    rate_hz = config.sample_rate_hz
+    with user_mistakes(ImportError, ValueError):
+        if source == SIMULATED:
+            return simulated_rooms(
+                cache_dir, sample_rate_hz=rate_hz, progress=console.progress
+            )
+        return measured_rooms(expanded(source), sample_rate_hz=rate_hz)
+
+
+def sound_of(config: RunConfig, bank: Rooms | None) -> dict[str, Any]:
+    """Returns the arguments of `attacks.begin` for a run's channel and sound.
+
+    Success in a pass is counted in rooms that the steps do not use.
+    """
     if config.channel is None:
         return {}
-    return {
-        "channel": channel_of(config),
-        "num_sound_samples": num_sound_samples(config),
+    given: dict[str, Any] = {"num_sound_samples": num_sound_samples(config)}
+    if bank is None:
+        return given | {"channel": channel_of(config)}
+    return given | {
+        "channel": channel_of(config, bank.train, bank.direct),
+        "counting_channel": channel_of(config, bank.validation, bank.direct),
     }
 
 
-def channel_of(config: RunConfig) -> Channel | None:
-    """Returns what a run's sound passes, or None."""
-    if config.channel is None:
-        return None
-    parts = parse_channel(config.channel)
-    return channels.compose(*(_make(part, config) for part in parts))
+def channel_of(
+    config: RunConfig, responses: np.ndarray | None = None, direct: int = 0
+) -> Channel:
+    """Returns what a run's sound passes, with the responses `[R, K]` of rooms."""
+    parts = parse_channel(config.channel or "once")
+    made = [
+        channels.rooms(responses, direct=direct)
+        if part.name == "rooms" and responses is not None
+        else _make(part, config)
+        for part in parts
+    ]
+    return channels.compose(*made)
 
 
 def repeats(config: RunConfig) -> bool:

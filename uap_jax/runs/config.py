@@ -169,8 +169,9 @@ class RunConfig:
         "What the sound passes on its way to a clip, drawn anew for each clip and "
         "step, with --method=penalty or decoupled: a list of moment (the sound is "
         "looped and starts at any moment) or once, band=telephone, band=wideband or "
-        "band=LOW_HZ:HIGH_HZ, gain=LOW_DB:HIGH_DB, ambient=LEVEL_DB. Default: nothing; "
-        "the sound starts with the clip.",
+        "band=LOW_HZ:HIGH_HZ, gain=LOW_DB:HIGH_DB, ambient=LEVEL_DB, rooms (of --rooms "
+        "those not kept for the test). Default: nothing; the sound starts with the "
+        "clip.",
         in_manifest=True,
     )
     sound_seconds: float | None = _setting(
@@ -183,10 +184,19 @@ class RunConfig:
         None,
         "Whether to evaluate the sound after channels too: at 100 offsets, at any "
         "moment, in the telephone band; some 10,000 evaluations of the model. Default: "
-        "with --channel.",
+        "with --channel, --rooms or --codec_table.",
         re_evaluation="Whether to evaluate the sound after channels too. Default: as "
         "for run.",
         changes_result=False,
+    )
+    rooms: str | None = _setting(
+        None,
+        "Room responses for --channel=rooms and the table of results: simulated (250 "
+        "shoeboxes by pyroomacoustics, some minutes once; pip install "
+        "'uap_jax[rooms]'), or a folder of measured ones, with a subfolder or a file "
+        "for each room. Default: simulated if --channel has rooms, else none.",
+        re_evaluation="Room responses, as for run. Default: the run's.",
+        in_manifest=True,
     )
     codec_table: bool | None = _setting(
         None,

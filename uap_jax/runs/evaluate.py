@@ -11,6 +11,7 @@ import numpy as np
 from uap_jax import checkpoints, environment, files
 from uap_jax.attacks import Front, Perturbation, perturbation_waveform
 from uap_jax.console import Console
+from uap_jax.data.rooms import Rooms
 from uap_jax.errors import UsageError, user_mistakes
 from uap_jax.evaluation import (
     Evaluation,
@@ -26,7 +27,12 @@ from uap_jax.evaluation import (
 from uap_jax.models.detectors import detected
 from uap_jax.runs import store, victim
 from uap_jax.runs.channel_table import evaluate_table, say_table
-from uap_jax.runs.channels import num_sound_samples, placed, placed_perturbation
+from uap_jax.runs.channels import (
+    num_sound_samples,
+    placed,
+    placed_perturbation,
+    rooms_of,
+)
 from uap_jax.runs.config import RunConfig
 from uap_jax.runs.corpus import (
     Clips,
@@ -51,6 +57,7 @@ class Evaluator(NamedTuple):
     gain: float  # of the sound, see `corpus.sound_gain`
     key: jax.Array
     console: Console
+    bank: Rooms | None = None
 
     def __call__(
         self, perturbation: Perturbation, sound: np.ndarray
@@ -90,6 +97,7 @@ class Evaluator(NamedTuple):
             gain=self.gain,
             key=self.key,
             console=self.console,
+            bank=self.bank,
         )
 
 
@@ -215,7 +223,8 @@ def evaluate_stored(
     # As in a run, where the other key is the attack's.
     _, key = jax.random.split(jax.random.key(config.seed))
     gain = sound_gain(config, corpus)
-    evaluate = Evaluator(config, clips, prepared, gain, key, console)
+    bank = rooms_of(config, cache_dir=cache_dir, console=console)
+    evaluate = Evaluator(config, clips, prepared, gain, key, console, bank)
     _, summary = evaluate(perturbation, store.read_sound(run))
     if summary["test"]["asr"] is None:
         raise UsageError(

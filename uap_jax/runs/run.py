@@ -26,7 +26,7 @@ from uap_jax.runs.attack import (
     fitting_width,
     open_trail,
 )
-from uap_jax.runs.channels import placed_perturbation, sound_of
+from uap_jax.runs.channels import placed_perturbation, rooms_of, sound_of
 from uap_jax.runs.config import RunConfig, as_json, command, resume_from
 from uap_jax.runs.corpus import (
     Clips,
@@ -127,7 +127,8 @@ def _prepare(
     # After a training, which renders most of a built-in corpus.
     clips.dataset.ensure(np.concatenate([clips.attack, clips.test]))
     keys = jax.random.split(jax.random.key(config.seed))
-    ready = Prepared(config, workdir, console, clips, model, gain, keys)
+    bank = rooms_of(config, cache_dir=cache_dir, console=console)
+    ready = Prepared(config, workdir, console, clips, model, gain, keys, bank)
     check_problem(ready)
     return ready
 
@@ -184,7 +185,7 @@ def run_attacks(
             keys=keys,
             targets=targets or None,
             configs=[run.config.attack for run in runs],
-            **sound_of(runs[0].config),
+            **sound_of(runs[0].config, runs[0].bank),
         )
     )
     max_steps = 1
@@ -243,7 +244,7 @@ def _finish(
     """Evaluates and stores the result of an attack; writes the report."""
     if isinstance(attacked, Exception):
         raise attacked
-    config, workdir, console, clips, model, gain, keys = ready
+    config, workdir, console, clips, model, gain, keys, bank = ready
     started = time.perf_counter()
     perturbation = dataclasses.replace(
         attacked.perturbation,
@@ -251,7 +252,7 @@ def _finish(
         sample_rate_hz=clips.dataset.sample_rate_hz,
     )
     sound = store.write_perturbation(perturbation, workdir)
-    evaluate = Evaluator(config, clips, model, gain, keys[1], console)
+    evaluate = Evaluator(config, clips, model, gain, keys[1], console, bank)
     evaluation, summary = evaluate(perturbation, sound)
     table = evaluate.table(perturbation)
     in_clip = placed_perturbation(perturbation, config)
