@@ -24,6 +24,12 @@ def test_readme(capsys):
     assert f"after {int(result.num_passes)} passes" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_channels_page(capsys):
+    assert run_blocks("docs/channels.md")["result"].converged
+    assert "1.00 at any moment" in capsys.readouterr().out
+
+
 @pytest.fixture(scope="module")
 def attacks_page() -> dict:
     return run_blocks("docs/attacks.md")
