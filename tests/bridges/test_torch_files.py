@@ -15,7 +15,9 @@ modules = pytest.importorskip("bridged_modules")
 SIZES = {"num_classes": NUM_CLASSES, "num_samples": NUM_SAMPLES}
 
 # PyTorch deprecates TorchScript, of which there are many files.
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*torch.jit:DeprecationWarning", "ignore:.*torch.jit:FutureWarning"
+)
 
 
 def export(module, path, *, any_number=True):

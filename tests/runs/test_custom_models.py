@@ -411,7 +411,9 @@ def write_torch(path, *, factor=1.0):
     write_stated(path)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings(
+    "ignore:.*torch.jit:DeprecationWarning", "ignore:.*torch.jit:FutureWarning"
+)
 def test_a_file_of_torch(attacked, corpus, cache, tmp_path, capsys):
     path, workdir = tmp_path / "net.pt", tmp_path / "run"
     write_torch(path, factor=4.0)
