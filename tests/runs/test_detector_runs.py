@@ -40,9 +40,9 @@ def settings_for(corpus, **changes):
         "target": "low",
         "dataset": "speech_commands",
         "data_dir": str(corpus),
-        "num_attack_clips": 16,
+        "num_attack_clips": 10,
         "asr_levels": ("0.5", "0.9"),
-        "overrides": ("max_passes=12", "batch_size=8"),
+        "overrides": ("max_passes=12", "batch_size=5"),
     }
     return RunConfig(**given | changes)
 
@@ -75,11 +75,11 @@ def read(path):
 
 def test_one_label_is_made_to_fire_and_to_miss(attacked, capsys):
     fire, miss = (read(folder / "result.json") for folder in attacked)
-    # 18 test clips, 6 of each word; 30 training clips, of which 10 hold the label.
+    # 18 test clips, 6 of each word; of 30 training clips 10 hold the label.
     assert fire["clean_accuracy"] == 1.0
     assert (fire["test"]["num_clips"], fire["test"]["num_counted"]) == (18, 12)
-    assert (miss["test"]["num_counted"], miss["train"]["num_clips"]) == (6, 10)
-    assert fire["train"]["num_clips"] == 16
+    assert miss["test"]["num_counted"] == 6
+    assert miss["train"]["num_clips"] == fire["train"]["num_clips"] == 10
     for result, goal, counted in ((fire, "turned_on", 12), (miss, "turned_off", 6)):
         rates = result["detection"]
         assert rates["label"] == "low"
