@@ -245,7 +245,8 @@ def _in_jax(
         {key: jnp.asarray(value) for key, value in network.variables.items()},
         num_samples,
         sample_rate_hz,
-        class_names,
+        # One name is that of what a detector detects.
+        None if num_outputs == 1 else class_names,
         threshold if last is not None and last.name == "Sigmoid" else None,
     )
     try:
@@ -260,12 +261,20 @@ def _in_jax(
             f"{path}: expected a network with {num_outputs} outputs, got {got}"
         )
     compiled = jax.jit(logits)
+    probes = probe_clips(num_samples)
     check_classifier(
         lambda clips: np.asarray(compiled(classifier.variables, clips)),
-        probe_clips(num_samples),
+        probes,
         name=path,
         num_classes=got,
     )
+    if got == 1 and last is None:
+        scores = np.asarray(compiled(classifier.variables, probes))
+        if np.all((scores >= 0.0) & (scores <= 1.0)):
+            raise ValueError(
+                f"{path}: expected a score before its sigmoid, got what looks like a "
+                "probability"
+            )
     if last is not None:
         logging.info("%s: the logits are those before its %s", path, last.name)
     if got == 1:

@@ -112,7 +112,9 @@ def pool_average(node: Node, x: jax.Array) -> jax.Array:
         ones = np.pad(ones, [(0, 0), *stated, (0, 0)], constant_values=1.0)
         pads = [(0, b - e) for (_, b), e in zip(pads, ends, strict=True)]
     with jax.ensure_compile_time_eval():
-        counts = kernels.plain.sum_over_windows(ones, size, padding=pads, **settings)
+        counts = kernels.plain.sum_over_windows(
+            jnp.asarray(ones), size, padding=pads, **settings
+        )
     return total / counts
 
 

@@ -140,16 +140,14 @@ def _pad(
         pads, value = np.asarray(get("pads")), np.float32(get("value", 0.0))
     widths = _ints(pads, "pads")
     where = range(x.ndim) if axes is None else _ints(axes, "axes")
-    pairs = [(0, 0)] * x.ndim
-    for axis, pair in zip(
-        where, zip(*np.split(np.array(widths), 2), strict=True), strict=True
-    ):
-        pairs[axis] = (int(pair[0]), int(pair[1]))
-    cut = tuple(
-        slice(max(0, -a), n - max(0, -b))
-        for (a, b), n in zip(pairs, x.shape, strict=True)
-    )
-    pairs = [(max(0, a), max(0, b)) for a, b in pairs]
+    starts, ends = [0] * x.ndim, [0] * x.ndim
+    for position, axis in enumerate(where):
+        starts[axis] = widths[position]
+        ends[axis] = widths[len(widths) // 2 + position]
+    axes_of_x = list(zip(starts, ends, x.shape, strict=True))
+    # Negative ones cut.
+    cut = tuple(slice(max(0, -a), n - max(0, -b)) for a, b, n in axes_of_x)
+    pairs = [(max(0, a), max(0, b)) for a, b, _ in axes_of_x]
     mode = _PAD_MODES[get("mode", "constant")]
     settings = {}
     if mode == "constant":
@@ -173,7 +171,8 @@ def _range(node: Node, start: Any, limit: Any, step: Any) -> np.ndarray:
         static(value, name)
         for value, name in ((start, "start"), (limit, "limit"), (step, "delta"))
     )
-    return np.arange(first.item(), last.item(), size.item(), first.dtype)
+    steps = np.arange(first.item(), last.item(), size.item())
+    return steps.astype(first.dtype)
 
 
 def _one_hot(node: Node, indices: Any, depth: Any, values: Any) -> Any:
@@ -194,9 +193,29 @@ def _non_zero(node: Node, x: Any) -> np.ndarray:
     return np.array(np.nonzero(static(x, "X")), np.int64)
 
 
+def _depth_to_space(node: Node, x: Any) -> Any:
+    size, (batch, channels, height, width) = node.attributes["blocksize"], x.shape
+    depth = channels // size**2
+    if node.attributes.get("mode", "DCR") == "DCR":
+        parts = x.reshape(batch, size, size, depth, height, width)
+        parts = parts.transpose(0, 3, 4, 1, 5, 2)
+    else:
+        parts = x.reshape(batch, depth, size, size, height, width)
+        parts = parts.transpose(0, 1, 4, 2, 5, 3)
+    return parts.reshape(batch, depth, height * size, width * size)
+
+
+def _space_to_depth(node: Node, x: Any) -> Any:
+    size, (batch, channels, height, width) = node.attributes["blocksize"], x.shape
+    parts = x.reshape(batch, channels, height // size, size, width // size, size)
+    parts = parts.transpose(0, 3, 5, 1, 2, 4)
+    return parts.reshape(batch, -1, height // size, width // size)
+
+
 OPERATIONS = {
     "Concat": _concatenate,
     "ConstantOfShape": _constant_of_shape,
+    "DepthToSpace": _depth_to_space,
     "Expand": _expand,
     "Flatten": _flatten,
     "Gather": _gather,
@@ -210,6 +229,7 @@ OPERATIONS = {
     "Shape": _shape,
     "Size": lambda node, x: np.array(x.size, np.int64),
     "Slice": _slice,
+    "SpaceToDepth": _space_to_depth,
     "Split": _split,
     "Squeeze": _squeeze,
     "Tile": _tile,

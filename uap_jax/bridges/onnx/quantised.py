@@ -23,6 +23,11 @@ def _round(x: jax.Array) -> jax.Array:
 _round.defjvps(lambda tangent, rounded, x: tangent)
 
 
+def _limited(x: jax.Array, low: float, high: float) -> jax.Array:
+    """Clips; at the limits themselves the gradient is that of the identity."""
+    return jnp.where(x > high, high, jnp.where(x < low, low, x))
+
+
 def _along(parameter: Any, axis: int, ndim: int) -> Any:
     """Returns a parameter that is per channel with its axis in its position."""
     if np.size(parameter) == 1:
@@ -38,7 +43,7 @@ def _quantise(node: Node, x: Any, scale: Any, zero: Any = None) -> jax.Array:
     zero = np.uint8(0) if zero is None else zero
     limits = np.iinfo(dtype)
     q = _round(x / _along(scale, axis, x.ndim)) + _real(_along(zero, axis, x.ndim))
-    return jnp.clip(q, float(limits.min), float(limits.max))
+    return _limited(q, float(limits.min), float(limits.max))
 
 
 def _dequantise(node: Node, x: Any, scale: Any, zero: Any = None) -> jax.Array:
@@ -56,7 +61,7 @@ def _quantise_by_clip(node: Node, x: jax.Array) -> list[jax.Array]:
     scale = jax.lax.stop_gradient((high - low) / 255.0)
     scale = jnp.where(scale == 0.0, 1.0, scale)
     zero = jax.lax.stop_gradient(jnp.clip(jnp.round(-low / scale), 0.0, 255.0))
-    return [jnp.clip(_round(x / scale) + zero, 0.0, 255.0), scale, zero]
+    return [_limited(_round(x / scale) + zero, 0.0, 255.0), scale, zero]
 
 
 def _multiply(node: Node, a: Any, b: Any, a_zero: Any = 0, b_zero: Any = 0) -> Any:

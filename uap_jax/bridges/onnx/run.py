@@ -56,8 +56,8 @@ def run_graph(
     Raises:
         ValueError: A shape or a branch depends on the clips' values.
     """
-    # Files broadcast as NumPy does, whatever JAX was told.
-    with jax.numpy_rank_promotion("allow"):
+    # Files broadcast and mix types as NumPy does, whatever JAX was told.
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         values = _values_of(graph, weights, dict(inputs), wanted)
         return [_channels_second(values[name]) for name in wanted]
 

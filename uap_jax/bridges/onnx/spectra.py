@@ -40,7 +40,8 @@ def _dft(node: Node, x: Any, length: Any = None, axis: Any = None) -> jax.Array:
 def _stft(
     node: Node, x: Any, step: Any, window: Any = None, length: Any = None
 ) -> jax.Array:
-    """`[B, N, 1]` to `[B, frames, bins, 2]`."""
+    """`[B, N, 1]`, or as the runtime takes it `[B, N]`, to `[B, frames, bins, 2]`."""
+    x = x[..., None] if x.ndim == 2 else x
     hop = int(static(step, "frame_step").reshape(()))
     if length is not None:
         size = int(static(length, "frame_length").reshape(()))
@@ -68,7 +69,8 @@ def _window(name: str) -> Callable[..., np.ndarray]:
         period = count if node.attributes.get("periodic", 1) else count - 1
         angles = 2.0 * np.pi * np.arange(count) / period
         terms = enumerate(_WINDOWS[name])
-        return sum(c * np.cos(i * angles) for i, c in terms).astype(np.float32)
+        cosines = [c * np.cos(i * angles) for i, c in terms]
+        return np.sum(cosines, axis=0).astype(np.float32)
 
     return apply
 
