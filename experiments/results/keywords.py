@@ -12,6 +12,7 @@ speakers and rounded to 16 bits. What the sums are is decided by the package sil
 import dataclasses
 import json
 import time
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,6 +83,25 @@ def main(_: list[str]) -> None:
         | {name: version(name) for name in ("silabs-mltk", "ai-edge-litert")},
     }
     (output / "result.json").write_text(json.dumps(report, indent=1) + "\n")
+    print("\n".join(table(runs)))
+
+
+def table(runs: list[dict[str, Any]]) -> Iterator[str]:
+    """Yields the rows of docs/results/keywords.md: means over the seeds."""
+
+    def spread(values: Iterable[float], digits: int) -> str:
+        values = list(values)
+        deviation = np.std(values, ddof=min(1, len(values) - 1))
+        return f"{np.mean(values):.{digits}f} ± {deviation:.{digits}f}"
+
+    for goal, asked in dict.fromkeys((run["goal"], run["asked"]) for run in runs):
+        group = [run for run in runs if (run["goal"], run["asked"]) == (goal, asked)]
+        cells = [goal, str(asked)]
+        cells += [spread((r[k] for r in group), 1) for k in ("snr_ac_db", "rms_dbfs")]
+        for name in ("sound", "shifted", "white_noise", "same_spectrum"):
+            cells.append(spread((run[name]["asr"] for run in group), 3))
+        cells.append(spread((run["sound"]["accuracy"] for run in group), 3))
+        yield f"| {' | '.join(cells)} |"
 
 
 def split(dataset: Dataset, seed: int) -> Clips:

@@ -22,7 +22,6 @@ import numpy as np
 
 from uap_jax.bridges.deployed import package_folder
 from uap_jax.bridges.tflite import from_tflite
-from uap_jax.data.speech_commands import SILENCE, UNKNOWN
 from uap_jax.models.classifier import Classifier
 from uap_jax.models.frontends import MicroConfig, micro_log_mel
 
@@ -30,7 +29,8 @@ SAMPLE_RATE_HZ = 16_000
 NUM_SAMPLES = 16_000
 CLASS_NAMES = (
     *("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go"),
-    *(UNKNOWN, SILENCE),
+    # As corpora of Speech Commands call them; the package: unknown, _background_noise_.
+    *("_unknown_", "_silence_"),
 )
 
 _MODULE = "mltk"
