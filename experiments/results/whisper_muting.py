@@ -10,6 +10,7 @@ transcribed by CTranslate2 from the features of transformers, in the whole windo
 """
 
 import dataclasses
+import itertools
 import json
 import tempfile
 import time
@@ -25,7 +26,6 @@ from absl import app, flags
 from transformers import WhisperFeatureExtractor
 
 from uap_jax import attacks, environment
-from uap_jax.attacks.decoupled import DecoupledConfig
 from uap_jax.attacks.penalty import PenaltyConfig
 from uap_jax.audio import channels, levels
 from uap_jax.audio.files import read_audio, write_wav
@@ -46,7 +46,6 @@ OUTPUT = flags.DEFINE_string(
 SOUNDS = flags.DEFINE_string("sounds", "runs/whisper_muting", "Where the sounds go.")
 CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Default: that of runs.")
 SEEDS = flags.DEFINE_multi_integer("seed", [0], "Of the speakers and the attack.")
-FRONT_SEEDS = flags.DEFINE_multi_integer("front_seed", [0], "Of the quietest sounds.")
 NUM_TEST = flags.DEFINE_integer("num_test", 60, "Test recordings of each seed.")
 
 RATE_HZ = whisper.SAMPLE_RATE_HZ
@@ -55,48 +54,33 @@ SOUND_SAMPLES = 10_240
 NUM_WORDS = 2
 WINDOW_SAMPLES = 48_000
 TEST_SHARE = 0.3
-NUM_ATTACK, NUM_FRONT = 96, 36
+NUM_ATTACK = 96
 # Class "no text" of the detector.
 MUTED = 0
 TIMESTAMPED = (whisper.START_OF_TRANSCRIPT, whisper.FIRST_TIMESTAMP)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class FromSilence(DecoupledConfig):
-    """Without starts at recordings: there is nothing in them where the sound goes."""
-
-    @property
-    def num_starts(self) -> int:
-        return 1
-
-
-# By method: the settings, and the largest amplitude of the sound.
+# The largest amplitude that the sound can have: that of the published attack.
+LIMIT = 0.02
+LOUD = PenaltyConfig(
+    batch_size=6,
+    max_passes=8,
+    min_passes=5,
+    learning_rate=0.1,
+    penalty_coefficient=1.0,
+    confidence=5.0,
+    target_asr=0.99,
+)
+# -46 dBFS: half the level that the other one takes.
+QUIET_RMS = 0.005
 ATTACKS = {
-    "penalty": (
-        PenaltyConfig(
-            batch_size=6,
-            max_passes=8,
-            min_passes=5,
-            learning_rate=0.1,
-            penalty_coefficient=1.0,
-            confidence=5.0,
-            target_asr=0.99,
-        ),
-        0.02,
-    ),
-    "decoupled": (
-        FromSilence(
-            batch_size=6,
-            max_passes=6,
-            level_passes=3,
-            target_asr=0.95,
-            asr_levels=(0.5, 0.8),
-            max_shift=0,
-        ),
-        0.1,
+    "loud": LOUD,
+    "quiet": dataclasses.replace(
+        LOUD, max_passes=6, l2_radius=QUIET_RMS / LIMIT * SOUND_SAMPLES**0.5
     ),
 }
+# How much quieter each sound is played too.
+GAINS_DB = (-2, -4, -6)
 
 
 def main(_: list[str]) -> None:
@@ -106,23 +90,20 @@ def main(_: list[str]) -> None:
     output = Path(OUTPUT.value)
     output.mkdir(parents=True, exist_ok=True)
     runs, clean = [], {}
-    for method, seed in [
-        *(("penalty", seed) for seed in SEEDS.value),
-        *(("decoupled", seed) for seed in FRONT_SEEDS.value),
-    ]:
+    for name, seed in itertools.product(ATTACKS, SEEDS.value):
         train, test, facts = utterances(dataset, seed)
-        if method == "decoupled":  # Fewer, as its passes are many.
-            train = train[:NUM_FRONT]
-        for path in crafted(method, train, facts, seed):
-            runs.append(evaluated(path, test, clean, seed))
-            print(json.dumps(runs[-1]), flush=True)
-            report = {
-                "runs": runs,
-                "hardware": environment.hardware(),
-                "versions": environment.versions()
-                | {"ctranslate2": ctranslate2.__version__},
-            }
-            (output / "result.json").write_text(json.dumps(report, indent=1) + "\n")
+        path = Path(SOUNDS.value) / f"{name}-seed{seed}.wav"
+        if not path.exists():
+            craft(ATTACKS[name], train, facts | {"name": name, "seed": seed}, path)
+        runs.append(evaluated(path, test, clean, seed))
+        print(json.dumps(runs[-1]), flush=True)
+        report = {
+            "runs": runs,
+            "hardware": environment.hardware(),
+            "versions": environment.versions()
+            | {"ctranslate2": ctranslate2.__version__},
+        }
+        (output / "result.json").write_text(json.dumps(report, indent=1) + "\n")
 
 
 def evaluated(
@@ -180,20 +161,10 @@ def utterances(
     )
 
 
-def crafted(
-    method: str, train: np.ndarray, facts: dict[str, int], seed: int
-) -> list[Path]:
-    """The WAV files of an attack's sounds, loudest first; attacks if there are none."""
-    folder = Path(SOUNDS.value) / f"{method}-seed{seed}"
-    if not folder.exists():
-        craft(method, train, facts, seed, folder)
-    return sorted(folder.glob("*.wav"), reverse=True)
-
-
 def craft(
-    method: str, train: np.ndarray, facts: dict[str, int], seed: int, folder: Path
+    config: PenaltyConfig, train: np.ndarray, facts: dict[str, Any], path: Path
 ) -> None:
-    config, limit = ATTACKS[method]
+    """Attacks, and writes the sound and how it came about."""
     weights = jax.tree.map(jnp.asarray, whisper.read_weights())
     x = np.pad(train, ((0, 0), (SOUND_SAMPLES, 0)))
     silence = jax.jit(whisper.silence_after, static_argnames="window_samples")(
@@ -207,7 +178,7 @@ def craft(
         sound, speech = jnp.split(waveform, [SOUND_SAMPLES], axis=1)
         encoded = whisper.encode(
             weights,
-            jnp.concatenate([limit * sound, speech], axis=1),
+            jnp.concatenate([LIMIT * sound, speech], axis=1),
             window_samples=WINDOW_SAMPLES,
             silence=silence,
         )
@@ -224,34 +195,23 @@ def craft(
         (weights, silence),
         jnp.asarray((x + 1) / 2),
         jnp.ones(len(x), jnp.int32),
-        key=jax.random.key(seed),
+        key=jax.random.key(facts["seed"]),
         target=MUTED,
         config=config,
         channel=channels.once(),
         num_sound_samples=SOUND_SAMPLES,
     )
     jax.block_until_ready(result.perturbation.value)
-    facts = {
-        "method": method,
-        "seed": seed,
-        **facts,
-        "num_attack": len(train),
+    facts |= {
         "num_passes": int(result.num_passes),
+        "train_asr": rounded(result.train_asr),
         "attack_s": round(time.perf_counter() - began),
         "attack_cpu_s": round(time.process_time() - began_cpu),
     }
-    sounds = [(config.target_asr, result.train_asr, result.perturbation.value)]
-    if result.front is not None:
-        front = result.front
-        sounds = zip(front.asr_levels, front.train_asr, front.values, strict=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    for asked, train_asr, value in sounds:
-        if not np.any(value):  # A rate that was not reached.
-            continue
-        path = folder / f"{float(asked):.2f}.wav"
-        write_wav(path, limit * np.tanh(np.asarray(value)), sample_rate_hz=RATE_HZ)
-        rates = {"asked": rounded(asked), "train_asr": rounded(train_asr)}
-        path.with_suffix(".json").write_text(json.dumps(facts | rates))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sound = LIMIT * np.asarray(attacks.perturbation_waveform(result.perturbation))
+    write_wav(path, sound, sample_rate_hz=RATE_HZ)
+    path.with_suffix(".json").write_text(json.dumps(facts))
 
 
 def fronts(
@@ -270,6 +230,10 @@ def fronts(
         ("sound", np.broadcast_to(sound, shape)),
         ("white_noise", np.asarray(white)),
         ("same_spectrum", np.stack(turned)),
+        *(
+            (f"sound at {gain} dB", np.broadcast_to(10 ** (gain / 20) * sound, shape))
+            for gain in GAINS_DB
+        ),
     ]
 
 
