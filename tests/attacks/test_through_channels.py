@@ -35,6 +35,9 @@ CONFIGS = {
     ),
 }
 any_method = pytest.mark.parametrize("name", CONFIGS)
+one_quickly = pytest.mark.parametrize(
+    "name", ["decoupled", pytest.param("penalty", marks=pytest.mark.slow)]
+)
 
 
 def problem_of(num_clips=23):
@@ -85,7 +88,7 @@ def test_an_attack_through_it_is_the_same_up_to_rounding(name):
     np.testing.assert_allclose(value, expected, rtol=0.02, atol=1e-3)
 
 
-@any_method
+@one_quickly
 @pytest.mark.parametrize("period", [20, pytest.param(150, marks=pytest.mark.slow)])
 def test_a_sound_of_any_length(name, period):
     result = attack(name, num_sound_samples=period)
@@ -95,7 +98,7 @@ def test_a_sound_of_any_length(name, period):
         assert result.front.values.shape == (2, period)
 
 
-@any_method
+@one_quickly
 def test_resuming_changes_no_bit(name):
     assert_same(attack(name, max_steps=1), attack(name))
 
@@ -130,7 +133,7 @@ def test_new_numbers_recompile_nothing():
     assert loop._advance._cache_size() == before
 
 
-@any_method
+@one_quickly
 def test_success_is_counted_through_the_counting_channel(name):
     logits_fn, variables, x, _ = problem_of()
     nothing = channels.compose(channels.moment(), channels.gain(-300))

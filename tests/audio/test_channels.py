@@ -79,7 +79,7 @@ def test_once_is_drawn_from_all_its_starts():
     assert set(np.argmax(np.asarray(heard), axis=1)) == {3, 4, 5, 6}
 
 
-@any_period
+@pytest.mark.parametrize("period", [75, pytest.param(20, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("repeats", [True, False])
 def test_a_room_rings_with_what_was_before_the_clip(period, repeats):
     sound, response = sound_of(period), BANK[:1]
@@ -129,7 +129,7 @@ def test_ambient_noise_has_its_level():
     assert 20 * np.log10(np.std(heard)) == pytest.approx(-20, abs=0.1)
 
 
-@pytest.mark.parametrize("period", [20, 75])
+@pytest.mark.parametrize("period", [20, pytest.param(75, marks=pytest.mark.slow)])
 @any_channel
 def test_gradients_are_the_adjoint(name, period):
     channel, key = CHANNELS[name], jax.random.key(3)
@@ -162,7 +162,7 @@ def test_what_changes_nothing_changes_no_bit(channel):
     np.testing.assert_array_equal(channel(jax.random.key(0), sound, N), sound)
 
 
-@any_channel
+@pytest.mark.parametrize("name", ["moment in rooms", "gain"])
 def test_the_same_key_hears_the_same(name):
     keys = jax.random.split(jax.random.key(1), 3)
     sound = jnp.asarray(sound_of(20))
