@@ -437,7 +437,7 @@ def test_a_file_of_torch(attacked, corpus, cache, tmp_path, capsys):
         carry_out(config, workdir, cache)
     for changes, message in (
         ({"class_names": ["mid", "low"]}, r"net\.pt: expected logits .*\(3, 2\)"),
-        ({"num_samples": "all"}, r"net\.pt\.json: num_samples: expected an integer"),
+        ({"num_samples": "all"}, r"net\.pt\.json: expected an integer for num_samples"),
         ({"sample_rate_hz": None}, r"net\.pt\.json: .*integer for sample_rate_hz"),
         ({"input_range": "loud"}, r"net\.pt\.json: input_range: expected one of"),
         ({"clip_shape": [1, 7]}, r"net\.pt\.json: clip_shape: expected 16000"),

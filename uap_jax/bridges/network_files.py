@@ -1,8 +1,11 @@
 """Files of PyTorch that hold a whole network, as classifiers."""
 
+import contextlib
+import logging
 import os
 import warnings
 import zipfile
+from collections.abc import Iterator
 from typing import Any
 
 from uap_jax.bridges.checks import one_line
@@ -41,7 +44,8 @@ def _load_torch(path: str) -> Module:
     is_exported = _is_exported_program(path, expected)
     try:
         if is_exported:
-            return torch.export.load(path).module()
+            with _without_log("torch.export"):
+                return torch.export.load(path).module()
         with warnings.catch_warnings():
             # TorchScript is deprecated, but many networks exist as such files.
             for category in (DeprecationWarning, FutureWarning):
@@ -50,6 +54,18 @@ def _load_torch(path: str) -> Module:
     # What damage raises depends on the version of PyTorch.
     except Exception as error:
         raise ValueError(f"{expected} a damaged one ({one_line(error)})") from error
+
+
+@contextlib.contextmanager
+def _without_log(name: str) -> Iterator[None]:
+    """Silences a logger, which would print the traceback of what is raised too."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _is_exported_program(path: str, expected: str) -> bool:
