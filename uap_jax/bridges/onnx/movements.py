@@ -102,11 +102,12 @@ def _gather(node: Node, x: Any, indices: Any) -> Any:
         return jnp.take(x, jnp.where(indices < 0, indices + size, indices), axis=axis)
     if np.ndim(indices) == 0:
         return x[(slice(None),) * axis + (int(indices),)]
-    steps = np.diff(indices) if indices.ndim == 1 and len(indices) > 1 else ()
-    # The gradient of a slice is much faster than a gather's.
-    if len(steps) and indices[0] >= 0 and np.all(steps == steps[0]) and steps[0] > 0:
-        part = slice(int(indices[0]), int(indices[-1]) + 1, int(steps[0]))
-        return x[(slice(None),) * axis + (part,)]
+    if indices.ndim == 1 and len(indices) > 1:
+        first, step = int(indices[0]), int(indices[1] - indices[0])
+        part = slice(first, int(indices[-1]) + 1, step)
+        # The gradient of a slice is much faster than a gather's.
+        if first >= 0 and step > 0 and np.all(np.diff(indices) == step):
+            return x[(slice(None),) * axis + (part,)]
     return np_of(x, indices).take(x, indices, axis=axis)
 
 
