@@ -74,7 +74,26 @@ def _conv_2d(
         if same and first < min(kernel.shape[:2]):
             return form(x, kernel, first)
         return form(_padded(x, padding), kernel)
+    if x.shape[-1] == 1:
+        return _conv_2d_strided_rows(_padded(x, padding), kernel, strides)
     return _conv_2d_polyphase(_padded(x, padding), kernel, strides)
+
+
+def _conv_2d_strided_rows(
+    x: jax.Array, kernel: jax.Array, strides: Sequence[int]
+) -> jax.Array:
+    """`conv_2d_rows` with strides."""
+    num_rows, width, channels, features = kernel.shape
+    step = strides[0]
+    height = num_windows(x.shape[1], size=num_rows, stride=step)
+    last = (height - 1) * step + 1
+    rows = [x[:, k : k + last : step] for k in range(num_rows)]
+    y = conv_1d_toeplitz(
+        jnp.concatenate(rows, axis=3).reshape(-1, x.shape[2], num_rows * channels),
+        kernel.transpose(1, 0, 2, 3).reshape(width, num_rows * channels, features),
+        stride=strides[1],
+    )
+    return y.reshape(x.shape[0], height, -1, features)
 
 
 def _conv_2d_polyphase(
