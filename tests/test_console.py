@@ -157,6 +157,7 @@ run_app(main)
 """
 
 
+@pytest.mark.slow
 def test_draws_without_a_home_and_with_the_settings_of_a_notebook(tmp_path):
     settings = {
         "HOME": "/proc/none",

@@ -85,6 +85,7 @@ def test_a_small_coefficient_ends_in_silence(problem, solution):
     assert np.all(asr < 1.0)
 
 
+@pytest.mark.slow
 def test_table_and_figure(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
     theorem = runpy.run_path(str(FOLDER / "theorem.py"), run_name="theorem")

@@ -99,7 +99,16 @@ def test_agrees_with_the_runtime(name):
     assert max(differences) <= TOLERANCES[name]
 
 
-@pytest.mark.parametrize("name", ["layers_float32", "layers_int8", "mfcc", "spectrum"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mfcc",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("layers_float32", "layers_int8", "spectrum")
+        ),
+    ],
+)
 def test_logits_are_what_stands_before_the_activation(name):
     runtime = Runtime(FILES / f"{name}.tflite")
     given = classifier(name)

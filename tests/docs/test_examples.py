@@ -35,6 +35,7 @@ def attacks_page() -> dict:
     return run_blocks("docs/attacks.md")
 
 
+@pytest.mark.slow
 def test_attacks_page(attacks_page):
     assert bool(attacks_page["result"].converged)
     assert (attacks_page["quietest"].front.train_asr >= 0.5).any()

@@ -289,6 +289,7 @@ def test_forms_give_the_same_network(running, monkeypatch):
     assert float(difference / jnp.linalg.norm(gradient[3])) < 0.03
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("running", ["envnet_v2"], indirect=True)
 def test_convolutions_of_many_clips_part_by_part_are_the_same(running):
     order = jnp.array([3, 0, 2, 1, 3, 2])

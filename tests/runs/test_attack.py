@@ -38,7 +38,13 @@ def prepare_all(folder, method, targets):
     ]
 
 
-@pytest.fixture(scope="module", params=SETTINGS)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=[pytest.mark.slow] * (name == "greedy"))
+        for name in SETTINGS
+    ],
+)
 def whole(request, tmp_path_factory):
     """A method, and its results by target if nothing disturbs them."""
     method = request.param

@@ -175,6 +175,7 @@ def test_weights_elsewhere_and_code_tell_models_apart():
     assert custom_models.load("own_networks:without_gradient")[1] == first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [1.003, 1 + 1e-6])
 def test_weights_outside_variables(
     factor, attacked_closed, corpus, cache, monkeypatch, request

@@ -106,6 +106,7 @@ def test_custom_method_has_its_name_in_the_report(corpus, cache, tmp_path, monke
     assert "sign_steps" in (tmp_path / "run" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_single_clip_of_one_class(corpus, cache, tmp_path):
     single = ("--num_attack_clips=1", "--attack_class=mid", "--num_test_clips=6")
     flags = own_flags(corpus, cache, tmp_path / "run", *single, "--set=max_passes=1")

@@ -153,6 +153,7 @@ def assert_same(first: Any, second: Any) -> None:
         assert np.array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_network_learns_tones_in_a_few_steps(architecture, dataset, splits, tmp_path):
     losses = []
     result = loop.train(

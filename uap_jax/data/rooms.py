@@ -129,7 +129,7 @@ def rt60_s(response: np.ndarray, *, sample_rate_hz: int) -> float:
 
 def _simulate(progress: ProgressFn | None) -> np.ndarray:
     try:
-        import pyroomacoustics as pra
+        import pyroomacoustics as pra  # pyrefly: ignore[missing-import]
     except ImportError:
         raise ImportError(
             "--rooms: simulated rooms need pyroomacoustics: pip install "
@@ -164,7 +164,7 @@ def shoebox(
 
     Of walls without reflection it is the direct sound alone, of amplitude 1 / r.
     """
-    import pyroomacoustics as pra
+    import pyroomacoustics as pra  # pyrefly: ignore[missing-import]
 
     room = pra.ShoeBox(
         size_m,

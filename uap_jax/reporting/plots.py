@@ -110,7 +110,9 @@ def draw_moments(offsets_s: Sequence[float], asr: Sequence[float]) -> svg.Drawin
         figure = Figure(figsize=(9.2, 2.8), layout="constrained")
         axes = figure.add_subplot()
         axes.plot(offsets_s, percent, color=svg.SERIES[0], linewidth=1.4)
-        axes.axhline(np.mean(percent), color=svg.INK, linewidth=1, linestyle="--")
+        axes.axhline(
+            float(np.mean(percent)), color=svg.INK, linewidth=1, linestyle="--"
+        )
         axes.set_ylim(-2, 104)
         axes.set_xlabel("begun before the clip (s)")
         axes.set_ylabel("success (%)")

@@ -1,6 +1,7 @@
 """Experiments declared in TOML: which trials, and which table; see docs/sweeps.md."""
 
 import dataclasses
+import difflib
 import itertools
 import re
 import tomllib
@@ -204,7 +205,13 @@ def _read_table(declared: dict[str, Any], where: str) -> TableSpec:
             spec["rows" if key == "series" else key] = values
     for name in spec.get("measures", ()):
         if name not in MEASURES:
-            raise _wrong(f"{where}measures", f"some of {', '.join(MEASURES)}", name)
+            # All of them would fill several lines.
+            near = difflib.get_close_matches(str(name), MEASURES, n=12, cutoff=0)
+            raise _wrong(
+                f"{where}measures",
+                f"some of the {len(MEASURES)} measures, such as {', '.join(near)}",
+                name,
+            )
     return TableSpec(kind=kind, **spec)
 
 

@@ -25,7 +25,7 @@ def test_formula(name):
     assert np.abs(gradient[1:]).max(axis=1).all()
 
 
-QUICK = ("kaldi_mfcc", "tf_op_mfcc", "whisper")
+QUICK = ("tf_op_mfcc", "whisper")
 ALL = [pytest.param(n, marks=[pytest.mark.slow] * (n not in QUICK)) for n in FRONT_ENDS]
 
 

@@ -72,7 +72,8 @@ def test_forms_agree(num_clips, num_outputs, pool_size):
         (folded_blocks_bank, 1, 65, 1, 1),
         (folded_blocks_bank, 1, 65, CHUNK_BLOCKS * BLOCK_OUTPUTS, 3),
         (folded_blocks_bank, 2, 64, CHUNK_BLOCKS * BLOCK_OUTPUTS - 7, 5),
-        (folded_blocks_bank, 1, 65, 701, 31),  # a window wider than half a block
+        # A window wider than half a block.
+        pytest.param(folded_blocks_bank, 1, 65, 701, 31, marks=pytest.mark.slow),
     ],
 )
 def test_forms_agree_on_symmetric_filters(

