@@ -173,7 +173,6 @@ def test_any_batch_size_vmap_and_gradient():
     "name",
     [
         "streaming",
-        "mfcc",
         *(pytest.param(name, marks=pytest.mark.slow) for name in REST),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 from uap_jax import environment, files
 from uap_jax.console import Console
 from uap_jax.runs import victim
-from uap_jax.runs.corpus import load_corpus
+from uap_jax.runs.corpus import Latest, load_corpus
 from uap_jax.runs.store import read_config
 
 
@@ -32,7 +32,9 @@ def read_only(monkeypatch, tmp_path):
 
 
 @pytest.mark.usefixtures("read_only")
-def test_clips_and_model_are_read_without_locks(finished_run, capsys):
+def test_clips_and_model_are_read_without_locks(finished_run, capsys, monkeypatch):
+    # This process may hold the victim already.
+    monkeypatch.setattr(victim, "_victims", Latest(1))
     stored = json.loads((finished_run.workdir / "config.json").read_text())
     config, folders = read_config(stored), {"cache_dir": finished_run.cache}
     corpus = load_corpus(config, strict=False, console=Console(), **folders)
