@@ -1,5 +1,6 @@
 """Networks out of ONNX files."""
 
+import json
 import sys
 
 import bridged_networks as networks
@@ -8,6 +9,7 @@ import pytest
 from bridged_networks import NUM_CLASSES, NUM_SAMPLES, assert_close
 
 from uap_jax import bridges
+from uap_jax.bridges.model_files import read_classifier
 from uap_jax.bridges.onnx import run
 
 SIZES = {"num_classes": NUM_CLASSES, "num_samples": NUM_SAMPLES}
@@ -71,6 +73,24 @@ def test_agrees_with_the_network(onnx, end, num_clips, tmp_path):
     bridge = bridges.from_onnx(path, sample_rate_hz=8000, **SIZES)
     assert bridge.sample_rate_hz == 8000
     networks.assert_agrees(bridge)
+
+
+@pytest.mark.parametrize(
+    ("end", "note"),
+    [("Identity", ""), ("Softmax", "the logits are those before its Softmax")],
+)
+def test_a_run_says_what_was_left_out(onnx, end, note, tmp_path, capfd):
+    path = tmp_path / "network.onnx"
+    onnx.save(network(onnx, end=end), path)
+    names = [f"class {index}" for index in range(NUM_CLASSES)]
+    facts = {"sample_rate_hz": 8000, "num_samples": NUM_SAMPLES, "input_range": "box"}
+    beside = path.with_name("network.onnx.json")
+    beside.write_text(json.dumps(facts | {"class_names": names}))
+    classifier, _, said = read_classifier(path)
+    assert said == note
+    assert classifier.class_names == tuple(names)
+    # The launcher says it, not the log.
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("framework", ["jax", "torch"])

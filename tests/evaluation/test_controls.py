@@ -222,3 +222,7 @@ def test_what_is_said_of_a_success(white, same, said):
         control["same_spectrum"] = rates(same)
     explanation = explain_success(rates(89), control)
     assert explanation.startswith(said) and bool(explanation) == bool(said)
+
+
+def test_nothing_is_said_where_there_is_no_success():
+    assert explain_success(rates(0), rates(0) | {"same_spectrum": rates(0)}) == ""

@@ -189,7 +189,7 @@ def _load(
     elif num_samples is not None:
         raise UsageError(f"--clip_samples: {model} takes clips of its length alone")
     else:
-        given, digest = read_classifier(Path(model))
+        given, digest, note = read_classifier(Path(model))
     given = _one_label(model, given, label)
     if digest is not None and label is not None:
         digest = hashlib.sha256(f"{digest} {label}".encode()).hexdigest()

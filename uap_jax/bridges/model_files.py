@@ -10,12 +10,16 @@ a detector, has one class name, that of what it detects. A PyTorch network with 
 or "torch", what runs an ONNX network; without it, JAX where it supports the operations.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import absl.logging
 
 from uap_jax import bridges
 from uap_jax.errors import UsageError
@@ -30,17 +34,19 @@ FACTS_EXAMPLE = (
 _KEYS = set(json.loads(FACTS_EXAMPLE))
 
 
-def read_classifier(path: Path) -> tuple[Classifier, str]:
-    """Returns the network in a file, and a hash of all that it depends on.
+def read_classifier(path: Path) -> tuple[Classifier, str, str]:
+    """Returns the network in a file, a hash of all it depends on, a note for the user.
 
     Raises:
         UsageError: It cannot be read, or is not what the JSON file beside it says.
         OSError: A file cannot be read.
     """
     facts = _read_facts(path)
+    lines: list[str] = []
     try:
         if _is_onnx(path):
-            classifier = bridges.from_onnx(path, **facts)
+            with _collect_log(lines):
+                classifier = bridges.from_onnx(path, **facts)
         elif _is_tflite(path):
             classifier = bridges.from_tflite(path, **facts)
         else:
@@ -62,7 +68,24 @@ def read_classifier(path: Path) -> tuple[Classifier, str]:
     for file in _files_of(path):
         with file.open("rb") as opened:
             digest.update(hashlib.file_digest(opened, "sha256").digest())
-    return classifier, digest.hexdigest()
+    note = "; ".join(line.removeprefix(f"{path}: ") for line in lines)
+    return classifier, digest.hexdigest(), note
+
+
+@contextlib.contextmanager
+def _collect_log(lines: list[str]) -> Iterator[None]:
+    """Collects what a bridge logs, which a launcher says in its own way."""
+    logger = absl.logging.get_absl_logger()
+    handler = logging.Handler(logging.INFO)
+    handler.emit = lambda record: lines.append(record.getMessage())
+    before = logger.handlers, logger.propagate, logger.level
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.handlers, logger.propagate, _ = before
+        logger.setLevel(before[2])
 
 
 def facts_path(path: Path) -> Path:

@@ -107,9 +107,11 @@ def explain_success(test: Mapping[str, Any], control: Mapping[str, Any]) -> str:
         control: As in `describe_controls`.
 
     Returns:
-        A sentence, if a control does as well, see `does_as_well`, or if noise of the
-        same spectrum reaches at least half of the success rate.
+        A sentence, if there is success and a control does as well, see `does_as_well`,
+        or if noise of the same spectrum reaches at least half of the success rate.
     """
+    if test.get("asr") == 0:
+        return ""
     same = control.get("same_spectrum") or {}
     white, coloured = does_as_well(control, test), does_as_well(same, test)
     if white and coloured:
