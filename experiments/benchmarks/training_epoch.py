@@ -8,6 +8,7 @@ Both train on the same clips from the same seed, in turns, each in a process of 
 import dataclasses
 import json
 import os
+import re
 import resource
 import statistics
 import subprocess
@@ -43,7 +44,8 @@ def run(
         return
     trees = {"here": HERE} | ({"there": Path(against)} if against else {})
     results = harness.begin("optax", "numpy") | {
-        "command": " ".join(["python", *sys.argv]),
+        # Without the folders of this machine.
+        "command": re.sub(r"=\S*/", "=", " ".join(["python", *sys.argv])),
         "num_clips": num_clips,
         "runs": {name: [] for name in trees},
     }
