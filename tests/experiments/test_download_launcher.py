@@ -107,9 +107,11 @@ def test_interrupted_and_continued(server, content, tmp_path):
         while time.monotonic() < end:
             with contextlib.suppress(FileNotFoundError):
                 # What is not yet flushed is when the process ends.
-                if part.stat().st_size > half - (1 << 18):
+                if part.stat().st_size > half - io.DEFAULT_BUFFER_SIZE:
                     break
             time.sleep(0.02)
+        # What is left was sent with it.
+        time.sleep(0.5)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=120)
     assert process.returncode == 130
