@@ -18,7 +18,7 @@ from uap_jax.errors import UsageError
 from uap_jax.evaluation import wilson_interval
 from uap_jax.runs.config import RunConfig
 from uap_jax.runs.evaluate import evaluate_stored
-from uap_jax.runs.resolve import resolve
+from uap_jax.runs.resolve import _default_corpus, resolve
 from uap_jax.runs.run import run
 
 
@@ -195,3 +195,11 @@ def test_a_deployed_detector_without_its_package(monkeypatch):
     assert facts["class_names"] == ("no tone", "tone")
     assert facts["name"].startswith("tones-")
     assert wilson_interval(0, 6)[1] == pytest.approx(0.390, abs=5e-4)
+
+
+def test_voice_detectors_have_a_built_in_corpus():
+    config = RunConfig(model="silero_vad")
+    assert _default_corpus(config, True) == "synthetic_speech"
+    config = RunConfig(model="silero_vad", data_dir="recordings")
+    assert _default_corpus(config, True) == "folder"
+    assert _default_corpus(RunConfig(model="net.onnx"), True) == "folder"

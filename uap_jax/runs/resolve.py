@@ -16,6 +16,7 @@ from uap_jax.attacks import checks
 from uap_jax.attacks.loop import resolve_config
 from uap_jax.attacks.methods import resolve_method
 from uap_jax.bridges import custom_models
+from uap_jax.bridges.deployed import DEPLOYED
 from uap_jax.data.corpora import (
     BUILT_IN,
     CORPUS_NAMES,
@@ -139,7 +140,11 @@ def _check(name: str, value: Any, setting: Any) -> None:
 
 def _default_corpus(config: RunConfig, is_own: bool) -> str:
     if is_own:
-        return "folder"
+        entry = DEPLOYED.get(config.model)
+        # Of voices, which the built-in words have.
+        hears_voices = entry is not None and bool(entry.absent)
+        without = config.data_dir is None
+        return "synthetic_speech" if hears_voices and without else "folder"
     names = DEFAULT_CORPORA[default_num_samples(config.model)]
     return names[config.data_dir is not None]
 
@@ -152,7 +157,8 @@ def _check_corpus(config: RunConfig) -> None:
         if data_dir is not None:
             raise UsageError(f"--data_dir: {dataset} is built in and takes no folder")
     elif data_dir is None:
-        raise UsageError(f"--data_dir: expected the folder of {dataset}, got none")
+        what = "your recordings" if dataset == "folder" else dataset
+        raise UsageError(f"--data_dir: expected the folder of {what}, got none")
     elif not Path(data_dir).is_dir() and not (
         dataset == "folder" and Path(data_dir).is_file()
     ):
