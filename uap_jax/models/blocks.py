@@ -163,7 +163,7 @@ class ConvBlock(nn.Module):
 
 
 def norm_params(module: nn.Module, features: int) -> tuple[jax.Array, jax.Array]:
-    """Returns a module's scale and bias for `scaled_batch_norm`."""
+    """Declares the parameters of `scaled_batch_norm` on a module: scale and bias."""
     return (
         module.param("scale", nn.initializers.ones, (features,)),
         module.param("bias", nn.initializers.zeros, (features,)),
