@@ -15,9 +15,12 @@ from uap_jax.attacks.decoupled import schedule, steps
 from uap_jax.attacks.loop import resolve_config
 from uap_jax.attacks.types import At, Problem
 from uap_jax.audio.box import to_tanh_space
+from uap_jax.audio.channels import moment
 
 
-def problem_of(*, targeted=True, num_clips=200, num_samples=2, **settings):
+def problem_of(
+    *, targeted=True, num_clips=200, num_samples=2, channel=None, **settings
+):
     """A problem without clips, for what depends on its settings and shapes."""
     config = resolve_config(
         attacks.DecoupledConfig(**settings), targeted=targeted, num_clips=num_clips
@@ -31,6 +34,7 @@ def problem_of(*, targeted=True, num_clips=200, num_samples=2, **settings):
         config=config,
         method=attacks.METHODS["decoupled"],
         num_sound_samples=num_samples,
+        channel=channel,
     )
 
 
@@ -91,6 +95,8 @@ def test_clips_are_shifted_in_a_step():
         (16_000, {"targeted": False}, 0),
         (100, {"max_shift": 500}, 50),
         (16_000, {"max_shift": 0}, 0),
+        (16_000, {"channel": moment()}, 0),
+        (16_000, {"channel": moment(), "max_shift": 9}, 9),
     ],
 )
 def test_how_far_clips_are_shifted(num_samples, settings, expected):

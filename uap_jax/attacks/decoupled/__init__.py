@@ -42,7 +42,7 @@ class DecoupledConfig(PassConfig):
         max_shift: In steps each clip is circularly shifted by up to this many samples
             either way, which makes v fit clips that it has not seen; success is counted
             on the clips as they are. None: targeted a 40th of a clip, at most 400 (25
-            ms at 16 kHz), untargeted not at all.
+            ms at 16 kHz), untargeted or with a channel not at all.
     """
 
     batch_size: int | None = static(None)

@@ -105,7 +105,7 @@ def first_values(classify: Classify, problem: Problem) -> jax.Array:
             problem.x[probes],
             value,
             space="tanh",
-            **passing(problem.channel, jax.random.key(0), probes),
+            **passing(problem.channel, problem.key, probes),
         )
         logits = logits_by_block(classify, x, problem.config.micro_batch_size)
         margins = margin(logits, classes, targeted=problem.targeted)

@@ -85,7 +85,10 @@ def max_shift(problem: Problem) -> int:
     num_samples, asked = problem.x.shape[1], problem.config.max_shift
     if asked is not None:
         return min(asked, num_samples // 2)
-    return min(num_samples // SHIFT_SHARE, MAX_SHIFT) if problem.targeted else 0
+    # A channel says when the sound begins: it moves the sound, never the clip.
+    if problem.channel is not None or not problem.targeted:
+        return 0
+    return min(num_samples // SHIFT_SHARE, MAX_SHIFT)
 
 
 def batch_objective(
