@@ -107,9 +107,15 @@ def rooms_of(config: RunConfig, *, cache_dir: Path, console: Console) -> Rooms |
     rate_hz = config.sample_rate_hz
     with user_mistakes(ImportError, ValueError):
         if source == SIMULATED:
-            return simulated_rooms(
+            bank = simulated_rooms(
                 cache_dir, sample_rate_hz=rate_hz, progress=console.progress
             )
+            times = bank.rt60_s
+            console.say(
+                f"{len(times)} simulated rooms, RT60 {np.min(times):.2f} to "
+                f"{np.max(times):.2f} s, {np.median(times):.2f} s in the median"
+            )
+            return bank
         return measured_rooms(expanded(source), sample_rate_hz=rate_hz)
 
 

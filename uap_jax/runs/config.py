@@ -192,7 +192,7 @@ class RunConfig:
     rooms: str | None = _setting(
         None,
         "Room responses for --channel=rooms and the table of results: simulated (250 "
-        "shoeboxes by pyroomacoustics, some minutes once; pip install "
+        "shoeboxes by pyroomacoustics, two minutes once; pip install "
         "'uap_jax[rooms]'), or a folder of measured ones, with a subfolder or a file "
         "for each room. Default: simulated if --channel has rooms, else none.",
         re_evaluation="Room responses, as for run. Default: the run's.",
