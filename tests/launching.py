@@ -22,7 +22,7 @@ from uap_jax import console
 VICTIM = (
     *("--model=spchcmd", "--scaling=peak", "--seed=3", "--num_attack_clips=20"),
     *("--set=training.num_clips_seen=300", "--set=training.batch_size=10"),
-    *("--set=training.peak_learning_rate=0.003",),
+    *("--set=training.peak_learning_rate=0.003", "--nochannel_table"),
 )
 QUICK = (
     *("--method=penalty", *VICTIM, "--target=low"),

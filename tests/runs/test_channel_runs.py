@@ -3,11 +3,17 @@
 import dataclasses
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import soundfile
 from launching import QUICK, launch_here
 from toy_runs import attack, prepare
+
+from uap_jax.attacks import Perturbation
+from uap_jax.runs import channel_table
+from uap_jax.runs.channel_table import evaluate_table
+from uap_jax.runs.config import RunConfig
 
 
 def read(path):
@@ -30,6 +36,36 @@ def test_an_attack_passes_its_channel_and_says_what_it_does_not_reach(tmp_path, 
     assert f"at best ASR {np.nanmax(result.history['asr']):.3f}" in said
 
 
+def test_every_sound_has_the_table_but_with_large_classifiers(
+    tmp_path, capsys, monkeypatch
+):
+    ready = through_a_channel(prepare(tmp_path))
+    sound = Perturbation(jnp.full(40, 0.1), space="signal", sample_rate_hz=16_000)
+
+    def table(**changes):
+        return evaluate_table(
+            sound,
+            config=dataclasses.replace(ready.config, channel=None, **changes),
+            classifier=ready.victim.classifier,
+            clips=ready.clips,
+            gain=1.0,
+            key=ready.keys[1],
+            console=ready.console,
+        )
+
+    made = table()
+    rates = {row["channel"]: row["asr"] for row in made["rows"]}
+    # A constant is the same at every moment.
+    assert rates["with the clip"] == rates["any moment"]
+    assert set(made["moments"]["asr"]) == {rates["any moment"]}
+    assert list(rates)[2:] == ["telephone band", "any moment, telephone band"]
+    monkeypatch.setattr(channel_table, "MAX_WEIGHTS", 100)
+    assert table() is None and table(channel_table=False) is None
+    assert capsys.readouterr().out.count("--channel_table makes one") == 1
+    assert channel_table.asks_for_table(RunConfig(rooms="simulated"))
+    assert channel_table.asks_for_table(RunConfig()) is None
+
+
 @pytest.mark.slow
 def test_a_run_and_its_evaluation(corpus, cache, tmp_path):
     rooms = tmp_path / "rooms"
@@ -40,10 +76,19 @@ def test_a_run_and_its_evaluation(corpus, cache, tmp_path):
         response[0] = 0.9
         soundfile.write(rooms / f"{room}.wav", response, 16_000)
     where = (f"--data_dir={corpus}", f"--cache_dir={cache}")
-    flags = ("--channel=moment,rooms,band=telephone", f"--rooms={rooms}")
+    flags = (
+        *("--channel=moment,rooms,band=telephone", f"--rooms={rooms}"),
+        *("--channel_table", "--sound_seconds=0.5"),
+    )
     run = tmp_path / "run"
     done = launch_here(
-        "run", *QUICK, *where, *flags, "--sound_seconds=0.5", f"--workdir={run}"
+        "run",
+        *QUICK,
+        *where,
+        *flags,
+        "--sound_seconds=0.5",
+        "--channel_table",
+        f"--workdir={run}",
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "through moment,rooms,band=telephone" in done.stdout

@@ -22,7 +22,11 @@ from uap_jax.runs.resolve import resolve
 from uap_jax.runs.run import run
 from uap_jax.runs.victim import load_predictor
 
-QUICK = {"num_attack_clips": 12, "overrides": ("max_passes=2", "learning_rate=0.05")}
+QUICK = {
+    "num_attack_clips": 12,
+    "overrides": ("max_passes=2", "learning_rate=0.05"),
+    "channel_table": False,
+}
 STATED = {
     "sample_rate_hz": own_networks.RATE_HZ,
     "num_samples": own_networks.RATE_HZ,

@@ -43,6 +43,7 @@ def settings_for(corpus, **changes):
         "num_attack_clips": 10,
         "asr_levels": ("0.5", "0.9"),
         "overrides": ("max_passes=12", "batch_size=5"),
+        "channel_table": False,
     }
     return RunConfig(**given | changes)
 

@@ -34,7 +34,7 @@ def own_flags(corpus, cache, workdir, *more):
     return (
         *("--model=own_networks:named", "--dataset=speech_commands", "--scaling=peak"),
         *(f"--data_dir={corpus}", f"--cache_dir={cache}", f"--workdir={workdir}"),
-        *("--num_attack_clips=12", "--target=low", *more),
+        *("--num_attack_clips=12", "--target=low", "--nochannel_table", *more),
     )
 
 
@@ -272,6 +272,7 @@ def config_of(corpus, target, **given):
         target=target,
         num_attack_clips=12,
         overrides=("max_passes=2", "learning_rate=0.05"),
+        channel_table=False,
         **given,
     )
     return resolve(config)

@@ -31,6 +31,7 @@ def test_a_run_and_its_evaluations(tmp_path):
         "--num_attack_clips=12",
         "--set=max_passes=3",
         "--set=learning_rate=0.02",
+        "--nochannel_table",
         f"--cache_dir={tmp_path / 'cache'}",
         f"--workdir={workdir}",
     )
@@ -44,7 +45,7 @@ def test_a_run_and_its_evaluations(tmp_path):
     result = json.loads((workdir / "result.json").read_text())
     # Once more it is the same run.
     assert launch_here(*command).returncode == 0
-    again = launch_here("evaluate", f"--perturbation={workdir}", *command[8:9])
+    again = launch_here("evaluate", f"--perturbation={workdir}", *command[9:10])
     assert again.returncode == 0, again.stderr
     (folder,) = (workdir / "evaluations").iterdir()
     evaluation = json.loads((folder / "evaluation.json").read_text())
@@ -54,7 +55,7 @@ def test_a_run_and_its_evaluations(tmp_path):
         "evaluate",
         f"--perturbation={workdir}",
         f"--model={tmp_path / 'second'}",
-        *command[8:9],
+        *command[9:10],
     )
     assert other.returncode == 0, other.stderr
     assert "weights stored as float16; the network runs in float32" in other.stdout
@@ -63,7 +64,7 @@ def test_a_run_and_its_evaluations(tmp_path):
         "apply",
         "--predict",
         f"--perturbation={workdir}",
-        *command[8:9],
+        *command[9:10],
         str(tone),
         str(tmp_path / "out.wav"),
     )

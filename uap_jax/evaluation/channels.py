@@ -4,7 +4,6 @@ Every row has the same clips and, through the same channel, both controls. Chann
 drawn from a key of the evaluation, which no step of an attack has used.
 """
 
-import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -16,9 +15,9 @@ import numpy as np
 
 from uap_jax.attacks import LogitsFn, Perturbation, perturbation_waveform
 from uap_jax.attacks.equations import perturb, succeeds, to_space
-from uap_jax.audio import channels, levels
+from uap_jax.audio import levels
 from uap_jax.audio.box import to_box
-from uap_jax.audio.channels import Channel
+from uap_jax.audio.channels import Channel, received
 from uap_jax.data.dataset import Dataset, ProgressFn, to_waveform
 from uap_jax.evaluation.codecs import Codec, through_codec
 from uap_jax.evaluation.controls import same_spectrum, white_noise
@@ -29,8 +28,6 @@ from uap_jax.evaluation.success import BLOCK_SIZE, mean_level, predict_in_parts
 # and one at each offset, four rows cost 9,600 evaluations of the classifier.
 MAX_CLIPS = 200
 CURVE_CLIPS, NUM_OFFSETS = 64, 100
-# Of a clip in a row: clean, with the sound, with both noises, as a recording.
-_VERSIONS = 5
 _OFFSETS = 2**32 - 3
 _NONE: Mapping[str, Any] = MappingProxyType({})
 
@@ -80,41 +77,55 @@ def evaluate_channels(
     labels = np.asarray(dataset.labels[chosen])
     noise_key, phase_key, channel_key = jax.random.split(key, 3)
     coloured = same_spectrum(perturbation, phase_key)
-    entries = []
-    for row, (name, channel) in enumerate(rows.items()):
-        columns, told = [], {}
-        for start in range(0, len(chosen), BLOCK_SIZE):
-            index = chosen[start : start + BLOCK_SIZE]
-            noise = white_noise(
-                perturbation,
-                jax.random.fold_in(noise_key, start),
-                num_clips=BLOCK_SIZE,
-            )
-            sounds = [
-                jnp.broadcast_to(each.value, (BLOCK_SIZE, len(perturbation.value)))
-                for each in (perturbation, noise, coloured)
+    sound = perturbation_waveform(perturbation)
+    columns: dict[str, list[list[np.ndarray]]] = {name: [] for name in rows}
+    told: dict[str, dict[str, float]] = {name: {} for name in rows}
+    starts = range(0, len(chosen), BLOCK_SIZE)
+    for start in starts:
+        index = chosen[start : start + BLOCK_SIZE]
+        waveform, count = _block(dataset, index), jnp.asarray(len(index), jnp.int32)
+        predict = functools.partial(predict_in_parts, logits_fn, variables)
+        x, _ = to_box(waveform, scaling=scaling)
+        clean = predict(x, count)
+        noise = white_noise(
+            perturbation, jax.random.fold_in(noise_key, start), num_clips=BLOCK_SIZE
+        )
+        sent = jnp.stack(
+            [
+                jnp.broadcast_to(each, (BLOCK_SIZE, len(sound)))
+                for each in (perturbation.value, noise.value, coloured.value, sound)
             ]
+        )
+        for row, (name, channel) in enumerate(rows.items()):
             keys = jax.vmap(jax.random.fold_in, (None, 0))(
                 jax.random.fold_in(channel_key, row),
                 jnp.arange(start, start + BLOCK_SIZE),
             )
             clips, snr_db = _heard(
-                _block(dataset, index),
-                dataclasses.replace(perturbation, value=jnp.stack(sounds)),
-                channel,
-                keys,
+                waveform,
+                _received(channel, keys, sent, num_samples=x.shape[1]),
                 jnp.asarray(gain, jnp.float32),
+                space=perturbation.space,
                 scaling=scaling,
             )
+            row_clean = clean
             if codec := codecs.get(name):
-                clips, told = _coded(
-                    clips, codec, scaling=scaling, rate_hz=dataset.sample_rate_hz
+                (through, *clips), told[name] = _coded(
+                    jnp.concatenate([x[None], clips]),
+                    codec,
+                    scaling=scaling,
+                    rate_hz=dataset.sample_rate_hz,
                 )
-            count = jnp.asarray(len(index), jnp.int32)
-            block = (*_predict(logits_fn, variables, clips, count), snr_db)
-            columns.append([np.asarray(column)[: len(index)] for column in block])
+                row_clean = predict(through, count)
+            block = (row_clean, *(predict(heard, count) for heard in clips), snr_db)
+            columns[name].append([np.asarray(c)[: len(index)] for c in block])
+            if progress is not None:
+                done = start // BLOCK_SIZE * len(rows) + row + 1
+                progress("evaluating channels", done, len(rows) * len(starts))
+    entries = []
+    for name in rows:
         clean, heard, white, same, waveform, snr_db = (
-            np.concatenate(parts) for parts in zip(*columns, strict=True)
+            np.concatenate(parts) for parts in zip(*columns[name], strict=True)
         )
 
         def rates(predictions: np.ndarray, clean: np.ndarray = clean) -> dict[str, Any]:
@@ -133,12 +144,13 @@ def evaluate_channels(
                 "snr_ac_db": mean_level(snr_db),
                 "num_clips": len(chosen),
                 "control": {**rates(white), "same_spectrum": rates(same)},
-                **({"clean_accuracy": float(np.mean(clean == labels))} if told else {}),
-                **told,
+                **(
+                    {"clean_accuracy": float(np.mean(clean == labels)), **told[name]}
+                    if name in codecs
+                    else {}
+                ),
             }
         )
-        if progress is not None:
-            progress("evaluating channels", row + 1, len(rows))
     return entries
 
 
@@ -174,22 +186,23 @@ def evaluate_moments(
     )
     shares = (np.arange(num_offsets) + np.asarray(drawn, np.float64)) / num_offsets
     offsets = np.minimum(np.floor(shares * period), period - 1).astype(np.int32)
-    # As many at once as a row has versions of a clip.
-    groups = np.resize(offsets, (-(-num_offsets // _VERSIONS), _VERSIONS))
-    num_successes = np.zeros(groups.shape)
-    for start in range(0, len(chosen), BLOCK_SIZE):
+    value = np.asarray(perturbation.value)
+    num_successes = np.zeros(num_offsets)
+    starts = range(0, len(chosen), BLOCK_SIZE)
+    for start in starts:
         index = chosen[start : start + BLOCK_SIZE]
-        clips, count = _block(dataset, index), jnp.asarray(len(index), jnp.int32)
-        x, _ = to_box(clips, scaling=scaling)
-        clean = _predict(logits_fn, variables, jnp.stack([x] * _VERSIONS), count)[0]
-        for group, some in enumerate(groups):
-            heard = _at_offsets(clips, perturbation, jnp.asarray(some), scaling=scaling)
-            heard = np.asarray(_predict(logits_fn, variables, heard, count))
-            success = succeeds(heard, np.asarray(clean)[None], target)
-            num_successes[group] += np.sum(success[:, : len(index)], axis=1)
+        count = jnp.asarray(len(index), jnp.int32)
+        predict = functools.partial(predict_in_parts, logits_fn, variables)
+        x, _ = to_box(_block(dataset, index), scaling=scaling)
+        clean = np.asarray(predict(x, count))[: len(index)]
+        for position, offset in enumerate(offsets):
+            at_offset = np.resize(np.roll(value, -offset), x.shape[1])
+            perturbed = _perturbed(x, jnp.asarray(at_offset), space=perturbation.space)
+            heard = np.asarray(predict(perturbed, count))[: len(index)]
+            num_successes[position] += np.sum(succeeds(heard, clean, target))
             if progress is not None:
-                progress("evaluating moments", group + 1, len(groups))
-    num_successes = num_successes.ravel()[:num_offsets]
+                done = start // BLOCK_SIZE * num_offsets + position + 1
+                progress("evaluating moments", done, num_offsets * len(starts))
     asr = num_successes / len(chosen)
     rate_hz = perturbation.sample_rate_hz or 1
     return {
@@ -235,56 +248,40 @@ def _block(dataset: Dataset, index: np.ndarray) -> jax.Array:
     return jnp.asarray(clips)
 
 
-@functools.partial(jax.jit, static_argnames="logits_fn")
-def _predict(
-    logits_fn: LogitsFn, variables: Any, x: jax.Array, num_clips: jax.Array
+@functools.partial(jax.jit, static_argnames="num_samples")
+def _received(
+    channel: Channel, keys: jax.Array, sounds: jax.Array, *, num_samples: int
 ) -> jax.Array:
-    """The classes `[K, B]` of clips `[K, B, N]`; one program for the whole table."""
-    return jax.lax.map(
-        lambda clips: predict_in_parts(logits_fn, variables, clips, num_clips), x
-    )
+    """What of several sounds `[K, B, P]` reaches clips by one channel, `[K, B, N]`."""
+    return jax.lax.map(lambda s: received(channel, keys, s, num_samples), sounds)
 
 
-@functools.partial(jax.jit, static_argnames="scaling")
-def _at_offsets(
-    waveform: jax.Array, perturbation: Perturbation, offsets: jax.Array, *, scaling: str
-) -> jax.Array:
-    """The clips with the looped sound at several offsets, `[K, B, N]`."""
-    x, _ = to_box(waveform, scaling=scaling)
-    space = perturbation.space
-    x = to_space(x, space=space)
-    keys = jax.random.split(jax.random.key(0), len(x))
-
-    def at_offset(offset: jax.Array) -> jax.Array:
-        channel = channels.looped(offset)
-        return perturb(x, perturbation.value, space=space, channel=channel, keys=keys)
-
-    return jax.lax.map(at_offset, offsets)
+@functools.partial(jax.jit, static_argnames="space")
+def _perturbed(x: jax.Array, value: jax.Array, *, space: str) -> jax.Array:
+    return perturb(to_space(x, space=space), value, space=space)
 
 
-@functools.partial(jax.jit, static_argnames="scaling")
+@functools.partial(jax.jit, static_argnames=("space", "scaling"))
 def _heard(
     waveform: jax.Array,
-    sounds: Perturbation,
-    channel: Channel,
-    keys: jax.Array,
+    arriving: jax.Array,
     gain: jax.Array,
     *,
+    space: str,
     scaling: str,
 ) -> tuple[jax.Array, jax.Array]:
-    """Clips clean, with the three `sounds` `[3, B, P]`, and recorded; and the SNR."""
+    """Clips with the sound and both noises, and as recordings; the SNR of the first.
+
+    `arriving` is `[4, B, N]`, the last of them the sound as a waveform. One program for
+    all channels.
+    """
     x, _ = to_box(waveform, scaling=scaling)
-    in_space = to_space(x, space=sounds.space)
-
-    def heard(value: jax.Array) -> jax.Array:
-        return perturb(in_space, value, space=sounds.space, channel=channel, keys=keys)
-
-    perturbed = jax.lax.map(heard, sounds.value)
-    sound = perturbation_waveform(dataclasses.replace(sounds, value=sounds.value[0]))
-    sound = gain * channels.received(channel, keys, sound, x.shape[1])
-    pcm = jnp.clip(jnp.round((waveform + sound) * 32768), -32768, 32767) / 32768
+    in_space = to_space(x, space=space)
+    perturbed = [perturb(in_space, value, space=space) for value in arriving[:3]]
+    mixed = waveform + gain * arriving[3]
+    pcm = jnp.clip(jnp.round(mixed * 32768), -32768, 32767) / 32768
     recorded, _ = to_box(pcm, scaling=scaling)
     silent = jnp.max(waveform, axis=1) == jnp.min(waveform, axis=1)
     snr_db = levels.snr_ac_db(x, perturbed[0] - x)
-    clips = jnp.concatenate([x[None], perturbed, recorded[None]])
+    clips = jnp.stack([*perturbed, recorded])
     return clips, jnp.where(silent, jnp.nan, snr_db)

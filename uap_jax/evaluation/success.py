@@ -83,17 +83,19 @@ def evaluate_perturbation(
         index = indices[start : start + BLOCK_SIZE]
         clips = np.zeros((BLOCK_SIZE, dataset.num_samples), np.float32)
         clips[: len(index)] = to_waveform(dataset.clips[index])
-        columns = _evaluate_block(
-            logits_fn,
-            variables,
+        versions, *heard_levels = _heard(
             clips,
             perturbation,
             coloured,
             jnp.asarray(gain * sound, jnp.float32),
             jax.random.fold_in(key, start),
-            jnp.asarray(len(index), jnp.int32),
             scaling=scaling,
         )
+        count = jnp.asarray(len(index), jnp.int32)
+        predictions = [
+            predict_in_parts(logits_fn, variables, x, count) for x in versions
+        ]
+        columns = (*predictions, *heard_levels)
         blocks.append([np.asarray(column)[: len(index)] for column in columns])
         if progress is not None:
             progress("evaluating", start + len(index), len(indices))
@@ -194,10 +196,14 @@ def summarize(
     }
 
 
+@functools.partial(jax.jit, static_argnames="logits_fn")
 def predict_in_parts(
     logits_fn: LogitsFn, variables: Any, x: jax.Array, num_clips: jax.Array
 ) -> jax.Array:
     """Classifies a block of clips `PART_SIZE` at a time.
+
+    Called outside of other programs, so that a network is compiled once for all
+    evaluations of a run.
 
     Args:
         logits_fn: The classifier.
@@ -214,18 +220,12 @@ def predict_in_parts(
         index, part = index_and_part
         return jax.lax.cond(
             index * PART_SIZE < num_clips,
-            lambda part: _classes(logits_fn, variables, part),
+            lambda part: classify(logits_fn(variables, part)),
             lambda part: jnp.zeros(part.shape[0], jnp.int32),
             part,
         )
 
     return jax.lax.map(predict, (jnp.arange(len(parts)), parts)).reshape(-1)
-
-
-@functools.partial(jax.jit, static_argnames=("logits_fn",))
-def _classes(logits_fn: LogitsFn, variables: Any, x: jax.Array) -> jax.Array:
-    """Compiled, so that an evaluation traces the network once."""
-    return classify(logits_fn(variables, x))
 
 
 def select(evaluation: Evaluation, chosen: np.ndarray) -> Evaluation:
@@ -259,20 +259,17 @@ def mean_level(values: np.ndarray) -> float | None:
     return float(np.mean(audible, dtype=np.float64)) if audible.size else None
 
 
-@functools.partial(jax.jit, static_argnames=("logits_fn", "scaling"))
-def _evaluate_block(
-    logits_fn: LogitsFn,
-    variables: Any,
+@functools.partial(jax.jit, static_argnames="scaling")
+def _heard(
     waveform: jax.Array,
     perturbation: Perturbation,
     coloured: Perturbation,
     sound: jax.Array,
     key: jax.Array,
-    num_clips: jax.Array,
     *,
     scaling: str,
-) -> tuple[jax.Array, ...]:
-    """Returns the columns of `Evaluation` after the labels, of a block."""
+) -> tuple[Any, ...]:
+    """Versions of clips in the order of `Evaluation`, and its levels."""
     noise_key, shift_key = jax.random.split(key)
     x, _ = to_box(waveform, scaling=scaling)
     silent = jnp.max(waveform, axis=1) == jnp.min(waveform, axis=1)
@@ -291,14 +288,8 @@ def _evaluate_block(
     num_samples = x.shape[1]
     shifts = jax.random.randint(shift_key, x.shape[:1], 0, num_samples)
     at = (jnp.arange(num_samples)[None] + shifts[:, None]) % num_samples
-    heard = (x, perturbed, recorded(sound[None]), recorded(sound[at]), noisy)
-    # The network is compiled once for all of them.
-    predictions = jax.lax.map(
-        lambda clips: predict_in_parts(logits_fn, variables, clips, num_clips),
-        jnp.stack([*heard, recoloured]),
-    )
     return (
-        *predictions,
+        (x, perturbed, recorded(sound[None]), recorded(sound[at]), noisy, recoloured),
         level(levels.snr_db, perturbed - x),
         level(levels.snr_ac_db, perturbed - x),
         level(levels.relative_loudness_db, perturbed - x),

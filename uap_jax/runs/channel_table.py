@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from uap_jax.attacks import Perturbation
 from uap_jax.audio import channels
@@ -25,6 +26,9 @@ from uap_jax.runs.corpus import Clips
 
 # Clips of a row that goes through a codec; eleven codecs take about a minute.
 CODEC_CLIPS = 64
+# A classifier of more weights gets the table only if it is asked for: the table takes
+# some 10,000 evaluations, a quarter of the time of a short run with a small network.
+MAX_WEIGHTS = 5_000_000
 # Folded into the key of an evaluation.
 _TABLE = 2**32 - 4
 
@@ -47,6 +51,20 @@ def table_of(config: RunConfig, bank: Rooms | None = None) -> dict[str, Channel]
         rows["unseen rooms"] = channels.compose(starts, unseen)
         rows["any moment, unseen rooms"] = channels.compose(channels.moment(), unseen)
     return rows
+
+
+def asks_for_table(config: RunConfig) -> bool | None:
+    """Returns whether settings ask for the table; None if they do not say."""
+    if config.channel_table is not None:
+        return config.channel_table
+    asks = (config.channel, config.rooms, config.codec_table or None)
+    return True if any(ask is not None for ask in asks) else None
+
+
+def is_small(classifier: Classifier) -> bool:
+    """Returns whether a classifier gets the table unasked, by its number of weights."""
+    num_weights = sum(map(np.size, jax.tree.leaves(classifier.variables)))
+    return 0 < num_weights <= MAX_WEIGHTS
 
 
 def evaluate_table(
@@ -73,11 +91,14 @@ def evaluate_table(
         console: Told of the progress.
         bank: Room responses, for rows of rooms.
     """
-    is_asked = config.channel_table
-    if is_asked is None:
-        asks = (config.channel, config.rooms, config.codec_table or None)
-        is_asked = any(ask is not None for ask in asks)
-    if not is_asked:
+    is_asked = asks_for_table(config)
+    if is_asked is None and not is_small(classifier):
+        console.say(
+            f"no table of channels: {config.model} has more than {MAX_WEIGHTS:,} "
+            "weights, or they are not known; --channel_table makes one"
+        )
+        is_asked = False
+    if is_asked is False:
         return None
     shared: dict[str, Any] = {
         "target": clips.target,

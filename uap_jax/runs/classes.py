@@ -1,15 +1,11 @@
 """Classes of a corpus as those of a classifier, and what a detector is to hear."""
 
 import dataclasses
-import functools
 from collections.abc import Sequence
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from uap_jax.attacks import LogitsFn
 from uap_jax.audio.box import to_box
 from uap_jax.bridges.deployed import DEPLOYED
 from uap_jax.data.dataset import Dataset, to_waveform
@@ -144,28 +140,14 @@ def clips_to_change(
         dataset.ensure(block)
         waveform = np.zeros((BLOCK_SIZE, dataset.num_samples), np.float32)
         waveform[: len(block)] = to_waveform(dataset.clips[block])
-        states = _predict(
+        states = predict_in_parts(
             classifier.logits,
             classifier.variables,
-            waveform,
+            to_box(jnp.asarray(waveform), scaling=scaling)[0],
             jnp.asarray(len(block), jnp.int32),
-            scaling=scaling,
         )
         others = np.asarray(states)[: len(block)] == 1 - target
         chosen = np.concatenate([chosen, block[others]])[:count]
         if len(chosen) == count:
             break
     return np.sort(chosen)
-
-
-@functools.partial(jax.jit, static_argnames=("logits_fn", "scaling"))
-def _predict(
-    logits_fn: LogitsFn,
-    variables: Any,
-    waveform: jax.Array,
-    num_clips: jax.Array,
-    *,
-    scaling: str,
-) -> jax.Array:
-    x, _ = to_box(waveform, scaling=scaling)
-    return predict_in_parts(logits_fn, variables, x, num_clips)

@@ -182,9 +182,11 @@ class RunConfig:
     )
     channel_table: bool | None = _setting(
         None,
-        "Whether to evaluate the sound after channels too: at 100 offsets, at any "
-        "moment, in the telephone band; some 10,000 evaluations of the model. Default: "
-        "with --channel, --rooms or --codec_table.",
+        "Whether to evaluate the sound after channels too, all simulated: at 100 "
+        "offsets, at any moment, in the telephone band, with --rooms in rooms; some "
+        "10,000 evaluations of the model. Default: yes for a model of at most 5 "
+        "million weights, for others with --channel, --rooms or --codec_table; in a "
+        "sweep with one of these only.",
         re_evaluation="Whether to evaluate the sound after channels too. Default: as "
         "for run.",
         changes_result=False,

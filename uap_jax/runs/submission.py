@@ -1,6 +1,5 @@
 """Predictions for a corpus's clips without labels, clean and perturbed."""
 
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from uap_jax import files
-from uap_jax.attacks import LogitsFn, Perturbation, apply_perturbation
+from uap_jax.attacks import Perturbation, apply_perturbation
 from uap_jax.audio.box import to_box
 from uap_jax.audio.files import AudioFileError
 from uap_jax.data import tfsr
@@ -22,6 +21,7 @@ from uap_jax.models.detectors import detected
 from uap_jax.runs.evaluate import Evaluator
 
 _MAX_NAMED = 10
+_perturbed = jax.jit(apply_perturbation)
 
 
 def write_submissions(
@@ -102,15 +102,13 @@ def _predict(
     rows: list[int] = []
 
     def predict() -> None:
-        predictions = _predict_block(
-            classifier.logits,
-            classifier.variables,
-            to_waveform(clips),
-            perturbation,
-            jnp.asarray(len(rows), jnp.int32),
-            scaling=evaluator.config.scaling,
-        )
-        classes[:, rows] = np.asarray(predictions)[:, : len(rows)]
+        count = jnp.asarray(len(rows), jnp.int32)
+        x, _ = to_box(jnp.asarray(to_waveform(clips)), scaling=evaluator.config.scaling)
+        for row, heard in enumerate((x, _perturbed(perturbation, x))):
+            predictions = predict_in_parts(
+                classifier.logits, classifier.variables, heard, count
+            )
+            classes[row, rows] = np.asarray(predictions)[: len(rows)]
         rows.clear()
 
     decoded = decode_clips(
@@ -133,21 +131,3 @@ def _predict(
     if rows:
         predict()
     return classes, is_usable, skipped
-
-
-@functools.partial(jax.jit, static_argnames=("logits_fn", "scaling"))
-def _predict_block(
-    logits_fn: LogitsFn,
-    variables: Any,
-    waveform: jax.Array,
-    perturbation: Perturbation,
-    num_clips: jax.Array,
-    *,
-    scaling: str,
-) -> jax.Array:
-    """Returns the classes `[2, B]` of clean and perturbed clips."""
-    x, _ = to_box(waveform, scaling=scaling)
-    both = (x, apply_perturbation(perturbation, x))
-    return jnp.stack(
-        [predict_in_parts(logits_fn, variables, clips, num_clips) for clips in both]
-    )

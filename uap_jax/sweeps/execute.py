@@ -1,6 +1,7 @@
 """Carries out jobs, a group at a time; results are in files."""
 
 import contextlib
+import dataclasses
 import os
 import platform
 import time
@@ -17,6 +18,7 @@ from uap_jax.errors import user_mistakes
 from uap_jax.evaluation.transfer import evaluate_transfer
 from uap_jax.files import fingerprint, flatten
 from uap_jax.runs import store, victim
+from uap_jax.runs.channel_table import asks_for_table
 from uap_jax.runs.corpus import choose_test_clips, class_index, load_corpus, sound_gain
 from uap_jax.runs.resolve import resolve
 from uap_jax.runs.run import LOG, run
@@ -110,8 +112,13 @@ def run_group(
     folders = [job.folder(context.workdir) for job in group]
     logs = [open_log(job, context, console) for job in group]
     # Here, since sizes follow the machine that does the work.
-    configs = [
+    resolved = [
         resolve(job.config) for job in group if isinstance(job, Trial) and job.config
+    ]
+    # Of many runs only those that ask for a table of channels have one.
+    configs = [
+        dataclasses.replace(config, channel_table=bool(asks_for_table(config)))
+        for config in resolved
     ]
     results: list[Any]
     if configs:
