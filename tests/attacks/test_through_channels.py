@@ -79,6 +79,28 @@ def test_a_channel_that_changes_nothing_changes_no_bit():
         np.testing.assert_array_equal(heard, perturb(x, v, space=space))
 
 
+def test_gradients_are_those_of_equation_7_through_it():
+    x, u = to_tanh_space(problem_of()[2][:3]), jnp.linspace(-1.0, 1.0, 3 * NUM_SAMPLES)
+    u = u.reshape(3, NUM_SAMPLES)
+    v = jnp.asarray(np.random.default_rng(0).standard_normal(20), jnp.float32)
+    keys = jax.random.split(jax.random.key(0), 3)
+
+    @jax.jit
+    def gradient_and_matrix(v):
+        def projected(v):
+            return jnp.vdot(u, perturb(x, v, space="tanh", channel=ROOMS, keys=keys))
+
+        def hear(sound):
+            return channels.received(ROOMS, keys, sound, NUM_SAMPLES)
+
+        return jax.grad(projected)(v), jax.vmap(hear)(jnp.eye(20))
+
+    gradient, matrix = map(np.float64, gradient_and_matrix(v))
+    heard = np.tanh(np.float64(x) + np.tensordot(np.float64(v), matrix, 1))
+    expected = np.sum(matrix * np.float64(u) * (1 - heard**2) / 2, axis=(1, 2))
+    np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.slow
 @any_method
 def test_an_attack_through_it_is_the_same_up_to_rounding(name):

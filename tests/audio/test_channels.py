@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.signal
 
 from uap_jax.audio import channels
 
@@ -18,6 +19,7 @@ CHANNELS = {
     "rooms": channels.rooms(BANK, direct=3),
     "band": channels.band(300, 3400, sample_rate_hz=RATE_HZ),
     "gain": channels.gain(-6, 3),
+    "ambient": channels.ambient(-20),
     "moment in rooms": channels.compose(
         channels.moment(), channels.rooms(BANK, direct=3), channels.gain(-6)
     ),
@@ -41,11 +43,6 @@ def timeline(sound, start, *, repeats, extent=600):
     return values if repeats else np.where(inside, values, 0)
 
 
-def convolved(signal, response, direct, *, extent=600):
-    whole = np.convolve(signal, response.astype(np.float64))
-    return whole[extent + direct : extent + direct + N]
-
-
 @any_period
 def test_a_loop_begins_so_many_samples_before_the_clip(period):
     sound = sound_of(period)
@@ -57,8 +54,9 @@ def test_a_loop_begins_so_many_samples_before_the_clip(period):
 def test_any_moment_is_as_likely_as_any_other():
     sound = jnp.arange(4, dtype=jnp.float32)
     keys = jax.random.split(jax.random.key(0), 4000)
-    first = channels.received(channels.moment(), keys, sound, N)[:, 0]
-    counts = np.bincount(np.asarray(first, int), minlength=4)
+    heard = np.asarray(channels.received(channels.moment(), keys, sound, N), int)
+    np.testing.assert_array_equal(heard, (heard[:, :1] + np.arange(N)) % 4)
+    counts = np.bincount(heard[:, 0], minlength=4)
     # Five standard deviations of a binomial.
     assert np.all(np.abs(counts - 1000) < 5 * np.sqrt(4000 * 0.25 * 0.75))
 
@@ -79,17 +77,41 @@ def test_once_is_drawn_from_all_its_starts():
     assert set(np.argmax(np.asarray(heard), axis=1)) == {3, 4, 5, 6}
 
 
-@pytest.mark.parametrize("period", [75, pytest.param(20, marks=pytest.mark.slow)])
+TELEPHONE = scipy.signal.firwin(513, (300, 3400), pass_zero=False, fs=RATE_HZ)
+FILTERS = {
+    "causal": [(BANK[0], 0)],
+    "from the future": [(BANK[0], 16)],
+    "of all sorts": [(BANK[0], 3), (TELEPHONE, 256)],
+}
+
+
 @pytest.mark.parametrize("repeats", [True, False])
-def test_a_room_rings_with_what_was_before_the_clip(period, repeats):
-    sound, response = sound_of(period), BANK[:1]
-    for direct in (0, 3, 16):
-        place = channels.looped(6) if repeats else channels.once(-6)
-        room = channels.compose(place, channels.rooms(response, direct=direct))
-        heard = room(jax.random.key(0), jnp.asarray(sound), N)
-        before = timeline(sound, -6, repeats=repeats)
-        expected = convolved(before, response[0], direct)
-        np.testing.assert_allclose(heard, expected, rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("name", FILTERS)
+def test_what_filters_rings_with_what_was_before_the_clip(name, repeats):
+    v, u, key = sound_of(20), sound_of(N, 3), jax.random.key(3)
+    parts = [channels.looped(6) if repeats else channels.once(-6)]
+    for taps, direct in FILTERS[name]:
+        is_room = len(taps) == BANK.shape[1]
+        parts.append(
+            channels.rooms(taps[None], direct=direct)
+            if is_room
+            else channels.band(300, 3400, sample_rate_hz=RATE_HZ)
+        )
+    channel = channels.compose(*parts, channels.gain(-6), channels.ambient(-20))
+    noise = channel(key, jnp.zeros(20), N)
+    heard, pull_back = jax.vjp(lambda sound: channel(key, sound, N), jnp.asarray(v))
+    (back,) = pull_back(jnp.asarray(u))
+
+    def reference(sound):
+        signal = timeline(sound, -6, repeats=repeats)
+        for taps, direct in FILTERS[name]:
+            whole = np.convolve(signal, taps.astype(np.float64))
+            signal = whole[direct : direct + len(signal)]
+        return 10 ** (-6 / 20) * signal[600 : 600 + N]
+
+    np.testing.assert_allclose(heard - noise, reference(v), rtol=1e-5, atol=1e-5)
+    matrix = np.stack([reference(unit) for unit in np.eye(20)])
+    np.testing.assert_allclose(back, matrix @ u, rtol=1e-5, atol=1e-5)
 
 
 def test_each_clip_has_a_room_of_its_own():
@@ -129,19 +151,21 @@ def test_ambient_noise_has_its_level():
     assert 20 * np.log10(np.std(heard)) == pytest.approx(-20, abs=0.1)
 
 
-@pytest.mark.parametrize("period", [20, pytest.param(75, marks=pytest.mark.slow)])
 @any_channel
-def test_gradients_are_the_adjoint(name, period):
+def test_gradients_are_the_adjoint(name):
     channel, key = CHANNELS[name], jax.random.key(3)
-    v, u = jnp.asarray(sound_of(period, 2)), jnp.asarray(sound_of(N, 3))
-    heard, pull_back = jax.vjp(lambda s: channel(key, s, N), v)
-    (back,) = pull_back(u)
-    left = np.dot(np.float64(heard), np.float64(u))
-    right = np.dot(np.float64(v), np.float64(back))
-    assert left == pytest.approx(right, rel=1e-4, abs=1e-4)
-    # The whole matrix, from unit sounds.
-    matrix = jax.vmap(lambda s: channel(key, s, N))(jnp.eye(period))
-    np.testing.assert_allclose(back, matrix @ u, rtol=1e-4, atol=1e-4)
+
+    @jax.jit
+    def heard_and_back(v, u):
+        heard, pull_back = jax.vjp(lambda s: channel(key, s, N), v)
+        # The whole matrix, from unit sounds; of noise, apart from it.
+        of_units = jax.vmap(lambda s: channel(key, s, N))(jnp.eye(len(v)))
+        return heard, pull_back(u)[0], channel(key, jnp.zeros_like(v), N), of_units
+
+    v, u = sound_of(20, 2), sound_of(N, 3)
+    heard, back, noise, of_units = map(np.float64, heard_and_back(v, u))
+    assert np.dot(heard - noise, u) == pytest.approx(np.dot(v, back), rel=1e-4)
+    np.testing.assert_allclose(back, (of_units - noise) @ u, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
