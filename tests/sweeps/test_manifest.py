@@ -256,3 +256,26 @@ def test_unknown_class_and_unknown_column_are_named(tmp_path):
     manifest.check_table_keys(declared, ["method", "target", "seed"])
     with pytest.raises(UsageError, match=r"table: got 'target', expected some of"):
         manifest.check_table_keys(declared, ["method"])
+
+
+def test_channels_are_settings_like_others(tmp_path):
+    text = GOOD.replace(
+        'method = ["greedy", "penalty"]',
+        'method = "penalty"\nchannel = ["none", "moment,gain=-3"]\n'
+        "channel_table = true\ncodec_table = [false, true]",
+    ).replace(
+        'attack_class = "each"',
+        'channel = "moment"\nsound_seconds = [0.25, 1]\nrooms = ["none", "simulated"]',
+    )
+    asked = configs_of(write(tmp_path, text))
+    first = [r for r in asked if r.model == "cnn_rand"]
+    assert {r.channel for r in first} == {None, "moment,gain=-3"}
+    assert {(r.channel_table, r.codec_table) for r in first} == {
+        *((True, False), (True, True))
+    }
+    second = [r for r in asked if r.model == "cnn_gamma"]
+    assert {(r.sound_seconds, r.rooms) for r in second} == {
+        *((0.25, None), (1.0, None), (0.25, "simulated"), (1.0, "simulated"))
+    }
+    with pytest.raises(UsageError, match=r"trials\[1\]: --channel: expected a list"):
+        configs_of(write(tmp_path, text.replace('"moment"', '"moments"')))

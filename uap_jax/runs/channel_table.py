@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from uap_jax.attacks import Perturbation
+from uap_jax.attacks import LogitsFn, Perturbation
 from uap_jax.audio import channels
 from uap_jax.audio.channels import BANDS, Channel
 from uap_jax.console import Console
+from uap_jax.data.dataset import Dataset
 from uap_jax.data.rooms import Rooms
 from uap_jax.evaluation.channels import (
     describe_channels,
@@ -23,12 +24,22 @@ from uap_jax.runs.channels import repeats
 from uap_jax.runs.classes import clips_to_change
 from uap_jax.runs.config import RunConfig
 from uap_jax.runs.corpus import Clips
+from uap_jax.text import format_decibel
 
 # Clips of a row that goes through a codec; eleven codecs take about a minute.
 CODEC_CLIPS = 64
 # A classifier of more weights gets the table only if it is asked for: the table takes
 # some 10,000 evaluations, a quarter of the time of a short run with a small network.
 MAX_WEIGHTS = 5_000_000
+# Rows of the table: whether the sound starts at any moment, and what it passes.
+ROWS: dict[str, tuple[bool, str | None]] = {
+    "with the clip": (False, None),
+    "any moment": (True, None),
+    "telephone band": (False, "band"),
+    "any moment, telephone band": (True, "band"),
+    "unseen rooms": (False, "rooms"),
+    "any moment, unseen rooms": (True, "rooms"),
+}
 # Folded into the key of an evaluation.
 _TABLE = 2**32 - 4
 
@@ -38,19 +49,19 @@ def table_of(config: RunConfig, bank: Rooms | None = None) -> dict[str, Channel]
 
     With a bank of rooms those of its test too.
     """
-    telephone = channels.band(*BANDS["telephone"], sample_rate_hz=config.sample_rate_hz)
+    rate_hz = config.sample_rate_hz
     starts = channels.looped() if repeats(config) else channels.once()
-    rows = {
-        "with the clip": starts,
-        "any moment": channels.moment(),
-        "telephone band": channels.compose(starts, telephone),
-        "any moment, telephone band": channels.compose(channels.moment(), telephone),
-    }
+    passed = {"band": channels.band(*BANDS["telephone"], sample_rate_hz=rate_hz)}
     if bank is not None:
-        unseen = channels.rooms(bank.test, direct=bank.direct)
-        rows["unseen rooms"] = channels.compose(starts, unseen)
-        rows["any moment, unseen rooms"] = channels.compose(channels.moment(), unseen)
-    return rows
+        passed["rooms"] = channels.rooms(bank.test, direct=bank.direct)
+    table = {}
+    for name, (any_moment, what) in ROWS.items():
+        start = channels.moment() if any_moment else starts
+        if what is None:
+            table[name] = start
+        elif what in passed:
+            table[name] = channels.compose(start, passed[what])
+    return table
 
 
 def asks_for_table(config: RunConfig) -> bool | None:
@@ -100,23 +111,7 @@ def evaluate_table(
         is_asked = False
     if is_asked is False:
         return None
-    shared: dict[str, Any] = {
-        "target": clips.target,
-        "scaling": config.scaling,
-        "key": jax.random.fold_in(key, jnp.uint32(_TABLE)),
-        "progress": console.progress,
-    }
-    test = clips.test
-    if detected(clips.dataset.class_names) is not None and clips.target is not None:
-        test = clips_to_change(
-            classifier,
-            clips.dataset,
-            test,
-            clips.target,
-            scaling=config.scaling,
-            count=len(test),
-        )
-    what = (classifier.logits, classifier.variables, clips.dataset, test)
+    what, shared = _arguments(config, classifier, clips, key, console)
     table = table_of(config, bank)
     rows = evaluate_channels(*what, perturbation, table, gain=gain, **shared)
     if config.codec_table:
@@ -133,6 +128,23 @@ def evaluate_table(
     return {"rows": rows, "moments": evaluate_moments(*what, perturbation, **shared)}
 
 
+def evaluate_any_moment(
+    perturbation: Perturbation,
+    *,
+    config: RunConfig,
+    classifier: Classifier,
+    clips: Clips,
+    key: jax.Array,
+    console: Console,
+) -> dict[str, Any]:
+    """Returns what "moments" of the table is for another sound of the run.
+
+    The arguments are those of `evaluate_table`; clips and offsets are the same.
+    """
+    what, shared = _arguments(config, classifier, clips, key, console)
+    return evaluate_moments(*what, perturbation, **shared)
+
+
 def say_table(table: dict[str, Any] | None, console: Console) -> None:
     """Says the results of `evaluate_table`."""
     if not table:
@@ -145,3 +157,36 @@ def say_table(table: dict[str, Any] | None, console: Console) -> None:
         f"{moments['mean']:.3f}, worst decile {moments['worst_decile']:.3f} "
         f"({moments['num_clips']} clips at each)"
     )
+    for point in table.get("front", []):
+        if "mean" in point:
+            console.say(
+                f"quietest with training ASR {point['asr_level']:g}: at any moment "
+                f"{point['mean']:.3f}, worst decile {point['worst_decile']:.3f}, "
+                f"mean-free SNR {format_decibel(point['snr_ac_db'])}"
+            )
+
+
+def _arguments(
+    config: RunConfig,
+    classifier: Classifier,
+    clips: Clips,
+    key: jax.Array,
+    console: Console,
+) -> tuple[tuple[LogitsFn, Any, Dataset, np.ndarray], dict[str, Any]]:
+    """Returns what evaluations of a run's sound share: victim, clips, target, key."""
+    test = clips.test
+    if detected(clips.dataset.class_names) is not None and clips.target is not None:
+        test = clips_to_change(
+            classifier,
+            clips.dataset,
+            test,
+            clips.target,
+            scaling=config.scaling,
+            count=len(test),
+        )
+    return (classifier.logits, classifier.variables, clips.dataset, test), {
+        "target": clips.target,
+        "scaling": config.scaling,
+        "key": jax.random.fold_in(key, jnp.uint32(_TABLE)),
+        "progress": console.progress,
+    }

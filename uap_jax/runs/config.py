@@ -187,6 +187,7 @@ class RunConfig:
         "10,000 evaluations of the model. Default: yes for a model of at most 5 "
         "million weights, for others with --channel, --rooms or --codec_table; in a "
         "sweep with one of these only.",
+        in_manifest=True,
         re_evaluation="Whether to evaluate the sound after channels too. Default: as "
         "for run.",
         changes_result=False,
@@ -204,6 +205,7 @@ class RunConfig:
         None,
         "Whether to evaluate the sound through real encoders too: MP3, Opus, Vorbis, "
         "mu-law, A-law, ADPCM, GSM; about a minute. Default: no.",
+        in_manifest=True,
         re_evaluation="Whether to evaluate the sound through real encoders too. "
         "Default: as for run.",
         changes_result=False,
@@ -293,6 +295,8 @@ FLAGS: dict[str, str] = {
 }
 # Settings that follow the machine; a resumed run keeps those it began with.
 MACHINE_SUFFIX = "micro_batch_size"
+# Tables that a run may have beside its other numbers.
+_TABLES = ("channel_table", "codec_table")
 # What the name of a run shows.
 _NAMED = ("method", "model", "dataset", "scaling", "target", "seed")
 
@@ -370,7 +374,7 @@ def command(
 
 
 def trial_id(described: Mapping[str, Any]) -> str:
-    """Returns a hash of the settings of `as_json` that change a result.
+    """Returns a hash of the settings of `as_json` that change a result or add to it.
 
     What is None is left out, so that a new setting that is off changes no id.
     """
@@ -379,7 +383,7 @@ def trial_id(described: Mapping[str, Any]) -> str:
             key: value
             for key, value in flatten(described).items()
             if value is not None
-            and (key not in SETTINGS or SETTINGS[key].changes_result)
+            and (key not in SETTINGS or SETTINGS[key].changes_result or key in _TABLES)
             and not key.endswith(MACHINE_SUFFIX)
         }
     )

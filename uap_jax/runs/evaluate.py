@@ -1,6 +1,5 @@
 """A perturbation evaluated on test clips: of a run, or a stored one once more."""
 
-import dataclasses
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +8,7 @@ import jax
 import numpy as np
 
 from uap_jax import checkpoints, environment, files
-from uap_jax.attacks import Front, Perturbation, perturbation_waveform
+from uap_jax.attacks import Perturbation
 from uap_jax.console import Console
 from uap_jax.data.rooms import Rooms
 from uap_jax.errors import UsageError, user_mistakes
@@ -26,7 +25,11 @@ from uap_jax.evaluation import (
 )
 from uap_jax.models.detectors import detected
 from uap_jax.runs import store, victim
-from uap_jax.runs.channel_table import evaluate_table, say_table
+from uap_jax.runs.channel_table import (
+    evaluate_any_moment,
+    evaluate_table,
+    say_table,
+)
 from uap_jax.runs.channels import (
     num_sound_samples,
     placed,
@@ -43,9 +46,6 @@ from uap_jax.runs.corpus import (
 from uap_jax.runs.same_weights import difference_from
 from uap_jax.runs.victim import Victim
 from uap_jax.text import format_decibel, format_seconds
-
-# What of a summary stands in result.json for each point of a front.
-_TEST = ("asr", "asr_ci95", "snr_db", "snr_ac_db", "asr_waveform")
 
 
 class Evaluator(NamedTuple):
@@ -100,45 +100,16 @@ class Evaluator(NamedTuple):
             bank=self.bank,
         )
 
-
-def evaluate_front(
-    evaluate: Evaluator,
-    front: Front | None,
-    perturbation: Perturbation,
-    workdir: Path,
-) -> list[dict[str, Any]]:
-    """Writes front.npz and evaluates each of its perturbations.
-
-    front.npz holds `asr_levels` `[L]` and `values` `[L, N]` as perturbation.npy does,
-    zero where a rate was not reached.
-
-    Args:
-        evaluate: Of the run.
-        front: Of an attack's result, or None.
-        perturbation: Of the same attack; its space, scaling and rate are the front's.
-        workdir: Of the run.
-
-    Returns:
-        An entry for each success rate, the highest first, none without a front.
-    """
-    if front is None or len(front.asr_levels) < 2:
-        return []
-    asr_levels, values = np.asarray(front.asr_levels), np.asarray(front.values)
-    files.write_arrays(workdir / "front.npz", asr_levels=asr_levels, values=values)
-    entries = []
-    for index, asr_level in enumerate(asr_levels):
-        entry: dict[str, Any] = {"asr_level": float(asr_level)}
-        if np.isfinite(front.norm[index]):
-            point = dataclasses.replace(perturbation, value=front.values[index])
-            _, summary = evaluate(point, np.asarray(perturbation_waveform(point)))
-            entry |= {
-                "norm": float(front.norm[index]),
-                "train": {"asr": float(front.train_asr[index])},
-                "test": {key: summary["test"][key] for key in _TEST},
-                "control": summary["control"],
-            }
-        entries.append(entry)
-    return entries
+    def moments(self, perturbation: Perturbation) -> dict[str, Any]:
+        """Returns the values at offsets over the period, as the table's "moments"."""
+        return evaluate_any_moment(
+            perturbation,
+            config=self.config,
+            classifier=self.victim.classifier,
+            clips=self.clips,
+            key=self.key,
+            console=self.console,
+        )
 
 
 def per_class(evaluation: Evaluation, clips: Clips) -> list[dict[str, Any]]:

@@ -35,7 +35,8 @@ from uap_jax.runs.corpus import (
     load_corpus,
     sound_gain,
 )
-from uap_jax.runs.evaluate import Evaluator, evaluate_front, per_class
+from uap_jax.runs.evaluate import Evaluator, per_class
+from uap_jax.runs.fronts import evaluate_front, evaluate_front_moments
 from uap_jax.runs.submission import write_submissions
 
 LOG = "log.txt"
@@ -258,6 +259,10 @@ def _finish(
     in_clip = placed_perturbation(perturbation, config)
     unlabelled = write_submissions(evaluate, in_clip, workdir, strict=strict)
     front = evaluate_front(evaluate, attacked.front, perturbation, workdir)
+    if table and attacked.front is not None and front:
+        table["front"] = evaluate_front_moments(
+            evaluate, attacked.front, perturbation, front, table["moments"]
+        )
     store.write_test_clips(evaluation, clips, workdir)
     examples = store.write_examples(
         evaluation, clips, in_clip, workdir, scaling=config.scaling

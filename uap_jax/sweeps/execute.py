@@ -19,6 +19,7 @@ from uap_jax.evaluation.transfer import evaluate_transfer
 from uap_jax.files import fingerprint, flatten
 from uap_jax.runs import store, victim
 from uap_jax.runs.channel_table import asks_for_table
+from uap_jax.runs.channels import placed_perturbation
 from uap_jax.runs.corpus import choose_test_clips, class_index, load_corpus, sound_gain
 from uap_jax.runs.resolve import resolve
 from uap_jax.runs.run import LOG, run
@@ -201,13 +202,18 @@ def _evaluate_transfer(
             config = resolve(transfer.victim.config)
             corpus = load_corpus(config, strict=context.strict, **options)
             prepared = victim.prepare(config, corpus, **options)
-            sound = source.folder(context.workdir) / store.PERTURBATION
+            stored = checkpoints.load_perturbation(
+                source.folder(context.workdir) / store.PERTURBATION
+            )
+            # A sound shorter than a clip lies in it as it did in the attack.
+            assert source.config is not None
+            in_clip = placed_perturbation(stored, resolve(source.config))
             evaluated = evaluate_transfer(
                 prepared.classifier.logits,
                 prepared.classifier.variables,
                 corpus.dataset,
                 choose_test_clips(config, corpus),
-                checkpoints.load_perturbation(sound),
+                in_clip,
                 scaling=config.scaling,
                 gain=sound_gain(config, corpus),
                 target=class_index(

@@ -11,7 +11,7 @@ from uap_jax.reporting import svg
 from uap_jax.reporting.fronts import draw_front
 from uap_jax.sweeps.tables.formats import Table
 from uap_jax.sweeps.tables.fronts import fronts_of, series_names
-from uap_jax.sweeps.tables.kinds import CONTROLS, MEASURES
+from uap_jax.sweeps.tables.measures import CONTROLS, MEASURES
 from uap_jax.text import is_number
 
 # Values this many times apart stand on a logarithmic axis.
@@ -98,7 +98,7 @@ def _draw_measure(
                 rates = svg.as_floats([row[control] for row in ordered])
                 if np.isfinite(rates).any():
                     axes.plot(at, rates, linestyle=dashes, **thin)
-        if "asr" in measure or "accuracy" in measure:
+        if form == ".3f":  # a rate
             axes.set_ylim(-0.03, 1.03)
         axes.set_xlabel(x_label)
         axes.grid(True)

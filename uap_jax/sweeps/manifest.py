@@ -14,7 +14,7 @@ from uap_jax.files import expanded, flatten
 from uap_jax.models.registry import MODEL_NAMES
 from uap_jax.runs.config import SETTINGS, RunConfig, as_json, type_of
 from uap_jax.runs.resolve import resolve
-from uap_jax.sweeps.tables.kinds import MEASURES
+from uap_jax.sweeps.tables.measures import MEASURES
 
 SCALES = ("paper", "smoke")
 _FOLDER = Path(__file__).with_name("manifests")
@@ -25,6 +25,8 @@ _LISTED = sorted(
     key=lambda name: {"model": 0, "seed": 1}.get(name, 2),
 )
 _CLASSES = ("attack_class", "target")
+# Settings of which a manifest may list "none", since TOML has no null.
+_OPTIONAL_SETTINGS = ("channel", "rooms")
 
 # The keys of a table by its kind; all are needed but those in _OPTIONAL.
 _TABLES = {
@@ -44,7 +46,7 @@ class TableSpec:
 
     kind: str
     rows: tuple[str, ...]  # settings that tell rows apart, or curves, or fronts
-    measures: tuple[str, ...] = ()  # names in `kinds.MEASURES`
+    measures: tuple[str, ...] = ()  # names in `measures.MEASURES`
     mean_over: tuple[str, ...] = ()  # those of `rows` over which there are means too
     x: str | None = None  # the setting along a curve
     published: str | None = None  # the table of the paper to stand beside
@@ -139,6 +141,9 @@ def configs(
             for values in itertools.product(*lists.values(), *settings):
                 fields: dict[str, Any] = dict(zip(lists, values, strict=False))
                 fields |= corpus_flags(model)
+                for key in _OPTIONAL_SETTINGS:
+                    if fields.get(key) == "none":
+                        fields[key] = None
                 config = RunConfig(**fields, overrides=values[len(lists) :])
                 try:
                     yield config, as_json(resolve(config, on_accelerator=False))
@@ -181,7 +186,7 @@ def _read_lists(
     if not isinstance(settings, dict):
         raise _wrong(f"{where}.set", "a table", settings)
     return {
-        key: _values(value, (type_of(key),), f"{where}.{key}")
+        key: _values_of(key, value, f"{where}.{key}")
         for key, value in declared.items()
         if key in _LISTED
     }, {
@@ -254,6 +259,14 @@ def _get(declared: dict[str, Any], key: str, wanted: type, where: str) -> Any:
     if not isinstance(value, wanted) or value == "":
         raise _wrong(f"{where}{key}", f"a value ({wanted.__name__})", value)
     return value
+
+
+def _values_of(key: str, value: Any, where: str) -> tuple[Any, ...]:
+    """Returns the values of a setting; of a float also those written as integers."""
+    type_ = type_of(key)
+    if type_ is not float:
+        return _values(value, (type_,), where)
+    return tuple(dict.fromkeys(map(float, _values(value, (float, int), where))))
 
 
 def _values(value: Any, types: tuple[type, ...], where: str) -> tuple[Any, ...]:

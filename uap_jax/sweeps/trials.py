@@ -31,6 +31,8 @@ _RESULT_KEYS = (
 # What trials share whose models can evaluate the same clips.
 _SAME_CLIPS = ("dataset", "data_dir", "split", "scaling", "seed", "num_test_clips")
 _TRANSFER_KEYS = ("test", "control", "clean_accuracy")
+# What tables call the channel of a sound that was made without one.
+WITH_THE_CLIP = "with the clip"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +53,8 @@ class Trial:
             key: tuple(value) if isinstance(value, list) else value
             for key, value in flatten(self.settings).items()
         }
-        return flat | {"goal": goal, "target": target}
+        channel = self.settings.get("channel") or WITH_THE_CLIP
+        return flat | {"goal": goal, "target": target, "channel": channel}
 
     def folder(self, workdir: Path) -> Path:
         """Returns its work directory."""
@@ -225,6 +228,9 @@ def _label(config: RunConfig, settings: Mapping[str, Any], common: set[str]) -> 
     goal, start = config.target, config.attack_class
     parts = [config.method, config.model, f'"{goal}"' if goal else "untargeted"]
     parts += [f'from "{start}"'] if start else []
+    parts += [f"through {config.channel}"] if config.channel else []
+    parts += [f"{config.sound_seconds:g} s of sound"] if config.sound_seconds else []
+    parts += [f"rooms {config.rooms}"] if config.rooms else []
     parts += [f"{settings['num_attack_clips']} clips", f"seed {config.seed}"]
     parts += [setting for setting in config.overrides if setting not in common]
     return " ".join(parts)

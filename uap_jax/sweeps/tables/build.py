@@ -12,6 +12,7 @@ from uap_jax.sweeps import corpora
 from uap_jax.sweeps.manifest import Manifest
 from uap_jax.sweeps.published import Published, load_published, published_cell
 from uap_jax.sweeps.tables import formats, fronts, kinds
+from uap_jax.sweeps.tables.channels import WORST_DECILE, channel_numbers
 from uap_jax.sweeps.tables.comparisons import Results, compare_methods
 from uap_jax.sweeps.tables.formats import Table
 from uap_jax.sweeps.tables.kinds import Record
@@ -26,6 +27,11 @@ _RATES = {
 _CONTROLS = (
     "noise: white noise of the same RMS; same spectrum: the perturbation with its "
     "phases drawn anew."
+)
+_LEVELS = (
+    "at a rate at any moment: the quietest sound whose success over 100 offsets has "
+    f"this mean and at least {WORST_DECILE:g} in the worst decile, by lines between "
+    "the points of a front; trials that do not reach it are in no mean."
 )
 
 
@@ -48,6 +54,8 @@ def write_tables(
         table, notes = _build(declared, trials, results, workdir)
     except ValueError as error:
         raise UsageError(f"{declared.path}: table: {error}") from error
+    if any(".at_" in column.key for column in table.columns):
+        notes = [*notes, _LEVELS]
     if any("same_spectrum" in column.key for column in table.columns):
         notes = [*notes, _CONTROLS]
     about = {
@@ -129,7 +137,8 @@ def _record(trial: Trial, result: dict[str, Any] | None, workdir: Path) -> Recor
 
 def _numbers(result: Mapping[str, Any]) -> dict[str, Any]:
     low, high = result["test"].get("asr_ci95") or (None, None)
-    return flatten(result) | {"test.asr.low": low, "test.asr.high": high}
+    numbers = flatten(result) | channel_numbers(result)
+    return numbers | {"test.asr.low": low, "test.asr.high": high}
 
 
 def _build_front(

@@ -7,7 +7,7 @@ from typing import Any
 from uap_jax.reporting import svg
 from uap_jax.reporting.fronts import Points, snr_at_rate, sort_points, undominated
 from uap_jax.sweeps.tables.formats import Table
-from uap_jax.sweeps.tables.kinds import CONTROLS
+from uap_jax.sweeps.tables.measures import CONTROLS
 from uap_jax.text import is_number
 
 # What the table of a front has for each perturbation.

@@ -12,56 +12,7 @@ from scipy.special import stdtrit
 
 from uap_jax.sweeps.published import Published, published_cell
 from uap_jax.sweeps.tables.formats import PAPER_ERROR, Column, Table
-
-
-class Measure(NamedTuple):
-    """A number of a trial."""
-
-    label: str
-    format: str
-    published: str | None = None  # its field in the paper's tables
-
-
-# By the path in result.json; "last." is of the last line of metrics.jsonl.
-MEASURES = {
-    "clean_accuracy": Measure("clean accuracy", ".3f"),
-    "train.asr": Measure("training ASR", ".3f", "train_asr"),
-    "test.asr": Measure("test ASR", ".3f", "test_asr"),
-    "test.asr_clean_correct": Measure("test ASR, clips right when clean", ".3f"),
-    "test.accuracy_perturbed": Measure(
-        "accuracy under attack", ".3f", "accuracy_under_attack"
-    ),
-    "test.asr_waveform": Measure("one sound", ".3f"),
-    "test.asr_shifted": Measure("shifted", ".3f"),
-    "control.asr": Measure("noise", ".3f"),
-    "control.same_spectrum.asr": Measure("noise of the same spectrum", ".3f"),
-    "detection.clean.miss_rate.rate": Measure("misses, clean", ".3f"),
-    "detection.perturbed.miss_rate.rate": Measure("misses", ".3f"),
-    "detection.control.miss_rate.rate": Measure("misses, noise", ".3f"),
-    "detection.same_spectrum.miss_rate.rate": Measure(
-        "misses, noise of the same spectrum", ".3f"
-    ),
-    "detection.clean.false_alarm_rate.rate": Measure("false alarms, clean", ".3f"),
-    "detection.perturbed.false_alarm_rate.rate": Measure("false alarms", ".3f"),
-    "detection.control.false_alarm_rate.rate": Measure("false alarms, noise", ".3f"),
-    "detection.same_spectrum.false_alarm_rate.rate": Measure(
-        "false alarms, noise of the same spectrum", ".3f"
-    ),
-    "test.snr_db": Measure("SNR (dB)", ".1f", "snr_db"),
-    "test.snr_ac_db": Measure("mean-free SNR (dB)", ".1f"),
-    "test.relative_loudness_db": Measure(
-        "loudness (dB)", ".1f", "relative_loudness_db"
-    ),
-    "num_passes": Measure("passes", ".1f"),
-    "converged": Measure("goal reached", ".2f"),
-    "passes_to_goal": Measure("passes, where the goal is reached", ".1f"),
-    "last.spl_db": Measure("final SPL of v' (dB)", ".1f"),
-    "last.objective": Measure("final objective", ".2f"),
-}
-# No success rate without those of its controls; a label for each.
-CONTROLS = {
-    "test.asr": {"control.asr": "noise", "control.same_spectrum.asr": "same spectrum"}
-}
+from uap_jax.sweeps.tables.measures import CONTROLS, MEASURES
 
 # What tells the paper's cells apart, and the setting that it is.
 _PUBLISHED_KEYS = {
