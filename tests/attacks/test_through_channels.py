@@ -32,6 +32,7 @@ CONFIGS = {
         max_passes=3,
         asr_levels=(0.5,),
         level_passes=1,
+        max_shift=0,
     ),
 }
 any_method = pytest.mark.parametrize("name", CONFIGS)

@@ -27,6 +27,7 @@ CHANNELS = {
         channels.once(2), channels.rooms(BANK), channels.rooms(BANK, direct=16)
     ),
 }
+SAME_TWICE = channels.rooms(np.eye(1, 9, 4), direct=4), channels.rooms(np.eye(1, 99))
 any_channel = pytest.mark.parametrize("name", CHANNELS)
 any_period = pytest.mark.parametrize("period", PERIODS)
 
@@ -110,8 +111,30 @@ def test_what_filters_rings_with_what_was_before_the_clip(name, repeats):
         return 10 ** (-6 / 20) * signal[600 : 600 + N]
 
     np.testing.assert_allclose(heard - noise, reference(v), rtol=1e-5, atol=1e-5)
+    ready = channels.prepared(channel, 20)(key, jnp.asarray(v), N)
+    np.testing.assert_allclose(ready, heard, rtol=1e-5, atol=1e-5)
     matrix = np.stack([reference(unit) for unit in np.eye(20)])
     np.testing.assert_allclose(back, matrix @ u, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("place", [channels.looped(6), channels.once(-6)])
+def test_filters_follow_each_other_before_and_after_noise(place):
+    first, second = BANK[:1], BANK[1:2]
+    silent = channels.compose(
+        place,
+        channels.rooms(first, direct=3),
+        channels.gain(6),
+        channels.rooms(second, direct=5),
+        channels.ambient(-300),
+        channels.rooms(first[:, ::-1], direct=2),
+    )
+    sound = sound_of(20)
+    heard = silent(jax.random.key(0), jnp.asarray(sound), N)
+    both = np.convolve(first[0].astype(np.float64), second[0])
+    response = 10 ** (6 / 20) * np.convolve(both, first[0, ::-1])
+    before = timeline(sound, -6, repeats=bool(place.repeats))
+    expected = np.convolve(before, response)[610 : 610 + N]
+    np.testing.assert_allclose(heard, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_each_clip_has_a_room_of_its_own():
@@ -178,6 +201,7 @@ def test_gradients_are_the_adjoint(name):
         channels.band(0, np.inf, sample_rate_hz=RATE_HZ),
         channels.gain(0),
         channels.compose(channels.looped(), channels.rooms(np.eye(1, 9, 4), direct=4)),
+        channels.prepared(channels.compose(channels.looped(), *SAME_TWICE), N),
         channels.compose(),
     ],
 )

@@ -25,7 +25,7 @@ from uap_jax.attacks.types import (
     State,
     Step,
 )
-from uap_jax.audio.channels import Channel
+from uap_jax.audio.channels import Channel, prepared
 from uap_jax.audio.levels import spl_db
 
 # Folded into the key of an attack, whose passes are numbered from 0.
@@ -96,6 +96,9 @@ def begin(
         num_sound_samples = num_samples
     checks.check_channels(
         method, key, (channel, counting_channel), num_sound_samples, num_samples
+    )
+    channel, counting_channel = (
+        prepared(each, num_sound_samples) for each in (channel, counting_channel)
     )
     clean_logits = all_logits(logits_fn, variables, x, config.micro_batch_size)
     problem = Problem(
