@@ -222,8 +222,10 @@ def test_batch_sizes(targeted, sizes):
     ("max_passes", "expected"), [(1, (1, 1)), (2, (1, 2)), (5, (2, 2)), (50, (4, 2))]
 )
 def test_never_more_starts_than_passes(max_passes, expected):
-    config = problem_of(max_passes=max_passes).config
-    assert (config.num_starts, config.start_passes) == expected
+    problem = problem_of(max_passes=max_passes)
+    through = problem_of(max_passes=max_passes, channel=moment())
+    assert schedule.num_starts(through) == 1
+    assert (schedule.num_starts(problem), problem.config.start_passes) == expected
 
 
 @pytest.mark.parametrize(

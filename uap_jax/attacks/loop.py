@@ -29,7 +29,7 @@ from uap_jax.audio.channels import Channel, prepared
 from uap_jax.audio.levels import spl_db
 
 # Folded into the key of an attack, whose passes are numbered from 0.
-_COUNTING, _STARTING = 2**32 - 2, 2**32 - 3
+_COUNTING = 2**32 - 2
 
 
 def resolve_config(config: Any, *, targeted: bool, num_clips: int) -> Any:
@@ -122,8 +122,6 @@ def first_state(
 ) -> State:
     """The state before the first pass."""
     method = problem.method
-    start_key = jax.random.fold_in(key, jnp.uint32(_STARTING))
-    problem = dataclasses.replace(problem, key=start_key)
     zero = jnp.zeros((), jnp.int32)
     nothing_yet = jnp.zeros(problem.config.total_passes, jnp.float32)
     no_clip = jnp.zeros(problem.num_clips, jnp.int32)

@@ -266,7 +266,6 @@ class Problem:
         num_sound_samples: P, of v; N without a channel.
         channel: What v passes in steps; None: nothing.
         counting_channel: What v passes where success is counted.
-        key: Of what `Method.init` draws; None in steps, which have `At.key`.
     """
 
     x: jax.Array
@@ -279,7 +278,6 @@ class Problem:
     num_sound_samples: int = dataclasses.field(metadata={"static": True})
     channel: Channel | None = None
     counting_channel: Channel | None = None
-    key: jax.Array | None = None
 
     @property
     def targeted(self) -> bool:

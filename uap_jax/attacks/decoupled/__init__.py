@@ -6,7 +6,8 @@ Direction and norm of v are adapted separately, as DDN does for one clip: steps 
 on a sphere towards a lower soft hinge over batches, and after each pass the sphere
 shrinks if more clips are fooled than asked for, and grows if fewer are. Continuing
 with lower success rates, then with higher ones, gives the whole front, success rate
-against level, in one run. The first passes try several starts, and the best continues.
+against level, in one run. The first passes try several starts, and the best continues;
+with a channel they start at silence.
 """
 
 import dataclasses
@@ -18,7 +19,7 @@ import numpy as np
 
 from uap_jax.attacks import checks, loop, types
 from uap_jax.attacks.decoupled import steps
-from uap_jax.attacks.decoupled.schedule import MAX_STARTS, START_PASSES
+from uap_jax.attacks.decoupled.schedule import START_PASSES
 from uap_jax.attacks.types import AttackResult, LogitsFn, Method, PassConfig, static
 from uap_jax.audio.channels import Channel
 
@@ -64,11 +65,6 @@ class DecoupledConfig(PassConfig):
     def start_passes(self) -> int:
         """Passes at each start."""
         return min(START_PASSES, self.max_passes)
-
-    @property
-    def num_starts(self) -> int:
-        """Silence and the attack clips that fool others best."""
-        return max(1, min(MAX_STARTS, self.max_passes // self.start_passes))
 
 
 def decoupled(

@@ -15,12 +15,14 @@ from uap_jax.audio.box import EPSILON
 # Starts that are tried, silence among them, and passes for each of them: after one pass
 # the success rates say little about where an attack ends.
 MAX_STARTS, START_PASSES = 4, 2
-# RMS of the first v', about -26 dB of full scale.
-INIT_RMS = 0.05
+# RMS of the first v', about -26 dB of full scale; with a channel, which takes louder
+# sounds, -18 dB.
+INIT_RMS, CHANNEL_INIT_RMS = 0.05, 0.12
 # What takes any clip from one side of the box to the other.
 LOUDEST_RMS = 2 * math.atanh(1 - EPSILON)
 # Step length as a share of the norm: for `target_asr`, for later rates, at the end.
 LEARNING_RATE, RESTART_LEARNING_RATE, FINAL_LEARNING_RATE = 0.3, 0.03, 0.01
+CHANNEL_LEARNING_RATE = 0.2
 # By how much log(norm) follows the logit of the success rate, and at most.
 NORM_GAIN, MAX_NORM_CHANGE = 0.3, 0.15
 # What log(norm) falls by, at least, after a pass that fooled enough clips.
@@ -28,7 +30,8 @@ MIN_SHRINK = 0.005
 # Rates are taken to be this far from 0 and 1 at least, where their logits are infinite.
 MIN_RATE = 1e-4
 # What the temperature is multiplied by in the end: a wide hinge finds a good region, a
-# narrow one follows the success rate. Untargeted, narrowing gains nothing.
+# narrow one follows the success rate. Untargeted, or with a channel that differs from
+# clip to clip, narrowing gains nothing.
 FINAL_TEMPERATURE_RATIO = 0.2
 
 
@@ -59,12 +62,31 @@ def level_at(num_passes: jax.Array, main_level: jax.Array, config: Any) -> jax.A
     return jnp.where(lower < num_levels, lower, num_levels - 1 - stage)
 
 
-def passes_since_start(num_passes: jax.Array, config: Any) -> jax.Array:
+def num_starts(problem: Problem) -> int:
+    """How many starts are tried: silence and the clips that fool others best.
+
+    Only silence with a channel: where a sound begins at any moment, steps end at the
+    same level from wherever they start.
+    """
+    if problem.channel is not None:
+        return 1
+    config = problem.config
+    return max(1, min(MAX_STARTS, config.max_passes // config.start_passes))
+
+
+def trial_passes(problem: Problem) -> int:
+    """Passes at all starts together; 0 where there is one only."""
+    starts = num_starts(problem)
+    return starts * problem.config.start_passes if starts > 1 else 0
+
+
+def passes_since_start(num_passes: jax.Array, problem: Problem) -> jax.Array:
     """How many passes v has been through since its start."""
+    config, trials = problem.config, trial_passes(problem)
     since = num_passes % config.start_passes
-    lost = (config.num_starts - 1) * config.start_passes
-    is_trial = num_passes < lost + config.start_passes
-    return jnp.where(is_trial, since, num_passes - lost)
+    # The passes at the start that continues count.
+    lost = max(0, trials - config.start_passes)
+    return jnp.where(num_passes < trials, since, num_passes - lost)
 
 
 def cosine_share(problem: Problem, at: At) -> jax.Array:
@@ -74,14 +96,11 @@ def cosine_share(problem: Problem, at: At) -> jax.Array:
     those after them.
     """
     config, num_passes = problem.config, at.num_passes
-    stage = stage_at(num_passes, config)
-    begun = passes_since_start(num_passes, config)
-    length = jnp.asarray(config.max_passes, jnp.int32)
-    if config.num_starts > 1:
-        trials = config.num_starts * config.start_passes
-        is_trial = num_passes < trials
-        begun = jnp.where(is_trial, begun, num_passes - trials)
-        length = jnp.where(is_trial, config.start_passes, config.max_passes - trials)
+    stage, trials = stage_at(num_passes, config), trial_passes(problem)
+    begun = passes_since_start(num_passes, problem)
+    is_trial = num_passes < trials
+    begun = jnp.where(is_trial, begun, num_passes - trials)
+    length = jnp.where(is_trial, config.start_passes, config.max_passes - trials)
     start = config.max_passes + (stage - 1) * config.level_passes
     begun = jnp.where(stage == 0, begun, num_passes - start)
     length = jnp.where(stage == 0, length, config.level_passes)
@@ -94,7 +113,8 @@ def cosine_share(problem: Problem, at: At) -> jax.Array:
 def step_length(problem: Problem, at: At) -> jax.Array:
     """The share of the norm that a step moves: r_end + (r - r_end) `cosine_share`."""
     is_first = stage_at(at.num_passes, problem.config) == 0
-    highest = jnp.where(is_first, LEARNING_RATE, RESTART_LEARNING_RATE)
+    first = LEARNING_RATE if problem.channel is None else CHANNEL_LEARNING_RATE
+    highest = jnp.where(is_first, first, RESTART_LEARNING_RATE)
     share = cosine_share(problem, at)
     return FINAL_LEARNING_RATE + (highest - FINAL_LEARNING_RATE) * share
 
@@ -104,20 +124,20 @@ def temperature_ratio(problem: Problem, at: At) -> jax.Array:
 
     1 at all starts, as they are compared.
     """
-    config = problem.config
     share = cosine_share(problem, at)
-    if config.num_starts > 1:
-        is_trial = at.num_passes < config.num_starts * config.start_passes
-        share = jnp.where(is_trial, jnp.ones_like(share), share)
-    is_first = stage_at(at.num_passes, config) == 0
+    is_trial = at.num_passes < trial_passes(problem)
+    share = jnp.where(is_trial, jnp.ones_like(share), share)
+    is_first = stage_at(at.num_passes, problem.config) == 0
     share = jnp.where(is_first, share, jnp.zeros_like(share))
-    ratio = FINAL_TEMPERATURE_RATIO if problem.targeted else 1.0
+    narrows = problem.targeted and problem.channel is None
+    ratio = FINAL_TEMPERATURE_RATIO if narrows else 1.0
     return jnp.float32(ratio) ** (1 - share)
 
 
-def first_norm(num_samples: int) -> jax.Array:
+def first_norm(problem: Problem) -> jax.Array:
     """The norm of v in the first pass, `[]`."""
-    return jnp.asarray(INIT_RMS * math.sqrt(num_samples), jnp.float32)
+    rms = INIT_RMS if problem.channel is None else CHANNEL_INIT_RMS
+    return jnp.asarray(rms * math.sqrt(problem.num_sound_samples), jnp.float32)
 
 
 def norm_change(asr: jax.Array, asr_level: jax.Array) -> jax.Array:

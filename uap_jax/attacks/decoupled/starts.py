@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from uap_jax.attacks.batches import classes_of, logits_by_block, passing
-from uap_jax.attacks.decoupled.schedule import first_norm, norm_change
+from uap_jax.attacks.batches import classes_of, logits_by_block
+from uap_jax.attacks.decoupled.schedule import first_norm, norm_change, num_starts
 from uap_jax.attacks.equations import margin, perturb
 from uap_jax.attacks.types import Classify, Front, Problem
 
@@ -72,7 +72,7 @@ def first_values(classify: Classify, problem: Problem) -> jax.Array:
     """
     num_clips, num_samples = problem.num_clips, problem.num_sound_samples
     silence = jnp.zeros((1, num_samples), jnp.float32)
-    num_chosen = problem.config.num_starts - 1
+    num_chosen = num_starts(problem) - 1
     if not num_chosen:
         return silence
     num_probes = min(MAX_PROBES, num_clips)
@@ -90,23 +90,18 @@ def first_values(classify: Classify, problem: Problem) -> jax.Array:
         usable = jnp.ones(candidates.shape, jnp.bool_)
     temperature = temperature_of(problem)
     classes = classes_of(problem, problem.clean_predictions, probes)
-    norm = first_norm(num_samples)
+    norm = first_norm(problem)
 
     def direction_of(candidate: jax.Array) -> jax.Array:
         # Full scale is far out in tanh space: a peak would be most of the sound.
-        sound = loudest_part(jnp.tanh(problem.x[candidate]), num_samples)
+        sound = jnp.tanh(problem.x[candidate])
         # The mean of equal samples may differ from them by rounding.
         has_sound = jnp.max(sound) > jnp.min(sound)
         return unit(jnp.where(has_sound, sound - jnp.mean(sound), 0.0))
 
     def loss_of(candidate: jax.Array) -> jax.Array:
         value = LOUDER * norm * direction_of(candidate)
-        x = perturb(
-            problem.x[probes],
-            value,
-            space="tanh",
-            **passing(problem.channel, problem.key, probes),
-        )
+        x = perturb(problem.x[probes], value, space="tanh")
         logits = logits_by_block(classify, x, problem.config.micro_batch_size)
         margins = margin(logits, classes, targeted=problem.targeted)
         is_known = jnp.isfinite(margins) & (classes >= 0)
@@ -125,17 +120,6 @@ def first_values(classify: Classify, problem: Problem) -> jax.Array:
     sounds = jnp.where(jnp.isfinite(losses[best])[:, None], sounds, 0.0)
     missing = num_chosen - sounds.shape[0]
     return jnp.concatenate([silence, jnp.pad(sounds, ((0, missing), (0, 0)))])
-
-
-def loudest_part(sound: jax.Array, num_samples: int) -> jax.Array:
-    """The `[P]` in a sound `[N]` with most energy; repeated where P is longer."""
-    if num_samples == sound.shape[0]:
-        return sound
-    if num_samples > sound.shape[0]:
-        return jnp.resize(sound, (num_samples,))
-    energy = jnp.cumsum(jnp.square(sound))
-    start = jnp.argmax(energy[num_samples:] - energy[:-num_samples])
-    return jax.lax.dynamic_slice(sound, (start + 1,), (num_samples,))
 
 
 def spread(count: int, num_clips: jax.Array | int) -> jax.Array:

@@ -64,7 +64,7 @@ def init(classify: Classify, problem: Problem) -> Own:
     return Own(
         value=silence,
         direction=silence,
-        norm=first_norm(num_samples),
+        norm=first_norm(problem),
         temperature=temperature_of(problem),
         starts=first_values(classify, problem),
         leader=Start(
@@ -198,7 +198,7 @@ def step(classify: Classify, problem: Problem, own: Own, at: At) -> Step:
         gradient,
         norm=own.norm,
         length=step_length(problem, at),
-        num_steps=passes_since_start(at.num_passes, config) * num_batches + batch + 1,
+        num_steps=passes_since_start(at.num_passes, problem) * num_batches + batch + 1,
     )
     return Step(
         own._replace(value=value, direction=direction),
@@ -252,7 +252,7 @@ def end_pass(
     start = choose(changes, of_level, start)
     next_norm = adapt_norm(start.norm, start.asr, levels[next_level], num_samples)
     next_norm = jnp.where(keeps_norm & changes, start.norm, next_norm)
-    next_norm = jnp.where(begins, first_norm(num_samples), next_norm)
+    next_norm = jnp.where(begins, first_norm(problem), next_norm)
     is_last = num_passes >= config.total_passes
     converged = is_last & jnp.isfinite(front.norm[main_level])
     return PassEnd(
