@@ -168,18 +168,19 @@ def evaluate_moments(
     num_offsets: int = NUM_OFFSETS,
     progress: ProgressFn | None = None,
 ) -> dict[str, Any]:
-    """Evaluates a looped sound at offsets over its period, all clips at each of them.
+    """Evaluates a looped sound at offsets over its period.
 
-    One offset is drawn from each of `num_offsets` equal parts of the period. The
-    arguments are those of `evaluate_channels`.
+    One offset is drawn from each of `num_offsets` equal parts of the period. Each gets
+    at most `max_clips` clips, evenly spread over all; the next offset gets others, so
+    that the mean is over all clips. The arguments are those of `evaluate_channels`.
 
     Returns:
         "offsets_s" and "asr" `[num_offsets]`, their "mean" and "worst_decile" (the
         10 % quantile over offsets, which a rate from few clips makes look lower), and
-        "num_clips".
+        "num_clips" at an offset, at most.
     """
-    chosen = spread(indices, max_clips)
-    dataset.ensure(chosen)
+    num_parts = -(-len(indices) // min(max_clips, BLOCK_SIZE))
+    dataset.ensure(indices)
     period = len(perturbation.value)
     drawn = jax.random.uniform(
         jax.random.fold_in(key, jnp.uint32(_OFFSETS)), (num_offsets,)
@@ -187,28 +188,28 @@ def evaluate_moments(
     shares = (np.arange(num_offsets) + np.asarray(drawn, np.float64)) / num_offsets
     offsets = np.minimum(np.floor(shares * period), period - 1).astype(np.int32)
     value = np.asarray(perturbation.value)
-    num_successes = np.zeros(num_offsets)
-    starts = range(0, len(chosen), BLOCK_SIZE)
-    for start in starts:
-        index = chosen[start : start + BLOCK_SIZE]
+    asr, done = np.zeros(num_offsets), 0
+    for part in range(min(num_parts, num_offsets)):
+        # Every part of the clips has offsets over the whole period.
+        index = indices[part::num_parts]
         count = jnp.asarray(len(index), jnp.int32)
-        predict = functools.partial(predict_in_parts, logits_fn, variables)
         x, _ = to_box(_block(dataset, index), scaling=scaling)
-        clean = np.asarray(predict(x, count))[: len(index)]
-        for position, offset in enumerate(offsets):
-            at_offset = np.resize(np.roll(value, -offset), x.shape[1])
+        predict = functools.partial(predict_in_parts, logits_fn, variables)
+        clean = np.asarray(predict(x, count))
+        for position in range(part, num_offsets, num_parts):
+            at_offset = np.resize(np.roll(value, -offsets[position]), x.shape[1])
             perturbed = _perturbed(x, jnp.asarray(at_offset), space=perturbation.space)
-            heard = np.asarray(predict(perturbed, count))[: len(index)]
-            num_successes[position] += np.sum(succeeds(heard, clean, target))
+            heard = np.asarray(predict(perturbed, count))
+            is_success = succeeds(heard, clean, target)[: len(index)]
+            asr[position] = np.mean(is_success)
+            done += 1
             if progress is not None:
-                done = start // BLOCK_SIZE * num_offsets + position + 1
-                progress("evaluating moments", done, num_offsets * len(starts))
-    asr = num_successes / len(chosen)
+                progress("evaluating moments", done, num_offsets)
     rate_hz = perturbation.sample_rate_hz or 1
     return {
         "mean": float(np.mean(asr)),
         "worst_decile": float(np.quantile(asr, 0.1)),
-        "num_clips": len(chosen),
+        "num_clips": -(-len(indices) // num_parts),
         "offsets_s": [float(offset) / rate_hz for offset in offsets],
         "asr": [float(rate) for rate in asr],
     }
