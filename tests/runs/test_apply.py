@@ -43,8 +43,16 @@ def run(tmp_path_factory):
 def perturb(run, tmp_path):
     def perturb(source, target, **settings):
         cache_dir = tmp_path / "no-cache"
+        others = {
+            k: settings.pop(k) for k in ("as_float", "overwrite") if k in settings
+        }
         _, skipped, _ = apply(
-            source, target, perturbation=run, cache_dir=cache_dir, **settings
+            source,
+            target,
+            perturbation=run,
+            cache_dir=cache_dir,
+            arrives=settings,
+            **others,
         )
         return len(skipped)
 
@@ -101,6 +109,74 @@ def test_placement(perturb, run, tmp_path, capsys, placement):
     else:
         expected = np.resize(np.roll(sound, 4000), 20_000)
     np.testing.assert_allclose(added, expected, atol=STEP)
+
+
+def test_a_moment_is_told_and_a_long_recording_has_no_gap(
+    perturb, run, tmp_path, capsys
+):
+    source, sound = tmp_path / "in.wav", sound_at(run, RATE_HZ)
+    soundfile.write(source, np.zeros(50_000), RATE_HZ)
+
+    def added(target, **settings):
+        assert perturb(source, tmp_path / target, **settings) == 0
+        return read_channels(tmp_path / target)[0][:, 0]
+
+    expected = np.resize(np.roll(sound, -4000), 50_000)
+    np.testing.assert_allclose(added("a.wav", moment="0.25"), expected, atol=STEP)
+    assert "begun 0.25 s before" in capsys.readouterr().out
+    drawn = added("b.wav", moment="random")
+    told_s = re.findall(r"begun ([\d.]+) s before;", capsys.readouterr().out)
+    shift = round(float(told_s[0]) * RATE_HZ)
+    expected = np.resize(np.roll(sound, -shift), 50_000)
+    # Told to a tenth of a millisecond.
+    np.testing.assert_allclose(drawn, expected, atol=0.01)
+    np.testing.assert_array_equal(added("c.wav", channel="moment"), drawn)
+    assert np.any(added("d.wav", moment="random", seed=1) != drawn)
+
+
+def test_a_room_is_told_and_rings_with_what_came_before(perturb, run, tmp_path, capsys):
+    source, rooms = tmp_path / "in.wav", tmp_path / "rooms"
+    soundfile.write(source, np.zeros(40_000), RATE_HZ)
+    rooms.mkdir()
+    response = np.zeros(3000)
+    response[[700, 800]] = 0.8, 0.6
+    soundfile.write(rooms / "hall.wav", response, RATE_HZ)
+    sound = np.resize(np.roll(sound_at(run, RATE_HZ), -800), 40_000)
+    expected = 0.8 * sound + 0.6 * np.roll(sound, 100)
+    for name, given in (("a.wav", rooms / "hall.wav"), ("b.wav", rooms)):
+        assert perturb(source, tmp_path / name, moment="0.05", rooms=str(given)) == 0
+        assert "begun 0.05 s before, in room hall.wav;" in capsys.readouterr().out
+        added = read_channels(tmp_path / name)[0][:, 0]
+        # The period divides neither; the last samples of `roll` are the first.
+        np.testing.assert_allclose(added[100:], expected[100:], atol=2 * STEP)
+        echo = 0.6 * sound_at(run, RATE_HZ)[700]
+        assert added[0] == pytest.approx(0.8 * sound[0] + echo, abs=2 * STEP)
+    soundfile.write(source, np.zeros(66_000), 44_100)
+    channel = "once,band=telephone,gain=-6.0206"
+    assert perturb(source, tmp_path / "c.wav", channel=channel) == 0
+    assert "band 300 to 3400 Hz, gain -6.02 dB;" in capsys.readouterr().out
+    added = read_channels(tmp_path / "c.wav")[0][:, 0]
+    expected = np.pad(0.5 * sound_at(run, 44_100), (0, 66_000 - 44_100))
+    # The filter smooths the ends of a sound played once.
+    np.testing.assert_allclose(added[2000:42_000], expected[2000:42_000], atol=3e-4)
+    np.testing.assert_allclose(added[46_000:], 0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"moment": "soon"}, "--moment: expected seconds or random, got 'soon'"),
+        ({"moment": "1", "placement": "once"}, "both say when the sound starts"),
+        ({"moment": "1", "channel": "once"}, "both say when the sound starts"),
+        ({"channel": "mud"}, "--channel: expected a list of"),
+        ({"rooms": "no-folder"}, "^--rooms: .*no-folder: does not exist"),
+        ({"rooms": "."}, "^--rooms: expected room responses in"),
+    ],
+)
+def test_arrivals_that_cannot_be(perturb, tmp_path, monkeypatch, settings, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=message):
+        perturb(tmp_path / "in.wav", tmp_path / "out.wav", **settings)
 
 
 def test_levels_are_those_of_the_definitions():
@@ -282,7 +358,7 @@ def test_other_perturbations_are_refused(run, tmp_path):
     with pytest.raises(UsageError, match=r"has no config\.json"):
         attempt(tmp_path / "none")
     with pytest.raises(UsageError, match=r"^placement: expected"):
-        attempt(run, placement="somewhere")
+        attempt(run, arrives={"placement": "somewhere"})
     with pytest.raises(UsageError, match=r"^--predict: expected the model nobody in"):
         attempt(run, predict=True)
     shutil.copytree(run, tmp_path / "run")
@@ -329,6 +405,8 @@ def test_predictions_are_those_of_the_run(finished_run, tmp_path):
     for name in listed:
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(finished_run.corpus / name, tmp_path / "in" / name)
+    # Two windows, and a rest that is not heard.
+    soundfile.write(tmp_path / "in" / "high" / "long.wav", noise(40_000), RATE_HZ)
     # Of a single sample nothing is left at the model's rate.
     soundfile.write(tmp_path / "in" / "high" / "click.wav", np.zeros(1), 96_000)
     done = launch_here(
@@ -339,11 +417,14 @@ def test_predictions_are_those_of_the_run(finished_run, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     out = done.stdout
     assert re.search(r"^high/click\.wav: .* samples beyond full scale$", out, re.M)
+    windows = r'of 2 windows of 1 s ([01]\.\d+) are "low", without the sound [01]\.\d+'
+    (share,) = re.findall(rf"^high/long\.wav: .*; {windows}$", out, re.M)
     said = re.findall(r'\.wav: .*; "(\w+)" -> "(\w+)"$', out, re.M)
     assert len(said) == len(listed) == result["test"]["num_clips"]
     num_low = sum(after == "low" for _, after in said)
     assert num_low / len(said) == result["test"]["asr_waveform"]
-    assert f'"low" for {num_low}' in out
+    num_windows = round(2 * float(share))
+    assert f'"low" for {num_low + num_windows}' in out
     before = [word for word, _ in said]
     truth = [name.split("/")[0] for name in sorted(listed)]
     assert np.mean(np.array(before) == truth) == result["clean_accuracy"]

@@ -79,13 +79,13 @@ def measured_rooms(folder: Path, *, sample_rate_hz: int) -> Rooms:
     Raises:
         ValueError: There are fewer than three rooms, or a file cannot be read.
     """
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES)
+    paths = _response_paths(folder)
     room_of = [p.relative_to(folder).parts[0] for p in paths]
     rooms = sorted(set(room_of))
     if len(rooms) < 3:
         raise ValueError(
-            f"rooms: expected recordings of at least 3 rooms in {folder}, a subfolder "
-            f"or a file each, got {len(rooms)}"
+            f"--rooms: expected the responses of at least 3 rooms in {folder}, a "
+            f"subfolder or a file each, got {len(rooms)}"
         )
     order = np.random.default_rng(0).permutation(len(rooms))
     num_held = max(1, len(rooms) // 6)
@@ -94,12 +94,41 @@ def measured_rooms(folder: Path, *, sample_rate_hz: int) -> Rooms:
     split_of |= {rooms[i]: 2 for i in order[num_held : 2 * num_held]}
     parts: list[list[np.ndarray]] = [[], [], []]
     for path, room in zip(paths, room_of, strict=True):
-        try:
-            response = read_audio(path, sample_rate_hz=sample_rate_hz)
-        except AudioFileError as error:
-            raise ValueError(f"rooms: {error}") from None
-        parts[split_of[room]].append(response)
+        parts[split_of[room]].append(_read(path, sample_rate_hz))
     return _bank(parts, sample_rate_hz, sample_rate_hz)
+
+
+def named_responses(
+    source: Path, *, sample_rate_hz: int
+) -> tuple[dict[str, np.ndarray], int]:
+    """Returns a response, or all of a folder, by name, and where its direct sound is.
+
+    Returns:
+        `[K]` each, as those of `Rooms`; the sample of the direct sound of all.
+
+    Raises:
+        ValueError: There are none, or a file cannot be read.
+    """
+    paths = _response_paths(source) if source.is_dir() else [source]
+    if not paths:
+        raise ValueError(f"--rooms: expected room responses in {source}, got none")
+    named = {}
+    for path in paths:
+        name = str(path.relative_to(source)) if source.is_dir() else path.name
+        response = _read(path, sample_rate_hz)
+        named[name] = aligned(response, sample_rate_hz=sample_rate_hz)
+    return named, round(_BEFORE_S * sample_rate_hz)
+
+
+def _response_paths(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES)
+
+
+def _read(path: Path, sample_rate_hz: int) -> np.ndarray:
+    try:
+        return read_audio(path, sample_rate_hz=sample_rate_hz)
+    except AudioFileError as error:
+        raise ValueError(f"--rooms: {error}") from None
 
 
 def aligned(response: np.ndarray, *, sample_rate_hz: int) -> np.ndarray:
@@ -113,7 +142,7 @@ def aligned(response: np.ndarray, *, sample_rate_hz: int) -> np.ndarray:
     """
     size = np.abs(response)
     if not np.any(size):
-        raise ValueError("rooms: expected a response with sound, got silence")
+        raise ValueError("--rooms: expected a response with sound, got silence")
     first = int(np.argmax(size >= 0.5 * size.max()))
     direct = first + int(np.argmax(size[first : first + sample_rate_hz // 1000 + 1]))
     before, length = (

@@ -2,6 +2,8 @@
 
     python -m uap_jax.experiments.apply --perturbation=runs/RUN in.wav out.wav
     python -m uap_jax.experiments.apply --perturbation=runs/RUN IN_DIR OUT_DIR
+    python -m uap_jax.experiments.apply --perturbation=runs/RUN in.wav out.wav
+        --moment=random --rooms=simulated
 
 Rates, levels, lengths and channels are those of the recordings; the level of the sound
 is explained in `runs/perturbing.py`. Results are WAV files; in a folder `a.flac`
@@ -27,10 +29,31 @@ OUTPUT = flags.DEFINE_string(
 )
 PLACEMENT = flags.DEFINE_string(
     "placement",
-    "tile",
-    "Where the sound lies in a longer recording: tile (it is repeated), once (at the "
-    "beginning), shift:SECONDS (repeated, circularly shifted by so much). It is cut to "
-    "a shorter one.",
+    None,
+    "Where the sound lies in a longer recording: tile (it is repeated without a gap), "
+    "once (at the beginning), shift:SECONDS (repeated, circularly shifted by so much). "
+    "It is cut to a shorter one. Default: tile.",
+)
+MOMENT = flags.DEFINE_string(
+    "moment",
+    None,
+    "Seconds that the repeated sound began before a recording, or random: drawn for "
+    "each recording.",
+)
+ROOMS = flags.DEFINE_string(
+    "rooms",
+    None,
+    "The room in which the sound arrives: simulated (one of 50 that no attack uses), "
+    "a measured response, or a folder of them; drawn for each recording.",
+)
+CHANNEL = flags.DEFINE_string(
+    "channel",
+    None,
+    "What the sound passes before it is added, a list as of run --channel, such as "
+    "moment,rooms,band=telephone,gain=-6:0,ambient=-40.",
+)
+SEED = flags.DEFINE_integer(
+    "seed", 0, "Of random moments, rooms, gains and noise.", lower_bound=0
 )
 FLOAT = flags.DEFINE_bool(
     "float", False, "Whether to write float32 samples, unclipped, instead of 16 bits."
@@ -39,8 +62,9 @@ OVERWRITE = flags.DEFINE_bool("overwrite", False, "Whether to replace files.")
 PREDICT = flags.DEFINE_bool(
     "predict",
     None,
-    "Whether to show the predictions of the run's model before and after, for the "
-    "first part of a recording, as long as its clips. Default: if the model is cached.",
+    "Whether to show the predictions of the run's model before and after, of a long "
+    "recording window by window, as long as its clips. Default: if the model is "
+    "cached.",
 )
 CACHE_DIR = _flags.define_cache_dir()
 
@@ -67,7 +91,13 @@ def main(*arguments: str) -> int:
         expanded(str(target)),
         perturbation=expanded(str(PERTURBATION.value)),
         cache_dir=_flags.cache_dir_of(CACHE_DIR),
-        placement=PLACEMENT.value,
+        arrives={
+            "placement": PLACEMENT.value,
+            "moment": MOMENT.value,
+            "channel": CHANNEL.value,
+            "rooms": ROOMS.value,
+            "seed": SEED.value,
+        },
         as_float=FLOAT.value,
         overwrite=OVERWRITE.value,
         predict=PREDICT.value,

@@ -2,20 +2,27 @@
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
-from uap_jax.audio.files import AudioFileError, read_audio, to_pcm16
-from uap_jax.audio.placement import Placement, parse_placement
 from uap_jax.console import Console
-from uap_jax.data.dataset import to_waveform
 from uap_jax.data.listing import list_recordings
-from uap_jax.errors import UsageError, user_mistakes
+from uap_jax.errors import UsageError
 from uap_jax.runs import store
+from uap_jax.runs.answers import (
+    Answer,
+    Job,
+    by_window,
+    count,
+    describe_answers,
+    predict_windows,
+)
+from uap_jax.runs.arrival import Arrival, Drawn, describe, draw, parse_arrival
 from uap_jax.runs.perturbing import Applied, Sound
 from uap_jax.runs.store import StoredRun
 from uap_jax.runs.victim import Predictor, load_predictor
@@ -23,16 +30,8 @@ from uap_jax.runs.victim import Predictor, load_predictor
 _WAV = (".wav", ".wave")
 # Limit of file systems.
 _MAX_NAME_BYTES = 255
-# Recordings that are perturbed side by side, and classified at once.
+# Recordings that are perturbed side by side.
 _BLOCK_FILES = 32
-
-
-class Job(NamedTuple):
-    """A recording and where its perturbed form goes."""
-
-    name: str
-    source: Path
-    target: Path
 
 
 def apply(
@@ -41,7 +40,7 @@ def apply(
     *,
     perturbation: Path,
     cache_dir: Path,
-    placement: str = "tile",
+    arrives: Mapping[str, Any] = MappingProxyType({}),
     as_float: bool = False,
     overwrite: bool = False,
     predict: bool | None = None,
@@ -54,10 +53,11 @@ def apply(
             they are, but get the suffix .wav where they have another.
         perturbation: See `store.read_run`.
         cache_dir: Where models are cached.
-        placement: See `audio.placement.parse_placement`.
+        arrives: Arguments of `arrival.parse_arrival` on moment, rooms, channel.
         as_float: Whether float32 samples are written, and nothing is clipped.
         overwrite: Whether existing files are replaced.
-        predict: Whether the run's model classifies them; None: if it is in the cache.
+        predict: Whether the run's model classifies them, window by window; None: if it
+            is in the cache.
 
     Returns:
         The number of recordings, a line for each that could not be used, and how many
@@ -70,8 +70,12 @@ def apply(
     console = Console()
     run = store.read_run(perturbation)
     samples = store.read_sound(run) * np.float32(run.gain)
-    with user_mistakes():
-        where = parse_placement(placement)
+    way = parse_arrival(
+        **arrives,
+        sample_rate_hz=run.sample_rate_hz,
+        cache_dir=cache_dir,
+        console=console,
+    )
     is_folder = source.is_dir()
     jobs, skipped = (
         _plan_folder(source, target, overwrite, console)
@@ -79,16 +83,24 @@ def apply(
         else (_plan_file(source, target, overwrite), [])
     )
     predictor = _find_predictor(run, predict, cache_dir, console)
-    console.say(_describe(run, samples, where, as_float))
+    console.say(_describe(run, samples, way, as_float))
     scaling = run.config["scaling"]
-    sound = Sound(
-        samples, run.sample_rate_hz, where, scaling=scaling, as_float=as_float
-    )
-    done: list[tuple[Applied, tuple[str, str] | None]] = []
+    sound = Sound(samples, run.sample_rate_hz, scaling=scaling, as_float=as_float)
+    wanted = run.result["target"]
+    done: list[tuple[Applied, list[Answer]]] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(jobs), _BLOCK_FILES):
             block = jobs[start : start + _BLOCK_FILES]
-            outcomes = pool.map(lambda job: sound.add_to(job.source, job.target), block)
+            # By name, so that what resumes draws the same.
+            names = [job.name if is_folder else source.name for job in block]
+            drawn = {
+                job: draw(way, name, num_sound_samples=len(samples))
+                for job, name in zip(block, names, strict=True)
+            }
+            outcomes = pool.map(
+                lambda job, how: sound.add_to(job.source, job.target, how),
+                *(block, drawn.values()),
+            )
             applied: dict[Job, Applied] = {}
             for job, outcome in zip(block, outcomes, strict=True):
                 if isinstance(outcome, Applied):
@@ -97,20 +109,23 @@ def apply(
                     skipped.append(f"{job.name}: {outcome.reason}")
                 else:
                     raise UsageError(str(outcome))
-            # One size for all blocks, since each is compiled.
-            size = min(len(jobs), _BLOCK_FILES)
-            predictions = _predict(predictor, list(applied), size)
+            answers = predict_windows(predictor, list(applied))
             for job, result in applied.items():
-                words = predictions.get(job)
-                done.append((result, words))
-                console.say(_line(job, result, words, len(samples), run, where))
+                heard = answers.get(job, [])
+                done.append((result, heard))
+                line = _line(job, result, drawn[job], len(samples), run)
+                console.say(line + describe_answers(heard, predictor, wanted))
+                if len(heard) > 1 and not is_folder:
+                    console.say(by_window(heard))
             console.progress("perturbing", start + len(block), len(jobs))
     for line in skipped:
         console.say(f"skipped {line}")
     if is_folder:
-        for line in _totals(done, run.result["target"]):
+        for line in _totals(done, wanted):
             console.say(line)
-    num_non_finite = sum(store.NOT_FINITE in (words or ()) for _, words in done)
+    num_non_finite = sum(
+        any(store.NOT_FINITE in answer for answer in heard) for _, heard in done
+    )
     if num_non_finite:
         console.say(
             f"logits that are not finite: {num_non_finite} of {len(done)} recordings"
@@ -198,73 +213,34 @@ def _find_predictor(
         return None
 
 
-def _predict(
-    predictor: Predictor | None, jobs: list[Job], size: int
-) -> dict[Job, tuple[str, str]]:
-    """Returns the classes of recordings, before and after, that are long enough."""
-    if predictor is None:
-        return {}
-    classifier = predictor.classifier
-    clips = np.zeros((size, 2, classifier.num_samples), np.float32)
-    usable = []
-    for job in jobs:
-        # Of a few samples nothing may be left at the model's rate.
-        try:
-            pair = [
-                read_audio(
-                    path,
-                    sample_rate_hz=classifier.sample_rate_hz or 0,
-                    num_samples=classifier.num_samples,
-                )
-                for path in (job.source, job.target)
-            ]
-        except AudioFileError:
-            continue
-        clips[len(usable)] = to_waveform(to_pcm16(np.stack(pair)))
-        usable.append(job)
-    words = predictor.predict(clips.reshape(2 * size, -1))
-    pairs = zip(words[::2], words[1::2], strict=True)
-    return dict(zip(usable, pairs, strict=False))
-
-
-def _describe(
-    run: StoredRun, samples: np.ndarray, placement: Placement, as_float: bool
-) -> str:
+def _describe(run: StoredRun, samples: np.ndarray, way: Arrival, as_float: bool) -> str:
     length_s = len(samples) / run.sample_rate_hz
-    where = "over and over" if placement.repeats else "once, at the beginning"
-    if placement.shift_s:
-        where += f", {placement.shift_s:g} s later"
     form = "float32, nothing clipped" if as_float else "16 bits"
     return (
         f"adding {run.workdir / 'perturbation.wav'} ({length_s:.3g} s, gain "
-        f"{run.gain:.3g}) {where}; cut to shorter recordings; written as {form}"
+        f"{run.gain:.3g}) {describe(way)}; cut to shorter recordings; written as {form}"
     )
 
 
 def _line(
-    job: Job,
-    applied: Applied,
-    words: tuple[str, str] | None,
-    num_samples: int,
-    run: StoredRun,
-    placement: Placement,
+    job: Job, applied: Applied, drawn: Drawn, num_samples: int, run: StoredRun
 ) -> str:
     length_s = applied.num_samples / applied.sample_rate_hz
     share = length_s * run.sample_rate_hz / num_samples
-    if not placement.repeats:
+    if not drawn.placement.repeats:
         share = min(share, 1.0)
     channels = f"{applied.num_channels} channel{'s' * (applied.num_channels != 1)}"
-    line = (
+    how = "".join(f", {words}" for words in drawn.words)
+    return (
         f"{job.name}: {applied.sample_rate_hz} Hz, {channels}, "
-        f"{length_s:.3g} s, the sound {share:.3g} times; "
+        f"{length_s:.3g} s, the sound {share:.3g} times{how}; "
         f"{_format_levels(*applied.measured[:2])}; "
         f"{applied.measured.num_clipped} samples beyond full scale"
     )
-    return line if words is None else f'{line}; "{words[0]}" -> "{words[1]}"'
 
 
 def _totals(
-    done: list[tuple[Applied, tuple[str, str] | None]], wanted: str | None
+    done: list[tuple[Applied, list[Answer]]], wanted: str | None
 ) -> Iterator[str]:
     """Yields lines on all recordings of a folder."""
     measured = [applied.measured for applied, _ in done]
@@ -276,19 +252,12 @@ def _totals(
     levels = [each[:2] for each in measured if math.isfinite(each.snr_ac_db)]
     if levels:
         yield _format_levels(*np.mean(levels, axis=0), which="mean ")
-    pairs = [words for _, words in done if words is not None]
-    if pairs:
-        changed = sum(
-            before != after and store.NOT_FINITE not in (before, after)
-            for before, after in pairs
-        )
-        line = f"{changed} of {len(pairs)} predictions changed"
+    answers = [answer for _, heard in done for answer in heard]
+    if answers:
+        num_changed, num_after, num_before = count(answers, wanted)
+        line = f"{num_changed} of {len(answers)} predictions changed"
         if wanted is not None:
-            before, after = (
-                sum(word == wanted for word in words)
-                for words in zip(*pairs, strict=True)
-            )
-            line += f'; "{wanted}" for {after}, without the sound {before}'
+            line += f'; "{wanted}" for {num_after}, without the sound {num_before}'
         yield line
 
 

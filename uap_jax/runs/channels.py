@@ -18,7 +18,7 @@ from uap_jax.errors import UsageError, user_mistakes
 from uap_jax.files import expanded
 from uap_jax.runs.config import RunConfig
 
-_PLACES: dict[str, Callable[[], Channel]] = {
+PLACES: dict[str, Callable[[], Channel]] = {
     "moment": channels.moment,
     "once": channels.once,
 }
@@ -47,7 +47,7 @@ def parse_channel(text: str) -> tuple[Part, ...]:
     for word in text.split(","):
         name, equals, value = word.strip().partition("=")
         numbers: tuple[float, ...] | None = None
-        if not equals and name in (*_PLACES, "rooms"):
+        if not equals and name in (*PLACES, "rooms"):
             numbers = ()
         elif name == "band":
             numbers = BANDS.get(value) or _numbers(value, 2)
@@ -58,8 +58,8 @@ def parse_channel(text: str) -> tuple[Part, ...]:
         if numbers is None:
             raise UsageError(f"--channel: {_EXPECTED}, got {word.strip()!r}")
         parts.append(Part(name, numbers))
-    parts.sort(key=lambda part: part.name not in _PLACES)
-    if sum(part.name in _PLACES for part in parts) > 1:
+    parts.sort(key=lambda part: part.name not in PLACES)
+    if sum(part.name in PLACES for part in parts) > 1:
         raise UsageError(f"--channel: expected one of moment, once, got {text!r}")
     return tuple(parts)
 
@@ -82,7 +82,7 @@ def check(config: RunConfig) -> None:
         )
     for part in parts:
         if part.name != "rooms":
-            _make(part, config)
+            channel_of_part(part, sample_rate_hz=config.sample_rate_hz)
 
 
 def num_sound_samples(config: RunConfig) -> int:
@@ -143,7 +143,7 @@ def channel_of(
     made = [
         channels.rooms(responses, direct=direct)
         if part.name == "rooms" and responses is not None
-        else _make(part, config)
+        else channel_of_part(part, sample_rate_hz=config.sample_rate_hz)
         for part in parts
     ]
     return channels.compose(*made)
@@ -171,15 +171,20 @@ def placed_perturbation(perturbation: Perturbation, config: RunConfig) -> Pertur
     return dataclasses.replace(perturbation, value=placed(perturbation.value, config))
 
 
-def _make(part: Part, config: RunConfig) -> Channel:
-    if part.name in _PLACES:
-        return _PLACES[part.name]()
+def channel_of_part(part: Part, *, sample_rate_hz: int) -> Channel:
+    """Returns the channel that a part names, for sounds of a rate; not of rooms.
+
+    Raises:
+        UsageError: A band is empty at this rate.
+    """
+    if part.name in PLACES:
+        return PLACES[part.name]()
     if part.name == "gain":
         return channels.gain(*part.numbers)
     if part.name == "ambient":
         return channels.ambient(*part.numbers)
     try:
-        return channels.band(*part.numbers, sample_rate_hz=config.sample_rate_hz)
+        return channels.band(*part.numbers, sample_rate_hz=sample_rate_hz)
     except ValueError as error:
         raise UsageError(f"--channel: band: {error}") from None
 

@@ -12,9 +12,11 @@ Scalings "peak" and "minmax" bring every clip to one level first, so that there 
 sound fits recordings that are about as loud as the corpus.
 
 Each recording keeps its rate, to which the sound is resampled, and its channels, to
-all of which it is added. What does not fit 16 bits is clipped.
+all of which it is added. What does not fit 16 bits is clipped. Through a channel the
+sound passes at its rate, and is resampled then.
 """
 
+import math
 import threading
 from pathlib import Path
 from typing import NamedTuple
@@ -24,9 +26,17 @@ import soxr
 
 from uap_jax import files
 from uap_jax.audio import levels
-from uap_jax.audio.files import AudioFileError, read_channels, to_pcm16, write_wav
-from uap_jax.audio.placement import Placement, place
+from uap_jax.audio.files import (
+    AudioFileError,
+    crop_or_pad,
+    read_channels,
+    to_pcm16,
+    write_wav,
+)
+from uap_jax.audio.placement import place
 from uap_jax.data.dataset import to_waveform
+from uap_jax.runs import arrival
+from uap_jax.runs.arrival import Drawn
 
 # A damaged header may ask for more than memory holds; 0.5 GiB as float32.
 _MAX_SOUND = 1 << 27
@@ -55,7 +65,6 @@ class Sound:
     Args:
         samples: `[N]` float32 with the gain applied.
         sample_rate_hz: Its rate.
-        placement: Where it lies in a recording.
         scaling: Of waveforms to the box in which levels are measured.
         as_float: Whether float32 samples are written, and nothing is clipped.
     """
@@ -64,14 +73,12 @@ class Sound:
         self,
         samples: np.ndarray,
         sample_rate_hz: int,
-        placement: Placement,
         *,
         scaling: str,
         as_float: bool,
     ) -> None:
         self._samples = samples
         self._rate_hz = sample_rate_hz
-        self._placement = placement
         self._scaling = scaling
         self._as_float = as_float
         self._resampled = {sample_rate_hz: samples}
@@ -79,16 +86,13 @@ class Sound:
 
     # Of samples far beyond full scale the squares are infinite.
     @np.errstate(over="ignore", invalid="ignore")
-    def add_to(self, source: Path, target: Path) -> Applied | AudioFileError:
+    def add_to(
+        self, source: Path, target: Path, drawn: Drawn
+    ) -> Applied | AudioFileError:
         """Reads a recording and writes it with the sound, or says why it cannot."""
         try:
             samples, rate_hz = read_channels(source)
-            sound = place(
-                self._at(rate_hz, source),
-                len(samples),
-                self._placement,
-                sample_rate_hz=rate_hz,
-            )
+            sound = self._arriving(drawn, len(samples), rate_hz, source)
         except AudioFileError as error:
             return error
         try:
@@ -104,18 +108,32 @@ class Sound:
         num_samples, num_channels = samples.shape
         return Applied(rate_hz, num_samples, num_channels, measured)
 
+    def _arriving(
+        self, drawn: Drawn, num_samples: int, rate_hz: int, path: Path
+    ) -> np.ndarray:
+        """What of the sound reaches a recording, `[num_samples]` at its rate."""
+        if drawn.channel is None:
+            sound = self._at(rate_hz, path)
+            return place(sound, num_samples, drawn.placement, sample_rate_hz=rate_hz)
+        length = math.ceil(num_samples * self._rate_hz / rate_hz)
+        heard = arrival.received(drawn, self._samples, length)
+        if rate_hz != self._rate_hz:
+            heard = self._resample(heard, rate_hz, path)
+        return crop_or_pad(heard, num_samples)
+
     def _at(self, rate_hz: int, path: Path) -> np.ndarray:
         with self._lock:
             if rate_hz not in self._resampled:
-                self._resampled[rate_hz] = self._resample(rate_hz, path)
+                resampled = self._resample(self._samples, rate_hz, path)
+                self._resampled[rate_hz] = resampled
             return self._resampled[rate_hz]
 
-    def _resample(self, rate_hz: int, path: Path) -> np.ndarray:
+    def _resample(self, sound: np.ndarray, rate_hz: int, path: Path) -> np.ndarray:
         reason = f"has a rate of {rate_hz} Hz, to which the sound cannot be resampled"
-        if len(self._samples) * rate_hz > _MAX_SOUND * self._rate_hz:
+        if len(sound) * rate_hz > _MAX_SOUND * self._rate_hz:
             raise AudioFileError(path, reason)
         try:
-            sound = soxr.resample(self._samples, self._rate_hz, rate_hz, quality="HQ")
+            sound = soxr.resample(sound, self._rate_hz, rate_hz, quality="HQ")
         except (RuntimeError, ValueError):
             raise AudioFileError(path, reason) from None
         if not len(sound):
