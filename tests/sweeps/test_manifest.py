@@ -15,7 +15,7 @@ NAMES = [
     *("table_1", "table_2", "table_3", "table_4", "table_5", "table_6", "table_7"),
     "front",
     *("table_8", "table_9", "table_10", "table_11", "figure_1", "figure_2", "figure_3"),
-    *("smoke", "adam", "victims"),
+    *("smoke", "adam", "victims", "figure_moment", "table_channels"),
 ]
 GOOD = """
 name = "try"

@@ -39,7 +39,9 @@ def evaluate_front(
         return []
     asr_levels, values = np.asarray(front.asr_levels), np.asarray(front.values)
     files.write_arrays(workdir / "front.npz", asr_levels=asr_levels, values=values)
-    entries: list[dict[str, Any]] = [{"asr_level": float(rate)} for rate in asr_levels]
+    entries: list[dict[str, Any]] = [
+        {"asr_level": round(float(rate), 6)} for rate in asr_levels
+    ]
     for index, point in _reached(front, perturbation):
         _, summary = evaluate(point, np.asarray(perturbation_waveform(point)))
         entries[index] |= {

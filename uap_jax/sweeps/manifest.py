@@ -34,6 +34,8 @@ _TABLES = {
     "list": ("rows", "measures"),
     "curve": ("x", "series", "measures"),
     "front": ("series",),
+    "moment": ("series",),
+    "channels": ("series",),
     "significance": ("rows",),
     "transfer": ("rows",),
 }

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from uap_jax.reporting import pages
-from uap_jax.sweeps import figures
+from uap_jax.sweeps import figures, moments
 from uap_jax.sweeps.published import Published
 from uap_jax.sweeps.tables import formats
 from uap_jax.sweeps.tables.formats import Table
@@ -135,6 +135,14 @@ def _describe(section: Section, synthetic: Sequence[str]) -> dict[str, Any]:
         drawn = figures.draw_curves(table, **options)
     elif spec["kind"] == "front":
         drawn = figures.draw_fronts(table, **options)
+    elif spec["kind"] == "moment":
+        drawn = figures.Curves(
+            (),
+            tuple(
+                figures.Curve(label, True, drawing)
+                for label, drawing in moments.draw_moments(table, **options)
+            ),
+        )
     corpora = zip(section.corpora, section.paper_corpora, strict=True)
     return section._asdict() | {
         "grid": formats.to_grid(table),

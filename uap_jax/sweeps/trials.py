@@ -32,7 +32,7 @@ _RESULT_KEYS = (
 _SAME_CLIPS = ("dataset", "data_dir", "split", "scaling", "seed", "num_test_clips")
 _TRANSFER_KEYS = ("test", "control", "clean_accuracy")
 # What tables call the channel of a sound that was made without one.
-WITH_THE_CLIP = "with the clip"
+WITH_THE_CLIP = "starts with the clip"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,14 @@ from uap_jax.sweeps import corpora
 from uap_jax.sweeps.manifest import Manifest
 from uap_jax.sweeps.published import Published, load_published, published_cell
 from uap_jax.sweeps.tables import formats, fronts, kinds
-from uap_jax.sweeps.tables.channels import WORST_DECILE, channel_numbers
+from uap_jax.sweeps.tables.channels import (
+    WORST_DECILE,
+    channel_numbers,
+    channels_table,
+    levels_in_words,
+    moment_table,
+    points_of_front,
+)
 from uap_jax.sweeps.tables.comparisons import Results, compare_methods
 from uap_jax.sweeps.tables.formats import Table
 from uap_jax.sweeps.tables.kinds import Record
@@ -106,7 +113,26 @@ def _build(
         ]
     records = [_record(trial, results[trial.id], workdir) for trial in trials]
     options: dict[str, Any] = {"measures": spec.measures, "published": published}
-    if spec.kind == "list":
+    if spec.kind == "channels":
+        note = (
+            "Means over the trials that are done; spread: standard deviation over the "
+            "seeds. Channels are simulated, encoders of codecs real. SNR: mean-free, "
+            "of what reaches the clip."
+        )
+        table = channels_table(records, series=spec.rows)
+    elif spec.kind == "moment":
+        note = (
+            "asr level: the training ASR asked for. Means over the trials that are "
+            "done, at 100 offsets of the looped sound."
+        )
+        points = [
+            point
+            for trial, record in zip(trials, records, strict=True)
+            for point in points_of_front(record, results[trial.id] or {})
+        ]
+        table = moment_table(records, points, series=spec.rows)
+        notes = [*levels_in_words(records, series=spec.rows), *notes]
+    elif spec.kind == "list":
         note = "low, high: Wilson's 95 % interval."
         table = kinds.list_table(records, rows=spec.rows, **options)
     elif spec.x is not None:

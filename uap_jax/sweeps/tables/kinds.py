@@ -48,11 +48,11 @@ def mean_table(
     trials have several seeds, and with them several victims, the standard deviation of
     the seeds' means stands beside each mean.
     """
-    groups = list(_grouped(records, rows))
+    groups = list(grouped(records, rows))
     if mean_over:
         others = [key for key in rows if key not in mean_over]
         means = dict.fromkeys(mean_over, "mean")
-        groups += [(key | means, members) for key, members in _grouped(records, others)]
+        groups += [(key | means, members) for key, members in grouped(records, others)]
     counted = [(key | _counts(members), members) for key, members in groups]
     seeds = {record.facts.get("seed") for record in records}
     spreads = () if "seed" in rows or len(seeds) < 2 else measures
@@ -92,7 +92,7 @@ def curve_table(
     The trials of one seed count as one value, their mean.
     """
     groups = []
-    for key, members in _grouped(records, [*series, x]):
+    for key, members in grouped(records, [*series, x]):
         values: dict[str, float | None] = {}
         for name in measures:
             values |= _over_seeds(members, name)
@@ -143,7 +143,7 @@ def transfer_table(
         for name, label in measured.items()
     ]
     lines = []
-    for key, members in _grouped(records, rows):
+    for key, members in grouped(records, rows):
         line = {**key, "chance": mean_of(members, "chance")}
         for victim in victims:
             on_it = [member for member in members if member.facts["victim"] == victim]
@@ -169,7 +169,7 @@ def _counts(members: Sequence[Record]) -> dict[str, int]:
     return {"num_done": num_done, "num_trials": len(members)}
 
 
-def _grouped(
+def grouped(
     records: Sequence[Record], keys: Sequence[str]
 ) -> Iterator[tuple[dict[str, Any], list[Record]]]:
     """Yields values of the settings, ordered by their first trials, and trials."""
@@ -219,7 +219,7 @@ def _measured(
             if field:
                 row[column.key] = cell.get(field)
             elif column.key.endswith(".spread"):
-                row[column.key] = _spread(members, column.key.removesuffix(".spread"))
+                row[column.key] = spread_of(members, column.key.removesuffix(".spread"))
             else:
                 row[column.key] = mean_of(members, column.key)
             if field and (error := cell.get("errors", {}).get(field)):
@@ -246,11 +246,11 @@ def _published(
 
 
 def _seed_means(members: Sequence[Record], name: str) -> list[float]:
-    by_seed = [mean_of(same, name) for _, same in _grouped(members, ["seed"])]
+    by_seed = [mean_of(same, name) for _, same in grouped(members, ["seed"])]
     return [mean for mean in by_seed if mean is not None]
 
 
-def _spread(members: Sequence[Record], name: str) -> float | None:
+def spread_of(members: Sequence[Record], name: str) -> float | None:
     """Returns the standard deviation of the seeds' means, None of fewer than two."""
     means = _seed_means(members, name)
     return statistics.stdev(means) if len(means) > 1 else None
