@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 
 from uap_jax.experiments import cli
@@ -30,15 +30,9 @@ same command to resume.
 """
 
 
-def page() -> str:
-    """Returns the text of the page."""
-    with ThreadPoolExecutor(2) as pool:
-        return "\n".join([HEAD, *pool.map(section, COMMANDS)])
-
-
-def section(command: str) -> str:
-    """Returns one command: what it does, its examples, and a table of its flags."""
-    printed = subprocess.run(
+def printed_by(command: str) -> str:
+    """Returns what a command says of its flags, as XML."""
+    return subprocess.run(
         [sys.executable, "-m", f"uap_jax.experiments.{command}", "--helpxml"],
         capture_output=True,
         text=True,
@@ -46,6 +40,15 @@ def section(command: str) -> str:
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     ).stdout
+
+
+def page(printed_by: Callable[[str], str] = printed_by) -> str:
+    """Returns the text of the page."""
+    return "\n".join([HEAD, *(section(name, printed_by(name)) for name in COMMANDS)])
+
+
+def section(command: str, printed: str) -> str:
+    """Returns one command: what it does, its examples, and a table of its flags."""
     root = ET.fromstring(printed)
     usage = re.sub(r"^ *python", "    python", root.findtext("usage", ""), flags=re.M)
     lines = [f"## {command}", "", usage.strip("\n"), ""]

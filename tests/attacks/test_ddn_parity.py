@@ -17,11 +17,6 @@ from toy_networks import linear_logits, mlp_clips, mlp_logits, mlp_weights, pred
 
 from uap_jax import attacks
 
-with warnings.catch_warnings():
-    # SciPy tells Foolbox that a namespace has moved.
-    warnings.filterwarnings("ignore", "Please import", DeprecationWarning)
-    import foolbox
-
 
 def linear_oracle(variables):
     templates = np.float64(variables["templates"])
@@ -105,6 +100,11 @@ def conv_logits(variables, x):
 
 @pytest.mark.parametrize("targeted", [False, True])
 def test_foolbox_finds_the_same(targeted):
+    # Here, as the processes of a session import every file of tests.
+    with warnings.catch_warnings():
+        # SciPy tells Foolbox that a namespace has moved.
+        warnings.filterwarnings("ignore", "Please import", DeprecationWarning)
+        import foolbox
     rng = np.random.default_rng(4)
 
     def normal(*shape):

@@ -44,6 +44,7 @@ def test_attacks_page(attacks_page):
     assert bool(attacks_page["on_devices"].converged)
 
 
+@pytest.mark.slow
 def test_a_custom_method(attacks_page):
     signs, config = attacks_page["signs"], attacks_page["SignConfig"]()
     assert bool(signs.converged)
