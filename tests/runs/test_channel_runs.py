@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,10 +11,11 @@ import soundfile
 from launching import QUICK, launch_here
 from toy_runs import attack, prepare
 
-from uap_jax.attacks import Perturbation
+from uap_jax.attacks import Front, Perturbation
 from uap_jax.runs import channel_table
 from uap_jax.runs.channel_table import evaluate_table
 from uap_jax.runs.config import RunConfig
+from uap_jax.runs.fronts import evaluate_front_moments
 
 
 def read(path):
@@ -64,6 +66,32 @@ def test_every_sound_has_the_table_but_with_large_classifiers(
     assert capsys.readouterr().out.count("--channel_table makes one") == 1
     assert channel_table.asks_for_table(RunConfig(rooms="simulated"))
     assert channel_table.asks_for_table(RunConfig()) is None
+
+
+def test_points_of_a_front_are_evaluated_at_any_moment_once():
+    values = np.arange(3.0)[[0, 1, 1, 2], None]
+    front = Front(
+        np.array([0.9, 0.8, 0.7, 0.6]), values, *[np.array([1, 1, 1, np.inf])] * 2
+    )
+    entry = {"test": {"snr_ac_db": 5.0}, "control": {"asr": 0.1}}
+    entries = [{"asr_level": rate, **entry} for rate in (0.9, 0.8, 0.7)]
+    calls = []
+
+    def moments(point):
+        calls.append(float(point.value[0]))
+        return {"mean": point.value[0], "worst_decile": 0.5, "num_clips": 4, "asr": []}
+
+    evaluate = SimpleNamespace(moments=moments)
+    main = Perturbation(value=values[0], space="tanh")
+    found = evaluate_front_moments(
+        evaluate, front, main, [*entries, {"asr_level": 0.6}], moments(main)
+    )
+    assert calls == [0, 1]
+    assert [point.get("mean") for point in found] == [0, 1, 1, None]
+    assert found[2] == {
+        **{"asr_level": 0.7, "snr_ac_db": 5.0, "mean": 1, "worst_decile": 0.5},
+        **{"num_clips": 4, "control": {"asr": 0.1}},
+    }
 
 
 @pytest.mark.slow

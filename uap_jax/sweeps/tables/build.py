@@ -1,14 +1,13 @@
 """From finished trials to the files of a table."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from uap_jax import files
 from uap_jax.errors import UsageError
 from uap_jax.files import flatten
-from uap_jax.sweeps import corpora
 from uap_jax.sweeps.manifest import Manifest
 from uap_jax.sweeps.published import Published, load_published, published_cell
 from uap_jax.sweeps.tables import formats, fronts, kinds
@@ -23,6 +22,7 @@ from uap_jax.sweeps.tables.channels import (
 from uap_jax.sweeps.tables.comparisons import Results, compare_methods
 from uap_jax.sweeps.tables.formats import Table
 from uap_jax.sweeps.tables.kinds import Record
+from uap_jax.sweeps.tables.origin import describe, origin_of
 from uap_jax.sweeps.trials import Trial, good_result, read_result, transfers
 
 # How tables name the success rates of a result, and their paths in it.
@@ -71,10 +71,10 @@ def write_tables(
         "scale": declared.scale,
         "command": command,
         "table": dataclasses.asdict(declared.table),
-        **_origin(trials, results, workdir),
+        **origin_of(trials, results, workdir),
         "notes": notes,
     }
-    lines = list(_describe(about))
+    lines = list(describe(about))
     listed = "".join(f"- {line}\n" for line in lines)
     comments = "".join(f"% {line}\n" for line in lines)
     folder = workdir / "tables"
@@ -235,80 +235,6 @@ def _build_transfer(
         "Class prior: the targeted rate of a perturbation that has no effect.",
         *_notes(list(panels.values())),
     ]
-
-
-def _origin(trials: Sequence[Trial], results: Results, workdir: Path) -> dict[str, Any]:
-    """Returns where the numbers are from: corpora, seeds, models, machines."""
-    done = [(trial, result) for trial in trials if (result := results[trial.id])]
-    hardware = [result["hardware"] for _, result in done]
-    versions = [result["versions"] for _, result in done]
-    names = {trial.settings["dataset"] for trial in trials}
-    # Of each model and seed; a model trained in several ways has several.
-    accuracies: dict[str, dict[str, list[float]]] = {}
-    for trial, result in done:
-        settings, rate = trial.settings, result["clean_accuracy"]
-        model = f"{settings['model']}, {settings['scaling']}"
-        seeds = accuracies.setdefault(model, {})
-        rates = seeds.setdefault(str(settings["seed"]), [])
-        rates += [rate] if rate not in rates else []
-    return {
-        "num_done": len(done),
-        "num_trials": len(trials),
-        "missing": [trial.label for trial in trials if not results[trial.id]],
-        "trials": [trial.id for trial in trials],
-        "labels": [trial.label for trial in trials],
-        "corpora": _distinct(
-            f"{result['dataset']}, {trial.settings['scaling']}, "
-            f"{result['test']['num_clips']} test clips"
-            for trial, result in done
-        ),
-        "fingerprints": {
-            key: entry["fingerprint"]
-            for key, entry in corpora.read(workdir).items()
-            if key.rsplit("-", 2)[0] in names
-        },
-        "seeds": sorted({trial.settings["seed"] for trial in trials}),
-        "clean_accuracy": {
-            model: {
-                f"{seed} (training {index})" if len(rates) > 1 else seed: rate
-                for seed, rates in seeds.items()
-                for index, rate in enumerate(rates, 1)
-            }
-            for model, seeds in accuracies.items()
-        },
-        "hardware": _distinct(
-            f"{m['num_devices']} x {m['device']}, {m['processor']}, "
-            f"{m['num_cores']} cores"
-            for m in hardware
-        ),
-        "versions": _distinct(
-            f"uap_jax {each['uap_jax']}, jax {each['jax']}" for each in versions
-        ),
-    }
-
-
-def _distinct(texts: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(texts))
-
-
-def _describe(about: Mapping[str, Any]) -> Iterator[str]:
-    yield f"{about['num_done']} of {about['num_trials']} trials are done"
-    missing = about["missing"]
-    if missing:
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        yield f"missing: {'; '.join(missing[:5])}{more}"
-    yield f"scale {about['scale']}: `{about['command']}`"
-    for key in ("corpora", "hardware", "versions"):
-        if about[key]:
-            yield f"{key}: {'; '.join(about[key])}"
-    yield f"seeds: {', '.join(map(str, about['seeds']))}"
-    if about["clean_accuracy"]:
-        parts = [
-            f"{model} {', '.join(f'{rate:.3f}' for rate in by_seed.values())}"
-            for model, by_seed in about["clean_accuracy"].items()
-        ]
-        yield f"clean accuracy: {'; '.join(parts)}"
-    yield from about["notes"]
 
 
 def _notes(published: Sequence[Published | None]) -> list[str]:
