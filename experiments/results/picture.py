@@ -1,77 +1,125 @@
-"""Draws the picture of the README from the recorded runs in `fronts` and `quietest`.
+"""Draws the picture of the README from the recorded sweep in `any_moment`.
 
-python experiments/results/picture.py docs/assets/how_quiet.svg
+python experiments/results/picture.py docs/assets/any_moment.svg
+
+Levels and rates are means over the victims, for each success rate of the fronts.
 """
 
+import json
 import sys
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import fronts
 import matplotlib.pyplot as plt
 import numpy as np
 
 HERE = Path(__file__).parent
-CONTROLS = {
-    "control": ("noise of the same level", ":"),
-    "same_spectrum": ("noise of the same spectrum", (0, (4, 1.5, 1, 1.5))),
-}
 GOALS = {"untargeted": "any wrong word", "down": 'always "down"'}
-STYLES = {
-    "decoupled": ("#0b62b5", "o", "-"),
-    "penalty": ("#c2410c", "s", "--"),
-    "greedy": ("#15803d", "^", "-."),
-}
+BLUE, ORANGE, GREY = "#0b62b5", "#c2410c", "#475569"
+
+
+class Line(NamedTuple):
+    """Means over victims, `[L]` each, the quietest last."""
+
+    snr_db: np.ndarray
+    with_the_clip: np.ndarray
+    any_moment: np.ndarray
+    worst_decile: np.ndarray
+    white: np.ndarray
+    same_spectrum: np.ndarray
 
 
 def main() -> None:
     plt.rcParams.update({"svg.hashsalt": "", "font.size": 9, "svg.fonttype": "path"})
-    figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.5), sharey=True, sharex=True)
+    figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.7), sharey=True, sharex=True)
     for axis, (goal, title) in zip(axes, GOALS.items(), strict=True):
         draw(axis, goal, title)
     axes[0].set_ylabel("clips fooled (%)")
     figure.supxlabel(
-        "recording over perturbation, mean-free SNR (dB):  louder ⟵   ⟶ quieter",
-        fontsize=9,
+        "recording over sound, mean-free SNR (dB):  louder ⟵   ⟶ quieter", fontsize=9
     )
-    figure.tight_layout()
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, ncols=3, loc="upper center")
+    figure.tight_layout(rect=(0, 0, 1, 0.87))
     figure.savefig(sys.argv[1], metadata={"Date": None}, facecolor="white")
 
 
 def draw(axis: plt.Axes, goal: str, title: str) -> None:
-    """Draws one goal: a line for each method, and for controls that were measured."""
-    levels, rates = [], {name: [] for name in CONTROLS}
-    for method, (colour, marker, line) in STYLES.items():
-        points = fronts.read(method, sources(method, goal))
-        order = np.argsort(points.snr_db)
-        snr_db, asr = points.snr_db[order], 100 * points.asr[order]
-        axis.plot(snr_db, asr, line, marker=marker, ms=4, color=colour, label=method)
-        levels += [*points.snr_db]
-        for name, values in rates.items():
-            values += [*(100 * getattr(points, name))]
-    for name, values in rates.items():
-        pairs = sorted(zip(levels, values, strict=True))
-        measured = np.array([pair for pair in pairs if np.isfinite(pair[1])])
-        if len(measured):
-            label, dashes = CONTROLS[name]
-            axis.plot(*measured.T, color="#475569", label=label, linestyle=dashes)
+    """Draws one goal: sounds for the start of a clip, and sounds for any moment."""
+    starts, moment = line_of(goal, None), line_of(goal, "moment")
+    look = {"marker": "o", "ms": 4}
+    axis.plot(
+        starts.snr_db,
+        starts.with_the_clip,
+        label="starts with the clip, to the sample",
+        color=BLUE,
+        **look,
+    )
+    axis.plot(
+        starts.snr_db,
+        starts.any_moment,
+        "--",
+        label="the same sounds at any moment",
+        color=BLUE,
+        **look | {"markerfacecolor": "white"},
+    )
+    axis.plot(
+        moment.snr_db,
+        moment.any_moment,
+        label="made for any moment",
+        color=ORANGE,
+        **look,
+    )
+    axis.fill_between(
+        moment.snr_db,
+        moment.worst_decile,
+        moment.any_moment,
+        color=ORANGE,
+        alpha=0.15,
+        lw=0,
+        label="down to the worst tenth of moments",
+    )
+    for line, labels in (
+        (moment, ("white noise", "noise of the same spectrum")),
+        (starts, (None, None)),
+    ):
+        rates = (line.white, line.same_spectrum)
+        dashes = (":", (0, (4, 1.5, 1, 1.5)))
+        for rate, dash, label in zip(rates, dashes, labels, strict=True):
+            axis.plot(line.snr_db, rate, color=GREY, linestyle=dash, label=label)
     axis.axvline(0, color="#94a3b8", lw=0.8)
     axis.annotate(
-        "as loud as\nthe speech", (0, 50), (-0.4, 50), ha="right", color="#475569"
+        "as loud as\nthe speech", (0, 3), (-0.4, 3), ha="right", color="#475569"
     )
-    axis.set(title=title, ylim=(0, 100), xlim=(-7, 28), xticks=range(0, 30, 5))
+    axis.set(title=title, ylim=(0, 100), xlim=(-6, 24), xticks=range(-5, 25, 5))
     axis.grid(color="#e2e8f0", lw=0.8)
     axis.spines[["top", "right"]].set_visible(False)
-    if goal == "down":
-        axis.legend(frameon=False, loc="lower left", bbox_to_anchor=(0.19, 0.1))
 
 
-def sources(method: str, goal: str) -> str:
-    """Returns the recorded runs of a line, as `fronts.py` takes them."""
-    runs = HERE / "fronts"
-    if method == "decoupled":
-        return str(runs / f"decoupled-{goal}")
-    folders = [str(runs / f"{method}-{goal}-{asr}") for asr in (0.6, 0.8, 0.9, 0.95)]
-    return ",".join([*folders, f"{HERE / 'quietest/sweep/points.jsonl'}:{goal}"])
+def line_of(goal: str, channel: str | None) -> Line:
+    """Returns the means over victims at each success rate, in %."""
+    made_for = "with_the_clip" if channel is None else channel
+    rates: dict[float, list[list[float]]] = {}
+    for path in sorted((HERE / "any_moment").glob(f"{made_for}-{goal}-seed?")):
+        result: dict[str, Any] = json.loads((path / "result.json").read_text())
+        pairs = zip(result["front"], result["channels"]["front"], strict=True)
+        for tested, moments in pairs:
+            if "mean" in moments:
+                control = tested["control"]
+                rates.setdefault(tested["asr_level"], []).append(
+                    [
+                        tested["test"]["snr_ac_db"],
+                        100 * tested["test"]["asr"],
+                        100 * moments["mean"],
+                        100 * moments["worst_decile"],
+                        100 * control["asr"],
+                        100 * control["same_spectrum"]["asr"],
+                    ]
+                )
+    # A rate that a victim lacks has no mean over all of them.
+    most = max(map(len, rates.values()))
+    means = [np.mean(rows, axis=0) for rows in rates.values() if len(rows) == most]
+    return Line(*np.array(sorted(means, key=lambda row: row[0])).T)
 
 
 if __name__ == "__main__":
