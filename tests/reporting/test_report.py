@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from outline import Outline
 
-from uap_jax.reporting import Example, ReportData, plots, write_report
+from uap_jax.reporting import Arrival, Example, ReportData, plots, write_report
 from uap_jax.reporting.html import headline, render_report
 
 RATE_HZ = 8000
@@ -108,6 +108,31 @@ def make_data(**changes) -> ReportData:
     return dataclasses.replace(data, **changes)
 
 
+def make_channels() -> dict:
+    rates = {"asr": 0.071, "asr_ci95": [0.04, 0.1], "accuracy_perturbed": 0.8}
+    rows = [
+        {
+            "channel": channel,
+            **rates,
+            "asr": asr,
+            "asr_waveform": asr,
+            "snr_ac_db": 2.5,
+            "num_clips": 200,
+            "control": {**rates, "same_spectrum": rates | {"asr": 0.093}},
+        }
+        for channel, asr in (("with the clip", 0.86), ("any moment", 0.794))
+    ]
+    asr = 0.8 + 0.1 * np.sin(np.arange(100))
+    moments = {
+        "mean": float(np.mean(asr)),
+        "worst_decile": float(np.quantile(asr, 0.1)),
+        "num_clips": 64,
+        "offsets_s": list(np.arange(100) / 100),
+        "asr": list(asr),
+    }
+    return {"rows": rows, "moments": moments}
+
+
 @pytest.fixture(scope="module")
 def page() -> str:
     return render_report(make_data())
@@ -120,6 +145,26 @@ def players(page: str) -> list[np.ndarray]:
             assert file.getparams()[:3] == (1, 2, RATE_HZ)
             clips.append(np.frombuffer(file.readframes(file.getnframes()), "<i2"))
     return clips
+
+
+def test_a_sound_after_channels_is_drawn_and_heard():
+    heard, alone = sine(300, 0.3), sine(1000, 0.01)
+    arrivals = [
+        Arrival("begun 0.31 s before", "down", heard),
+        Arrival("begun 0.2 s before, in room 3 of 50", "left", heard, alone),
+    ]
+    result = make_result(channels=make_channels(), channel="moment")
+    page = render_report(make_data(result=result, arrivals=arrivals))
+    section = page.partition('id="channels"')[2].partition("</section>")[0]
+    assert 'Sound begun 0.31 s before: answer <strong>"down"' in html.unescape(section)
+    levels = "worst decile 70 %; white noise 7 %, noise of the same spectrum 9 %"
+    assert levels in section
+    clips = players(section)
+    assert len(clips) == 3
+    np.testing.assert_allclose(clips[0] / 32768, heard, atol=1 / 32768)
+    # Amplified to 1 dB below full scale.
+    assert np.max(np.abs(clips[2])) / 32768 == pytest.approx(10 ** (-1 / 20), abs=1e-3)
+    assert 'id="channels"' not in render_report(make_data())
 
 
 def header(page: str) -> str:

@@ -123,9 +123,11 @@ def test_a_moment_is_told_and_a_long_recording_has_no_gap(
 
     expected = np.resize(np.roll(sound, -4000), 50_000)
     np.testing.assert_allclose(added("a.wav", moment="0.25"), expected, atol=STEP)
-    assert "begun 0.25 s before" in capsys.readouterr().out
+    assert "begun 0.25 s before the recording;" in capsys.readouterr().out
     drawn = added("b.wav", moment="random")
-    told_s = re.findall(r"begun ([\d.]+) s before;", capsys.readouterr().out)
+    told_s = re.findall(
+        r"begun ([\d.]+) s before the recording;", capsys.readouterr().out
+    )
     shift = round(float(told_s[0]) * RATE_HZ)
     expected = np.resize(np.roll(sound, -shift), 50_000)
     # Told to a tenth of a millisecond.
@@ -145,7 +147,10 @@ def test_a_room_is_told_and_rings_with_what_came_before(perturb, run, tmp_path, 
     expected = 0.8 * sound + 0.6 * np.roll(sound, 100)
     for name, given in (("a.wav", rooms / "hall.wav"), ("b.wav", rooms)):
         assert perturb(source, tmp_path / name, moment="0.05", rooms=str(given)) == 0
-        assert "begun 0.05 s before, in room hall.wav;" in capsys.readouterr().out
+        assert (
+            "begun 0.05 s before the recording, in room hall.wav;"
+            in capsys.readouterr().out
+        )
         added = read_channels(tmp_path / name)[0][:, 0]
         # The period divides neither; the last samples of `roll` are the first.
         np.testing.assert_allclose(added[100:], expected[100:], atol=2 * STEP)

@@ -79,6 +79,10 @@ def measured_rooms(folder: Path, *, sample_rate_hz: int) -> Rooms:
     Raises:
         ValueError: There are fewer than three rooms, or a file cannot be read.
     """
+    if not folder.is_dir():
+        raise ValueError(
+            f"--rooms: expected simulated or a folder of room responses, got {folder}"
+        )
     paths = _response_paths(folder)
     room_of = [p.relative_to(folder).parts[0] for p in paths]
     rooms = sorted(set(room_of))

@@ -55,6 +55,23 @@ class Example:
 
 
 @dataclasses.dataclass(frozen=True)
+class Arrival:
+    """A recording with the sound as it arrives there after a channel.
+
+    Attributes:
+        how: What the channel did, in words.
+        prediction: Prediction of the model.
+        heard: `[N]` waveform of recording and sound in [-1, 1].
+        sound: `[N]` the sound alone; None if it is the sound of the page, moved.
+    """
+
+    how: str
+    prediction: str
+    heard: np.ndarray
+    sound: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class ReportData:
     """Content of a report; a number that is missing, None or NaN reads "n/a".
 
@@ -69,6 +86,7 @@ class ReportData:
             accuracy_perturbed, control_asr, same_spectrum_asr.
         bank_edges_hz: `[F, 2]` band edges of the model's learned filters, or None.
         initial_bank_edges_hz: The same before training.
+        arrivals: The first of `examples` with the sound after channels.
     """
 
     config: Mapping[str, Any]
@@ -80,6 +98,7 @@ class ReportData:
     per_class: Sequence[Mapping[str, Any]]
     bank_edges_hz: np.ndarray | None = None
     initial_bank_edges_hz: np.ndarray | None = None
+    arrivals: Sequence[Arrival] = ()
 
 
 def write_report(path: str | os.PathLike[str], data: ReportData) -> None:
@@ -119,7 +138,7 @@ def render_report(data: ReportData) -> str:
         detection=_section(result, "detection"),
         heard=HEARD,
         front=_front(result),
-        channels=_channels(result),
+        channels=_channels(data),
         bank=bank,
         settings=_rows({k: v for k, v in config.items() if k != "command"}),
         software=_rows(
@@ -242,13 +261,41 @@ def _front(result: Mapping[str, Any]) -> dict[str, Any] | None:
     return {"drawing": drawing, "entries": entries}
 
 
-def _channels(result: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Returns the curve and rows of the table of channels, if the run has one."""
-    if not (table := result.get("channels")):
+def _channels(data: ReportData) -> dict[str, Any] | None:
+    """Returns the table after channels, its curve and its players, or None."""
+    if not (table := data.result.get("channels")):
         return None
-    moments = table["moments"]
-    drawing = plots.draw_moments(moments["offsets_s"], moments["asr"])
-    return {**table, "drawing": drawing, "made_for": result.get("channel")}
+    moments, rate_hz = table["moments"], data.sample_rate_hz
+    by_name = {row["channel"]: row["control"] for row in table["rows"]}
+    control = by_name.get("any moment", {})
+    rates = {
+        "white noise": control.get("asr"),
+        "noise of the same spectrum": _section(control, "same_spectrum").get("asr"),
+    }
+    drawing = plots.draw_moments(
+        moments["offsets_s"],
+        moments["asr"],
+        worst_decile=moments["worst_decile"],
+        controls={name: rate for name, rate in rates.items() if is_number(rate)},
+    )
+    arrivals = [
+        {
+            "how": arrival.how,
+            "prediction": arrival.prediction,
+            "heard": _wav_uri(arrival.heard, rate_hz),
+            "sound": None
+            if arrival.sound is None
+            else _wav_uri(_amplify(arrival.sound), rate_hz),
+        }
+        for arrival in data.arrivals
+    ]
+    return {
+        **table,
+        "drawing": drawing,
+        "made_for": data.result.get("channel"),
+        "arrivals": arrivals,
+        "example": data.examples[0] if data.examples else None,
+    }
 
 
 def _rows(settings: Mapping[str, Any]) -> list[tuple[str, str]]:

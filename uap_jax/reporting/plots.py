@@ -94,29 +94,52 @@ def _draw_curve(
         return svg.draw(figure, alt)
 
 
-def draw_moments(offsets_s: Sequence[float], asr: Sequence[float]) -> svg.Drawing:
+def draw_moments(
+    offsets_s: Sequence[float],
+    asr: Sequence[float],
+    *,
+    worst_decile: float,
+    controls: Mapping[str, float],
+) -> svg.Drawing:
     """Draws the success rate along the offset of the looped sound.
 
     Args:
         offsets_s: `[K]` seconds that the sound began before the clip.
         asr: `[K]` success rates in [0, 1].
+        worst_decile: The rate that a tenth of the offsets do not exceed.
+        controls: Rates of noise at any moment, by what it is.
     """
-    percent = 100 * np.asarray(asr)
+    seconds, percent = np.asarray(offsets_s), 100 * np.asarray(asr)
+    levels = ", ".join(f"{name} {100 * rate:.0f} %" for name, rate in controls.items())
     alt = (
         f"Success rate at {len(percent)} offsets of the looped sound, from "
-        f"{percent.min():.0f} to {percent.max():.0f} %"
+        f"{percent.min():.0f} to {percent.max():.0f} %, mean {percent.mean():.0f} %, "
+        f"worst decile {100 * worst_decile:.0f} %; {levels}"
     )
+    worst = percent <= 100 * worst_decile + 1e-9
     with svg.style():
-        figure = Figure(figsize=(9.2, 2.8), layout="constrained")
+        figure = Figure(figsize=(6.4, 3.2), layout="constrained")
         axes = figure.add_subplot()
-        axes.plot(offsets_s, percent, color=svg.SERIES[0], linewidth=1.4)
-        axes.axhline(
-            float(np.mean(percent)), color=svg.INK, linewidth=1, linestyle="--"
+        axes.plot(seconds, percent, color=svg.SERIES[0], linewidth=1.4, label="sound")
+        axes.plot(
+            *(seconds[worst], percent[worst]),
+            **{"color": svg.SERIES[1], "linestyle": "", "marker": "o"},
+            markersize=3.5,
+            label="its worst tenth",
         )
+        mean = float(np.mean(percent))
+        axes.axhline(mean, color=svg.INK, linewidth=1, linestyle="--", label="mean")
+        for (name, rate), dashes in zip(
+            controls.items(), svg.CONTROL_DASHES, strict=False
+        ):
+            axes.axhline(
+                100 * rate, color=svg.INK, linewidth=1, linestyle=dashes, label=name
+            )
         axes.set_ylim(-2, 104)
-        axes.set_xlabel("begun before the clip (s)")
+        axes.set_xlabel("the sound began so many seconds before the clip")
         axes.set_ylabel("success (%)")
         axes.grid(True)
+        figure.legend(loc="outside upper left", ncols=3, frameon=False)
         return svg.draw(figure, alt)
 
 

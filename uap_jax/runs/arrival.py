@@ -13,7 +13,7 @@ from uap_jax.audio import channels
 from uap_jax.audio.channels import Channel
 from uap_jax.audio.placement import Placement, parse_placement
 from uap_jax.console import Console
-from uap_jax.data.rooms import SIMULATED, named_responses, simulated_rooms
+from uap_jax.data.rooms import SIMULATED, Rooms, named_responses, simulated_rooms
 from uap_jax.errors import UsageError, user_mistakes
 from uap_jax.files import expanded
 from uap_jax.runs.channels import PLACES, Part, channel_of_part, parse_channel
@@ -110,6 +110,18 @@ def parse_arrival(
     return Arrival(where, is_random, parts, responses, direct, sample_rate_hz, seed)
 
 
+def unseen_rooms(bank: Rooms) -> dict[str, np.ndarray]:
+    """Returns the responses of a bank that no attack uses, by name."""
+    count = len(bank.test)
+    names = [f"{index} of {count} unseen ones" for index in range(1, count + 1)]
+    if len(bank.rt60_s):
+        names = [
+            f"{name} (simulated, RT60 {rt60_s:.2f} s)"
+            for name, rt60_s in zip(names, bank.rt60_s[-count:], strict=True)
+        ]
+    return dict(zip(names, bank.test, strict=True))
+
+
 def draw(arrival: Arrival, name: str, *, num_sound_samples: int) -> Drawn:
     """Draws how the sound arrives at a recording; the same for the same name."""
     seed = [arrival.seed, zlib.crc32(name.encode(errors="surrogateescape"))]
@@ -119,7 +131,7 @@ def draw(arrival: Arrival, name: str, *, num_sound_samples: int) -> Drawn:
         shift = int(rng.integers(num_sound_samples))
         where = Placement(shift_s=-shift / arrival.sample_rate_hz)
     if arrival.is_random or where.shift_s < 0:
-        words.append(f"begun {-where.shift_s:.4g} s before")
+        words.append(f"begun {-where.shift_s:.4g} s before the recording")
     made = []
     for part in arrival.parts:
         if part.name == "rooms":
@@ -164,7 +176,7 @@ def describe(arrival: Arrival) -> str:
     where = arrival.placement
     words = "over and over" if where.repeats else "once, at the beginning"
     if arrival.is_random:
-        words += ", begun at a random moment before"
+        words += ", begun at a random moment before a recording"
     elif where.shift_s:
         late = "later" if where.shift_s > 0 else "earlier"
         words += f", {abs(where.shift_s):g} s {late}"
@@ -193,14 +205,7 @@ def _responses(
         bank = simulated_rooms(
             cache_dir, sample_rate_hz=sample_rate_hz, progress=console.progress
         )
-    # Those that no attack has used.
-    seconds = bank.rt60_s[-len(bank.test) :]
-    return {
-        f"{index} of {len(bank.test)} simulated ones (RT60 {rt60_s:.2f} s)": response
-        for index, (response, rt60_s) in enumerate(
-            zip(bank.test, seconds, strict=True), start=1
-        )
-    }, bank.direct
+    return unseen_rooms(bank), bank.direct
 
 
 def _seconds(moment: str) -> float:

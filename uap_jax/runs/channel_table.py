@@ -11,7 +11,7 @@ from uap_jax.audio import channels
 from uap_jax.audio.channels import BANDS, Channel
 from uap_jax.console import Console
 from uap_jax.data.dataset import Dataset
-from uap_jax.data.rooms import Rooms
+from uap_jax.data.rooms import SIMULATED, Rooms
 from uap_jax.evaluation.channels import (
     describe_channels,
     evaluate_channels,
@@ -125,7 +125,9 @@ def evaluate_table(
             max_clips=CODEC_CLIPS,
             **shared,
         )
-    return {"rows": rows, "moments": evaluate_moments(*what, perturbation, **shared)}
+    source = {} if bank is None else {"rooms": config.rooms or SIMULATED}
+    moments = evaluate_moments(*what, perturbation, **shared)
+    return {**source, "rows": rows, "moments": moments}
 
 
 def evaluate_any_moment(
@@ -149,6 +151,8 @@ def say_table(table: dict[str, Any] | None, console: Console) -> None:
     """Says the results of `evaluate_table`."""
     if not table:
         return
+    rooms = f"rooms: {table['rooms']}, " if "rooms" in table else ""
+    console.say(f"after channels, computed, not played ({rooms}codecs: real encoders):")
     for line in describe_channels(table["rows"]):
         console.say(line)
     moments = table["moments"]

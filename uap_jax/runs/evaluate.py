@@ -181,6 +181,7 @@ def evaluate_stored(
         target_flag="--perturbation: its target",
     )
     clips = choose_clips(config, corpus)
+    bank = rooms_of(config, cache_dir=cache_dir, console=console)
     prepared = victim.prepare(config, corpus, cache_dir=cache_dir, console=console)
     if prepared.facts["name"] == run.result["victim"]["name"]:
         line = difference_from(run, config, prepared.classifier)
@@ -194,7 +195,6 @@ def evaluate_stored(
     # As in a run, where the other key is the attack's.
     _, key = jax.random.split(jax.random.key(config.seed))
     gain = sound_gain(config, corpus)
-    bank = rooms_of(config, cache_dir=cache_dir, console=console)
     evaluate = Evaluator(config, clips, prepared, gain, key, console, bank)
     _, summary = evaluate(perturbation, store.read_sound(run))
     if summary["test"]["asr"] is None:

@@ -23,6 +23,7 @@ from uap_jax.data.corpora import (
     DEFAULT_CORPORA,
     usual_recording_s,
 )
+from uap_jax.data.rooms import SIMULATED
 from uap_jax.errors import UsageError, user_mistakes
 from uap_jax.files import expanded
 from uap_jax.models.registry import (
@@ -71,8 +72,12 @@ def resolve(config: RunConfig, *, on_accelerator: bool | None = None) -> RunConf
     if data_dir is not None:
         # The run may be evaluated from another folder.
         data_dir = str(expanded(data_dir).absolute())
+    rooms = config.rooms
+    if rooms not in (None, SIMULATED):
+        rooms = str(expanded(rooms).absolute())
     filled = dataclasses.replace(
         config,
+        rooms=rooms,
         dataset=config.dataset or _default_corpus(config, is_own),
         data_dir=data_dir,
         split=config.split or "official",

@@ -18,6 +18,7 @@ from uap_jax.bridges import custom_models
 from uap_jax.console import Console, one_line
 from uap_jax.reporting import ReportData, write_report
 from uap_jax.runs import store, victim
+from uap_jax.runs.arrival_examples import arrivals_of
 from uap_jax.runs.attack import (
     Prepared,
     announce,
@@ -26,6 +27,7 @@ from uap_jax.runs.attack import (
     fitting_width,
     open_trail,
 )
+from uap_jax.runs.channel_table import asks_for_table
 from uap_jax.runs.channels import placed_perturbation, rooms_of, sound_of
 from uap_jax.runs.config import RunConfig, as_json, command, resume_from
 from uap_jax.runs.corpus import (
@@ -123,12 +125,13 @@ def _prepare(
     corpus = load_corpus(config, cache_dir=cache_dir, strict=strict, console=console)
     clips = choose_clips(config, corpus)
     gain = sound_gain(config, corpus)
+    # Before a training, so that a mistake is met at once.
+    bank = rooms_of(config, cache_dir=cache_dir, console=console)
     model = victim.prepare(config, corpus, cache_dir=cache_dir, console=console)
     clips = victim.clips_of_detector(config, corpus, clips, model, console)
     # After a training, which renders most of a built-in corpus.
     clips.dataset.ensure(np.concatenate([clips.attack, clips.test]))
     keys = jax.random.split(jax.random.key(config.seed))
-    bank = rooms_of(config, cache_dir=cache_dir, console=console)
     ready = Prepared(config, workdir, console, clips, model, gain, keys, bank)
     check_problem(ready)
     return ready
@@ -259,13 +262,17 @@ def _finish(
     in_clip = placed_perturbation(perturbation, config)
     unlabelled = write_submissions(evaluate, in_clip, workdir, strict=strict)
     front = evaluate_front(evaluate, attacked.front, perturbation, workdir)
-    if table and attacked.front is not None and front:
+    # Every success rate takes 6,400 evaluations.
+    if table and front and attacked.front is not None and asks_for_table(config):
         table["front"] = evaluate_front_moments(
             evaluate, attacked.front, perturbation, front, table["moments"]
         )
     store.write_test_clips(evaluation, clips, workdir)
     examples = store.write_examples(
         evaluation, clips, in_clip, workdir, scaling=config.scaling
+    )
+    arrivals = (
+        arrivals_of(evaluate, perturbation, examples[0]) if table and examples else []
     )
     passes = files.read_lines(workdir / "metrics.jsonl")
     result = files.finite(
@@ -314,6 +321,7 @@ def _finish(
             perturbation=np.asarray(attacks.perturbation_waveform(perturbation)),
             sample_rate_hz=clips.dataset.sample_rate_hz,
             examples=examples,
+            arrivals=arrivals,
             per_class=per_class(evaluation, clips),
             **victim.learned_bank(config, model),
         ),

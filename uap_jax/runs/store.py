@@ -120,8 +120,8 @@ def write_examples(
         example = Example(
             name=str(dataset.names[clip]),
             true_class=dataset.class_names[evaluation.labels[row]],
-            clean_prediction=_name(dataset, evaluation.clean[row]),
-            perturbed_prediction=_name(dataset, evaluation.perturbed[row]),
+            clean_prediction=name_of(dataset, evaluation.clean[row]),
+            perturbed_prediction=name_of(dataset, evaluation.perturbed[row]),
             clean=clean,
             perturbed=np.clip(np.asarray(perturbed, np.float32), -1.0, 1.0),
             snr_db=float(evaluation.snr_db[row]),
@@ -292,5 +292,6 @@ def _choose_examples(evaluation: Evaluation, target: int | None) -> list[int]:
     return [int(np.flatnonzero(audible & (evaluation.labels == c))[0]) for c in spread]
 
 
-def _name(dataset: Dataset, prediction: int) -> str:
+def name_of(dataset: Dataset, prediction: int) -> str:
+    """Returns the class of a prediction, or `NOT_FINITE`."""
     return dataset.class_names[prediction] if prediction >= 0 else NOT_FINITE
