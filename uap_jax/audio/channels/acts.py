@@ -37,9 +37,23 @@ def once(
 
 
 def _repeated_from(shift: jax.Array, sound: jax.Array, num_samples: int) -> jax.Array:
+    num_periods = -(-num_samples // sound.shape[0])
+    return jnp.tile(_turned(sound, shift), num_periods)[:num_samples]
+
+
+@jax.custom_vjp
+def _turned(sound: jax.Array, shift: jax.Array) -> jax.Array:
+    """s[(n + shift) mod P]."""
     period = sound.shape[0]
-    repeated = jnp.tile(sound, -(-num_samples // period) + 1)
-    return jax.lax.dynamic_slice(repeated, (shift % period,), (num_samples,))
+    twice = jnp.concatenate([sound, sound])
+    return jax.lax.dynamic_slice(twice, (shift % period,), (period,))
+
+
+# The adjoint turns back. What JAX derives from a slice adds sample by sample.
+_turned.defvjp(
+    lambda sound, shift: (_turned(sound, shift), shift),
+    lambda shift, u: (_turned(u, -shift), None),
+)
 
 
 def in_a_room(channel: Any, key: jax.Array, sound: jax.Array) -> jax.Array:
