@@ -1,12 +1,16 @@
 """How jobs are carried out: groups, faults, folders in use; with other work."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 from sweeps import MANIFEST, finish, plan_built_in
 
 from uap_jax import files
+from uap_jax.attacks import Perturbation
 from uap_jax.console import Console
 from uap_jax.errors import UsageError
-from uap_jax.sweeps import execute
+from uap_jax.sweeps import execute, trials
 from uap_jax.sweeps.corpora import Context
 
 
@@ -106,3 +110,34 @@ def test_groups(planned, tmp_path, write_manifest):
     assert sizes(MANIFEST.replace("seed = 4", "seed = [4, 5]"), 8) == [2] * 4
     many = MANIFEST.replace("[10, 20]", str([*range(1, 41)]))
     assert sizes(many, 8) == [32, 8, 32, 8]
+
+
+def test_a_short_sound_lies_in_other_models_clips_as_in_its_own(
+    tmp_path, write_manifest, monkeypatch
+):
+    text = MANIFEST.replace('"spchcmd"', '["cnn_rand", "sincnet"]').replace(
+        'method = "penalty"',
+        'method = "penalty"\nchannel = "moment"\nsound_seconds = 0.5',
+    )
+    planned = plan_built_in(write_manifest(text), tmp_path)
+    transfer = trials.transfers(planned)[0]
+    stored = Perturbation(value=np.arange(8000, dtype=np.float32), space="tanh")
+    corpus = SimpleNamespace(dataset=SimpleNamespace(class_names=()))
+    net = SimpleNamespace(classifier=SimpleNamespace(logits=None, variables=None))
+    net.facts = {}
+    given = []
+    fakes = {
+        "load_corpus": lambda *_, **__: corpus,
+        "choose_test_clips": lambda *_: None,
+        "sound_gain": lambda *_: 1.0,
+        "class_index": lambda *_: None,
+        "evaluate_transfer": lambda *args, **_: given.append(args[4]) or {},
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(execute, name, fake)
+    monkeypatch.setattr(execute.victim, "prepare", lambda *_, **__: net)
+    monkeypatch.setattr(execute.checkpoints, "load_perturbation", lambda _: stored)
+    context = Context(tmp_path, tmp_path)
+    (outcome,) = execute.run_group([transfer], context, Console())
+    assert outcome.error is None
+    np.testing.assert_array_equal(given[0].value, np.resize(stored.value, 50_999))
