@@ -25,6 +25,7 @@ NUM_CLIPS = 23
 # In different batches and micro-batches, and one of a batch's first.
 BAD = np.array([0, 3, 4, 11, 22])
 GOOD = np.setdiff1d(np.arange(NUM_CLIPS), BAD)
+OTHERS = ("penalty", "sign_steps")
 with_gradient_steps = pytest.mark.parametrize(
     "name", [name for name in CONFIGS if name != "greedy"]
 )
@@ -87,16 +88,8 @@ def test_cut_anywhere_to_the_same_bits(name):
     assert bits(run(name, max_steps=1)) == bits(run(name))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "decoupled",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in ("penalty", "greedy", "sign_steps")
-        ),
-    ],
-)
+@pytest.mark.slow
+@all_methods
 def test_side_by_side_and_on_two_devices(name):
     alone = run(name)
     variables, x, labels = problem_of()
@@ -118,7 +111,9 @@ def test_side_by_side_and_on_two_devices(name):
     assert_alike(result, alone)
 
 
-@pytest.mark.parametrize("reduction", ["sum", "released"])
+@pytest.mark.parametrize(
+    "reduction", ["sum", pytest.param("released", marks=pytest.mark.slow)]
+)
 def test_penalty_is_that_on_the_other_clips(reduction):
     """In whole batches, so that the order of clips does not matter."""
     whole = {"batch_size": NUM_CLIPS, "micro_batch_size": 8}
@@ -178,7 +173,10 @@ def test_digital_silence_before_a_spectrogram(name):
     assert int(result.num_passes) > 1 or bool(result.converged)
 
 
-@all_methods
+@pytest.mark.parametrize(
+    "name",
+    ["decoupled", "greedy", *(pytest.param(n, marks=pytest.mark.slow) for n in OTHERS)],
+)
 def test_stops_where_no_clip_is_left(name):
     def logits_fn(variables, x):
         return (
@@ -203,7 +201,11 @@ def test_stops_where_no_clip_is_left(name):
 @all_methods
 @pytest.mark.parametrize(
     ("target", "value"),
-    [(None, np.nan), (1, np.inf), pytest.param(1, -np.inf, marks=pytest.mark.slow)],
+    [
+        (None, np.nan),
+        pytest.param(1, np.inf, marks=pytest.mark.slow),
+        pytest.param(1, -np.inf, marks=pytest.mark.slow),
+    ],
 )
 def test_logits_that_are_not_finite(name, target, value):
     """Of some clips: those are no success, and the others are attacked."""

@@ -53,6 +53,14 @@ CONFIGS = {
     ),
 }
 all_methods = pytest.mark.parametrize("name", CONFIGS)
+# What the loop does for all methods alike, for one that has all of it.
+one_quickly = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name == "decoupled" else pytest.mark.slow)
+        for name in CONFIGS
+    ],
+)
 
 
 def problem_of(num_clips=NUM_CLIPS):
@@ -205,7 +213,7 @@ def test_beats_noise_of_the_same_level(name):
         assert asr_of(noise) <= 0.35
 
 
-@all_methods
+@one_quickly
 @pytest.mark.parametrize("width", [1, 4])
 def test_side_by_side(name, width):
     targets, seeds = np.array([1, 3, 0]), [3, 3, 4]
@@ -255,7 +263,7 @@ def test_stopped_trials_leave_the_others():
     assert states[0] is stopped and int(states[1].position) > 0
 
 
-@all_methods
+@one_quickly
 def test_two_devices(name):
     devices = jax.devices("cpu")
     assert len(devices) == 2
@@ -295,7 +303,7 @@ def test_logits_that_are_not_finite_are_never_a_success(name):
     assert np.all(np.isfinite(result.perturbation.value))
 
 
-@all_methods
+@one_quickly
 def test_what_was_reached_before_a_fault_is_kept(name):
     """Of a step whose sum overflows, though no clip's part of it does."""
     config = CONFIGS[name]
@@ -367,7 +375,7 @@ def test_numbers_weights_and_target_recompile_nothing(name):
     np.testing.assert_array_equal(num_compiled(), after)
 
 
-@all_methods
+@one_quickly
 def test_under_a_users_modes(name):
     expected = attacks.result(end_of(name))
     logits_fn, variables, x, labels = problem_of()

@@ -41,7 +41,7 @@ def prepare_all(folder, method, targets):
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param(name, marks=[pytest.mark.slow] * (name == "greedy"))
+        pytest.param(name, marks=[pytest.mark.slow] * (name != "decoupled"))
         for name in SETTINGS
     ],
 )
