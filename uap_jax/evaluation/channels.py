@@ -224,12 +224,19 @@ def spread(indices: np.ndarray, count: int) -> np.ndarray:
 def describe_channels(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     """Returns a line for each row of `evaluate_channels`."""
     return [
-        f"{entry['channel']}: ASR {entry['asr']:.3f}"
+        f"{entry['channel']}{_measured(entry)}: ASR {entry['asr']:.3f}"
         f" [{entry['asr_ci95'][0]:.3f}, {entry['asr_ci95'][1]:.3f}], on raw recordings "
         f"{entry['asr_waveform']:.3f}; white noise {entry['control']['asr']:.3f}, of "
         f"the same spectrum {entry['control']['same_spectrum']['asr']:.3f}"
         for entry in entries
     ]
+
+
+def _measured(entry: Mapping[str, Any]) -> str:
+    """What was measured of a row's codec, if it has one."""
+    if "kbit_s" not in entry:
+        return ""
+    return f" ({entry['kbit_s']:.0f} measured, {1000 * entry['delay_s']:.0f} ms late)"
 
 
 def _coded(

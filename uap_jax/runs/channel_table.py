@@ -151,8 +151,12 @@ def say_table(table: dict[str, Any] | None, console: Console) -> None:
     """Says the results of `evaluate_table`."""
     if not table:
         return
-    rooms = f"rooms: {table['rooms']}, " if "rooms" in table else ""
-    console.say(f"after channels, computed, not played ({rooms}codecs: real encoders):")
+    how = ["after channels, computed and not played"]
+    if "rooms" in table:
+        how.append(f"rooms: {table['rooms']}")
+    if any("kbit_s" in row for row in table["rows"]):
+        how.append("codecs: real encoders")
+    console.say(f"{'; '.join(how)}:")
     for line in describe_channels(table["rows"]):
         console.say(line)
     moments = table["moments"]
