@@ -91,7 +91,7 @@ def draw(axis: plt.Axes, goal: str, title: str) -> None:
     axis.annotate(
         "as loud as\nthe speech", (0, 3), (-0.4, 3), ha="right", color="#475569"
     )
-    axis.set(title=title, ylim=(0, 100), xlim=(-6, 24), xticks=range(-5, 25, 5))
+    axis.set(title=title, ylim=(0, 100), xlim=(-7, 21), xticks=range(-5, 21, 5))
     axis.grid(color="#e2e8f0", lw=0.8)
     axis.spines[["top", "right"]].set_visible(False)
 

@@ -62,6 +62,15 @@ def test_tables_of_silero_vad_are_on_its_page():
         assert "\n".join(script.table(runs, goal, measure)) in text
 
 
+def test_tables_of_any_moment_are_on_its_page(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["any_moment.py", str(RECORDED / "any_moment")])
+    script_of("any_moment").main()
+    text = (PAGES / "any_moment.md").read_text().splitlines()
+    printed = [line for line in capsys.readouterr().out.splitlines() if line]
+    assert len(printed) > 40
+    assert [line for line in printed if line not in text] == []
+
+
 @pytest.mark.parametrize("page", sorted(PAGES.glob("*.md")), ids=lambda page: page.stem)
 def test_page_begins_with_its_verdict(page):
     lines = page.read_text().splitlines()

@@ -15,7 +15,7 @@ from uap_jax.audio.files import AudioFileError, read_audio, read_channels, write
 from uap_jax.data import corpora, urbansound8k
 from uap_jax.data.folder import describe_folder
 from uap_jax.data.listing import list_recordings
-from uap_jax.runs.apply import apply
+from uap_jax.runs.recordings.apply import apply
 from uap_jax.text import printable
 
 NUM_SAMPLES = 2000

@@ -20,8 +20,8 @@ from uap_jax import attacks, checkpoints
 from uap_jax.console import Console
 from uap_jax.runs import attack as trails
 from uap_jax.runs import evaluate, run, store, victim
-from uap_jax.runs.apply import apply
 from uap_jax.runs.config import RunConfig, as_json
+from uap_jax.runs.recordings.apply import apply
 from uap_jax.runs.resolve import resolve
 
 # Of Orbax: what waits for a file when another turns out to be damaged.

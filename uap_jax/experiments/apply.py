@@ -6,9 +6,10 @@
         --moment=random --rooms=simulated
 
 Rates, levels, lengths and channels are those of the recordings; the level of the sound
-is explained in `runs/perturbing.py`. Results are WAV files; in a folder `a.flac`
-becomes `a.flac.wav`, and the same command resumes what was stopped. The exit code is 1
-where recordings were skipped, and 3 where the model's logits of some are not finite.
+is explained in `runs/recordings/perturbing.py`. Results are WAV files; in a folder
+`a.flac` becomes `a.flac.wav`, and the same command resumes what was stopped. The exit
+code is 1 where recordings were skipped, and 3 where the model's logits of some are not
+finite.
 """
 
 import sys
@@ -84,7 +85,7 @@ def main(*arguments: str) -> int:
         if not value:
             raise UsageError(f"--{flag}: expected {expected}, got none")
     # This loads JAX, for which --help and mistyped flags need not wait.
-    from uap_jax.runs.apply import apply
+    from uap_jax.runs.recordings.apply import apply
 
     total, skipped, num_non_finite = apply(
         expanded(str(source)),

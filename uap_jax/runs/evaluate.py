@@ -25,16 +25,16 @@ from uap_jax.evaluation import (
 )
 from uap_jax.models.detectors import detected
 from uap_jax.runs import store, victim
-from uap_jax.runs.channel_table import (
-    evaluate_any_moment,
-    evaluate_table,
-    say_table,
-)
-from uap_jax.runs.channels import (
+from uap_jax.runs.channels.settings import (
     num_sound_samples,
     placed,
     placed_perturbation,
     rooms_of,
+)
+from uap_jax.runs.channels.table import (
+    evaluate_any_moment,
+    evaluate_table,
+    say_table,
 )
 from uap_jax.runs.config import RunConfig
 from uap_jax.runs.corpus import (

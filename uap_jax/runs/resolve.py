@@ -31,7 +31,7 @@ from uap_jax.models.registry import (
     default_micro_batch_size,
     default_num_samples,
 )
-from uap_jax.runs import channels
+from uap_jax.runs.channels import settings as channel_settings
 from uap_jax.runs.config import (
     PRESET_OVERRIDES,
     PRESETS,
@@ -87,7 +87,7 @@ def resolve(config: RunConfig, *, on_accelerator: bool | None = None) -> RunConf
     )
     _check_corpus(filled)
     if config.channel is not None:
-        channels.parse_channel(config.channel)
+        channel_settings.parse_channel(config.channel)
         if method.no_channel:
             raise UsageError(
                 f"--channel: expected none with {config.method}: {method.no_channel}; "
@@ -128,7 +128,7 @@ def resolve(config: RunConfig, *, on_accelerator: bool | None = None) -> RunConf
         training=training,
         own_model=None if loaded is None else loaded[1],
     )
-    channels.check(complete)
+    channel_settings.check(complete)
     return complete
 
 

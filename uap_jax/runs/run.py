@@ -18,7 +18,6 @@ from uap_jax.bridges import custom_models
 from uap_jax.console import Console, one_line
 from uap_jax.reporting import ReportData, write_report
 from uap_jax.runs import store, victim
-from uap_jax.runs.arrival_examples import arrivals_of
 from uap_jax.runs.attack import (
     Prepared,
     announce,
@@ -27,8 +26,9 @@ from uap_jax.runs.attack import (
     fitting_width,
     open_trail,
 )
-from uap_jax.runs.channel_table import asks_for_table
-from uap_jax.runs.channels import placed_perturbation, rooms_of, sound_of
+from uap_jax.runs.channels.examples import arrivals_of
+from uap_jax.runs.channels.settings import placed_perturbation, rooms_of, sound_of
+from uap_jax.runs.channels.table import asks_for_table
 from uap_jax.runs.config import RunConfig, as_json, command, resume_from
 from uap_jax.runs.corpus import (
     Clips,
@@ -39,7 +39,7 @@ from uap_jax.runs.corpus import (
 )
 from uap_jax.runs.evaluate import Evaluator, per_class
 from uap_jax.runs.fronts import evaluate_front, evaluate_front_moments
-from uap_jax.runs.submission import write_submissions
+from uap_jax.runs.recordings.submission import write_submissions
 
 LOG = "log.txt"
 # Of the clips that were left out of steps.

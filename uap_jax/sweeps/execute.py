@@ -18,8 +18,8 @@ from uap_jax.errors import user_mistakes
 from uap_jax.evaluation.transfer import evaluate_transfer
 from uap_jax.files import fingerprint, flatten
 from uap_jax.runs import store, victim
-from uap_jax.runs.channel_table import asks_for_table
-from uap_jax.runs.channels import placed_perturbation
+from uap_jax.runs.channels.settings import placed_perturbation
+from uap_jax.runs.channels.table import asks_for_table
 from uap_jax.runs.corpus import choose_test_clips, class_index, load_corpus, sound_gain
 from uap_jax.runs.resolve import resolve
 from uap_jax.runs.run import LOG, run

@@ -8,7 +8,7 @@ import numpy as np
 
 from uap_jax.evaluation.codecs import CODECS
 from uap_jax.files import flatten
-from uap_jax.runs.channel_table import ROWS
+from uap_jax.runs.channels.table import ROWS
 from uap_jax.sweeps.tables.formats import Column, Table
 from uap_jax.sweeps.tables.fronts import series_names
 from uap_jax.sweeps.tables.kinds import Record, grouped, mean_of, mean_table, spread_of

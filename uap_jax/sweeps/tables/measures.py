@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from uap_jax.evaluation.codecs import CODECS
-from uap_jax.runs.channel_table import ROWS
+from uap_jax.runs.channels.table import ROWS
 
 # Success rates at any moment of which tables tell the level.
 RATES = (0.80, 0.85)

@@ -1,0 +1,1 @@
+"""Recordings with and without a run's sound, outside of its evaluation."""
