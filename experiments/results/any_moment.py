@@ -165,7 +165,7 @@ def print_esc10(folder: Path) -> None:
         noises = control["control"]
         name = path.name.removeprefix("moment-").removesuffix("-seed1")
         print(
-            f"| {name} | {run['clean_accuracy']:.3f} | {run['train_asr']:.3f} | "
+            f"| {name} | {run['clean_accuracy']:.3f} | {run['train']['asr']:.3f} | "
             f"{run['test'][LEVEL]:.1f} | {moments['mean']:.2f} | "
             f"{moments['worst_decile']:.2f} | {noises['asr']:.2f}; "
             f"{noises['same_spectrum']['asr']:.2f} |"
