@@ -13,7 +13,7 @@ import pytest
 
 from uap_jax import files
 from uap_jax.errors import UsageError
-from uap_jax.text import format_seconds, printable
+from uap_jax.text import format_decibel, format_seconds, printable
 
 
 def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
@@ -158,3 +158,11 @@ def test_text_on_one_line():
     lines = [format_seconds(seconds) for seconds in (0.05, 9.94, 42, 187.2, 7500)]
     assert lines == ["0.1 s", "9.9 s", "42 s", "3:07 min", "2:05 h"]
     assert json.dumps(printable(os.fsdecode(b"\xff"))) == '"\\ufffd"'
+
+
+@pytest.mark.parametrize(
+    ("level_db", "said"),
+    [(7.06, "7.1 dB"), (-0.04, "0.0 dB"), (-0.06, "-0.1 dB"), (float("nan"), "n/a")],
+)
+def test_levels_are_said_without_a_negative_zero(level_db, said):
+    assert format_decibel(level_db) == said

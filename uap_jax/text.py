@@ -44,7 +44,10 @@ def format_percent(share: Any) -> str:
 
 def format_decibel(level_db: Any) -> str:
     """Returns a level as "7.1 dB"."""
-    return f"{level_db:.1f} dB" if is_number(level_db) else _MISSING
+    if not is_number(level_db):
+        return _MISSING
+    # Never "-0.0".
+    return f"{round(level_db, 1) + 0.0:.1f} dB"
 
 
 def format_interval(interval: Any) -> str:

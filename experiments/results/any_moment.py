@@ -35,31 +35,37 @@ def main() -> None:
 
 def print_levels(folder: Path) -> None:
     """Level at a rate: what starts with the clip, beside what starts at any moment."""
-    print("\n| goal, rate | made to | SNR | at any moment | worst decile | noises |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print("\n| goal, rate | made to | SNR | with clip | any moment | worst | noises |")
+    print("| --- " * 7 + "|")
     for goal, rate in RATES:
-        starts = [starting_at(r, rate) for r in results(folder, "with_the_clip", goal)]
         # Untargeted, the goal of 0.85 was in the sweep of targets.
         of_goal = folder if goal == "down" else folder / "targets"
-        moment = [
-            level_at(points_of(r), rate) for r in results(of_goal, "moment", goal)
-        ]
-        for name, levels in (("start with the clip", starts), ("any moment", moment)):
-            found = [level for level in levels if level is not None]
-            cells = [
-                told([level[key] for level in found], decimals)
+        levels_of = {
+            "start with the clip": [
+                at_rate(run, "asr", rate)
+                for run in results(folder, "with_the_clip", goal)
+            ],
+            "any moment": [
+                at_rate(run, "mean", rate) for run in results(of_goal, "moment", goal)
+            ],
+        }
+        for name, levels in levels_of.items():
+            reached = [level for level in levels if level is not None]
+            snr, *rates = (
+                told([level[key] for level in reached], decimals)
                 for key, decimals in (
-                    ("snr_ac_db", 1),
-                    ("mean", 3),
-                    ("worst_decile", 3),
-                    ("noise", 3),
-                    ("same_spectrum", 3),
+                    (LEVEL, 1),
+                    ("asr", 2),
+                    ("mean", 2),
+                    ("worst_decile", 2),
+                    ("noise", 2),
+                    ("same_spectrum", 2),
                 )
-            ]
-            shown = ", ".join(f"{level['snr_ac_db']:.1f}" for level in found)
+            )
+            shown = ", ".join(f"{level[LEVEL]:.1f}" for level in reached)
             print(
-                f"| {goal}, {rate:.2f} | {name} | {cells[0]} ({shown}) | {cells[1]} | "
-                f"{cells[2]} | {cells[3]}; {cells[4]} |"
+                f"| {goal}, {rate:.2f} | {name} | {snr} ({shown}) | "
+                f"{' | '.join(rates[:3])} | {rates[3]}; {rates[4]} |"
             )
 
 
@@ -187,27 +193,27 @@ def print_esc10(folder: Path) -> None:
         )
 
 
-def starting_at(run: dict[str, Any], rate: float) -> dict[str, float] | None:
-    """What a front has where sounds that start with the clip have a success rate."""
-    points = sorted(
-        (
-            {
-                "asr": tested["test"]["asr"],
-                "noise": tested["control"]["asr"],
-                "same_spectrum": tested["control"]["same_spectrum"]["asr"],
-                **{k: moments[k] for k in ("mean", "worst_decile", LEVEL)},
-            }
-            for tested, moments in zip(
-                run["front"], run["channels"]["front"], strict=True
-            )
-            if "mean" in moments
-        ),
-        key=lambda point: point["asr"],
-    )
-    if not points or points[-1]["asr"] < rate:
+def at_rate(run: dict[str, Any], key: str, rate: float) -> dict[str, float] | None:
+    """What a front has where a quantity is `rate`, on lines between its points.
+
+    `key` is "asr", of sounds that start with the clip, or "mean", at any moment.
+    """
+    pairs = zip(run["front"], run["channels"]["front"], strict=True)
+    points = [
+        {
+            "asr": tested["test"]["asr"],
+            "noise": tested["control"]["asr"],
+            "same_spectrum": tested["control"]["same_spectrum"]["asr"],
+            **{name: moments[name] for name in ("mean", "worst_decile", LEVEL)},
+        }
+        for tested, moments in pairs
+        if "mean" in moments
+    ]
+    points.sort(key=lambda point: point[key])
+    if not points or points[-1][key] < rate:
         return None
-    rates = [point["asr"] for point in points]
-    return {k: float(np.interp(rate, rates, [p[k] for p in points])) for k in points[0]}
+    at = [point[key] for point in points]
+    return {k: float(np.interp(rate, at, [p[k] for p in points])) for k in points[0]}
 
 
 def results(folder: Path, made_for: str, goal: str) -> list[dict[str, Any]]:

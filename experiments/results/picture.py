@@ -47,29 +47,23 @@ def main() -> None:
 def draw(axis: plt.Axes, goal: str, title: str) -> None:
     """Draws one goal: sounds for the start of a clip, and sounds for any moment."""
     starts, moment = line_of(goal, None), line_of(goal, "moment")
-    look = {"marker": "o", "ms": 4}
-    axis.plot(
-        starts.snr_db,
-        starts.with_the_clip,
-        label="starts with the clip, to the sample",
-        color=BLUE,
-        **look,
-    )
-    axis.plot(
-        starts.snr_db,
-        starts.any_moment,
-        "--",
-        label="the same sounds at any moment",
-        color=BLUE,
-        **look | {"markerfacecolor": "white"},
-    )
-    axis.plot(
-        moment.snr_db,
-        moment.any_moment,
-        label="made for any moment",
-        color=ORANGE,
-        **look,
-    )
+    for line, rate, label, look in (
+        (
+            starts,
+            "with_the_clip",
+            "starts with the clip, to the sample",
+            {"color": BLUE},
+        ),
+        (
+            starts,
+            "any_moment",
+            "the same sounds at any moment",
+            {"color": BLUE, "linestyle": "--", "markerfacecolor": "white"},
+        ),
+        (moment, "any_moment", "made for any moment", {"color": ORANGE}),
+    ):
+        rates = getattr(line, rate)
+        axis.plot(line.snr_db, rates, label=label, marker="o", ms=4, **look)
     axis.fill_between(
         moment.snr_db,
         moment.worst_decile,

@@ -172,14 +172,17 @@ def evaluate_moments(
 
     One offset is drawn from each of `num_offsets` equal parts of the period. Each gets
     at most `max_clips` clips, evenly spread over all; the next offset gets others, so
-    that the mean is over all clips. The arguments are those of `evaluate_channels`.
+    that the mean is over all clips, or over as many as that allows. The arguments are
+    those of `evaluate_channels`.
 
     Returns:
         "offsets_s" and "asr" `[num_offsets]`, their "mean" and "worst_decile" (the
         10 % quantile over offsets, which a rate from few clips makes look lower), and
         "num_clips" at an offset, at most.
     """
-    num_parts = -(-len(indices) // min(max_clips, BLOCK_SIZE))
+    max_clips = min(max_clips, BLOCK_SIZE)
+    indices = spread(indices, max_clips * num_offsets)
+    num_parts = -(-len(indices) // max_clips)
     dataset.ensure(indices)
     period = len(perturbation.value)
     drawn = jax.random.uniform(
@@ -189,7 +192,7 @@ def evaluate_moments(
     offsets = np.minimum(np.floor(shares * period), period - 1).astype(np.int32)
     value = np.asarray(perturbation.value)
     asr, done = np.zeros(num_offsets), 0
-    for part in range(min(num_parts, num_offsets)):
+    for part in range(num_parts):
         # Every part of the clips has offsets over the whole period.
         index = indices[part::num_parts]
         count = jnp.asarray(len(index), jnp.int32)

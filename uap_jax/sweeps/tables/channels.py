@@ -13,7 +13,7 @@ from uap_jax.sweeps.tables.formats import Column, Table
 from uap_jax.sweeps.tables.fronts import series_names
 from uap_jax.sweeps.tables.kinds import Record, grouped, mean_of, mean_table, spread_of
 from uap_jax.sweeps.tables.measures import CONTROLS, RATES
-from uap_jax.text import is_number
+from uap_jax.text import format_decibel, is_number
 
 # The least success in the worst decile of moments at a level that tables tell.
 WORST_DECILE = 0.6
@@ -183,7 +183,7 @@ def levels_in_words(records: Sequence[Record], *, series: Sequence[str]) -> list
         for label, (_, trials) in zip(names, groups, strict=True):
             level_db, spread_db = mean_of(trials, name), spread_of(trials, name)
             count = sum(name in (trial.values or {}) for trial in trials)
-            told = "not reached" if level_db is None else f"{level_db:.1f} dB"
+            told = "not reached" if level_db is None else format_decibel(level_db)
             told += "" if spread_db is None else f" (spread {spread_db:.1f})"
             texts.append(f"{label} {told}, {count} of {len(trials)} trials")
         lines.append(
